@@ -136,6 +136,7 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.tiff import missing_end
     from mmearth_data.store import verify
     from mmearth_data.store.about import LicenceUse, licences
+    from mmearth_data.store.conventions import grid_attributes
     from mmearth_data.store.derived import derived
     from mmearth_data.store.schema import SPLIT_NAMES
     from mmearth_data.store.storage import storage_at
@@ -212,6 +213,7 @@ _MODULES = {
     "sources.rasters.tiff": "missing_end",
     "store": "verify",
     "store.about": "LicenceUse licences",
+    "store.conventions": "grid_attributes",
     "store.derived": "derived",
     "store.schema": "SPLIT_NAMES",
     "store.storage": "storage_at",
@@ -341,6 +343,7 @@ __all__ = [
     "format_tile_id",
     "format_tile_ids",
     "georeferencing_problem",
+    "grid_attributes",
     "import_hdf5",
     "is_data",
     "is_quiet",

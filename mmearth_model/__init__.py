@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
     from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
+    from mmearth_model.maps.dense import embed_dense
+    from mmearth_model.maps.dense_pictures import write_picture, write_similarity
     from mmearth_model.maps.describing import SceneOptions
     from mmearth_model.maps.predict import WindowOptions, predict_scene
+    from mmearth_model.maps.vectors import open_vectors
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
@@ -38,6 +41,9 @@ _MODULES = {
     "evaluation": "Evaluation evaluate",
     "heads.network": "Network Output Predicted load_network save_network",
     "maps.describing": "SceneOptions",
+    "maps.dense": "embed_dense",
+    "maps.dense_pictures": "write_picture write_similarity",
+    "maps.vectors": "open_vectors",
     "maps.predict": "WindowOptions predict_scene",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
@@ -82,11 +88,13 @@ __all__ = [
     "bench",
     "convert",
     "describe",
+    "embed_dense",
     "evaluate",
     "load_checkpoint",
     "load_encoder",
     "load_network",
     "make_recipe",
+    "open_vectors",
     "plan_line",
     "plan_training",
     "predict_scene",
@@ -94,7 +102,9 @@ __all__ = [
     "read_report",
     "save_network",
     "training_account",
+    "write_picture",
     "write_report",
+    "write_similarity",
 ]
 
 

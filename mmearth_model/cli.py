@@ -64,6 +64,34 @@ THREADS = option(
     Number(int, Interval(ge=1, le=1024)),
     shown="one per core",
 )
+BANDS = option(
+    "--bands FILE",
+    WHAT,
+    "Task or mapping file (or a task of catalog/tasks) that names the bands of a scene.",
+    shown="the files' own names",
+)
+LEVEL = option(
+    "--level",
+    WHAT,
+    "Processing level of a scene, if neither its files nor --bands say it.",
+    click.Choice(["L1C", "L2A"]),
+)
+OFFSET = option(
+    "--offset N",
+    WHAT,
+    "Added to Sentinel-2's numbers: -1000 for baselines from 04.00 on; if neither the files nor --bands say it.",
+    Number(float),
+)
+ANY_RESOLUTION = option("--any-resolution", WHAT, "Accept pixels of another size than 10 m.", is_flag=True)
+FILL_MISSING = option("--fill-missing", WHAT, "Take the mean for bands that no file has.", is_flag=True)
+WORKERS = option(
+    "--workers N",
+    HARDWARE,
+    "Number of processes.",
+    Number(int, Interval(ge=1, le=1024)),
+    shown="one per core, on a GPU 1",
+)
+SCHEDULER = option("--scheduler URL", HARDWARE, "Compute on the workers of this Dask scheduler instead.")
 CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
@@ -284,6 +312,7 @@ def evaluate(
         )
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
     about["test_share"] = options["test_share"]
+    about |= _downloaded(loaded)
     if out is not None:
         write_results(result, out, about)
     if keep is not None:
@@ -369,17 +398,67 @@ def finetune(
 # ---------------------------------------------------------------- embedding
 
 
-@cli.command(first=("checkpoint", "task", "outs", "neighbours", "map_path"))
-@click.argument("source", type=FOLDER, metavar="STORE|FOLDER")
-@option(
-    "--checkpoint CKPT", WHAT, "Checkpoint folder or run folder, or the URL of a checkpoint.", FOLDER, required=True
+@cli.command(
+    resumes=lambda given: given["dense"],
+    first=("checkpoint", "task", "outs", "neighbours", "map_path", "dense", "query"),
 )
+@click.argument("sources", type=FOLDER, nargs=-1, required=True, metavar="STORE|FOLDER|SCENE...")
+@option("--checkpoint CKPT", WHAT, "Checkpoint folder or run folder, or the URL of a checkpoint.", FOLDER)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
 @option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one to --figure.")
+@option("--dense", WHAT, "One vector per position of a scene or of a store of adjoining tiles.", is_flag=True)
+@option(
+    "--query LON,LAT",
+    WHAT,
+    "With --dense, or of x.zarr and x.tif of --dense: write the similarity of every position to this place to --similarity.",
+)
+@BANDS
+@LEVEL
+@OFFSET
+@ANY_RESOLUTION
+@FILL_MISSING
 @PADDING
+@option(
+    "--stride PX",
+    MODEL,
+    "With --dense: pixels between positions, a divisor or a multiple of the encoder's patch.",
+    Number(int, Interval(ge=1, le=4096)),
+    shown="the patch",
+)
+@option(
+    "--overlap PX",
+    MODEL,
+    "With --dense: pixels that neighbouring windows share.",
+    Number(int, Interval(ge=0, le=4096)),
+    shown="about half a window",
+)
+@option(
+    "--blend",
+    MODEL,
+    "With --dense. smooth: weighted mean of all windows; centre: the window with the nearest centre.",
+    click.Choice(["smooth", "centre"]),
+    default="smooth",
+)
+@WORKERS
+@SCHEDULER
 @DEVICE
 @THREADS
-@option("--out FILE", OUTPUT, "x.parquet (GeoParquet) or x.zarr.", FILE, name="outs", multiple=True)
+@option(
+    "--out FILE",
+    OUTPUT,
+    "x.parquet (GeoParquet) or x.zarr; with --dense, x.zarr or x.tif (GeoTIFF).",
+    FILE,
+    name="outs",
+    multiple=True,
+)
+@option(
+    "--type",
+    OUTPUT,
+    "With --dense: type of the numbers. int8: rounded to 1/127 of the largest value of each feature.",
+    click.Choice(["float32", "int8"]),
+    name="kind",
+    default="float32",
+)
 @option(
     "--figure PICTURE",
     OUTPUT,
@@ -394,22 +473,81 @@ def finetune(
     PICTURE,
     name="map_path",
 )
+@option(
+    "--picture FILE",
+    OUTPUT,
+    "Of dense embeddings: draw the first three principal components as red, green and blue: .png or .tif.",
+    FilePath(".png", ".tif"),
+)
+@option(
+    "--similarity FILE",
+    OUTPUT,
+    "Map that --query writes, a GeoTIFF.",
+    FilePath(".tif"),
+    default="similarity.tif",
+)
 @CACHE
 def embed(
+    sources: tuple[str | Path, ...],
+    checkpoint: str | Path | None,
+    dense: bool,
+    outs: tuple[Path, ...],
+    threads: int | None,
+    **options: Any,
+) -> None:
+    """Embed tiles of a store, other rasters, or with --dense every position of a scene, with an encoder.
+
+    STORE is a store, FOLDER is data that --task describes. With --dense, SCENE is a raster file with all bands that the
+    encoder takes, or several files of one scene with some bands each; it can also be a STORE whose tiles adjoin or overlap
+    (mmearth-data build --cover). Running the same command again resumes an interrupted one. A file that --dense wrote can be
+    the source of --picture and --query, without an encoder.
+    """
+    use_threads(1 if dense else threads)
+    if options["query"] is None:
+        refuse_unused("without --query", "similarity")
+    if not dense and len(sources) == 1 and _is_dense(sources[0]):
+        refuse_unused("with a file of --dense, which has its vectors", "checkpoint", "outs", "threads", "device", *OF_TILES, *OF_DENSE)  # fmt: skip
+        if options["query"] is None and options["picture"] is None:
+            raise click.UsageError(f"expected --picture or --query with {sources[0]}, got neither.")
+        _check_shown(options["query"], options["picture"], options["similarity"])
+        _show_dense(Path(sources[0]), **options)
+        return
+    if checkpoint is None:
+        raise click.UsageError("expected --checkpoint CKPT, or x.zarr or x.tif of --dense as the source, got neither.")
+    if dense:
+        refuse_unused("with --dense", *OF_TILES)
+        refuse_unused("with --dense, whose processes have one thread each", "threads", remedy="give --workers")
+        _embed_dense(sources, checkpoint, outs, **options)
+        return
+    refuse_unused("without --dense", "query", "picture", *OF_DENSE)
+    if len(sources) > 1:
+        raise click.UsageError(
+            f"expected one store or folder without --dense, got {len(sources)}; leave out {sources[1]}."
+        )
+    _embed_tiles(sources[0], checkpoint, outs, **options)
+
+
+OF_TILES = ("task", "neighbours", "figure", "map_path", "cache")
+OF_SCENES = ("bands", "level", "offset", "any_resolution", "fill_missing")
+OF_DENSE = (*OF_SCENES, "stride", "overlap", "blend", "kind", "workers", "scheduler")
+"""Options of `embed` that belong to embeddings of tiles, and to dense ones."""
+
+
+def _embed_tiles(
     source: str | Path,
     checkpoint: str | Path,
+    outs: tuple[Path, ...],
+    *,
     task: str | None,
     padding: Padding | None,
-    outs: tuple[Path, ...],
     neighbours: str | None,
     figure: Path,
     map_path: Path | None,
     cache: Path | None,
     device: str,
-    threads: int | None,
+    **_: Any,
 ) -> None:
-    """Embed tiles of a store, or other rasters, with an encoder."""
-    use_threads(threads)
+    """One vector per tile."""
     from mmearth_data import cache_folder, meter
     from mmearth_model.evaluation.embedding import embed as embed_tiles
     from mmearth_model.evaluation.embedding import map_figure, neighbours_figure
@@ -448,32 +586,106 @@ def embed(
             click.echo(f"{found.names[place]}  {similarity:.3f}")
 
 
+def _is_dense(source: str | Path) -> bool:
+    """Whether a source is a file of dense embeddings; a quick look at most sources."""
+    if isinstance(source, str) or source.suffix not in (".zarr", ".tif"):
+        return False
+    from mmearth_model.maps.vectors import is_dense
+
+    return is_dense(source)
+
+
+def _embed_dense(
+    sources: tuple[str | Path, ...],
+    checkpoint: str | Path,
+    outs: tuple[Path, ...],
+    *,
+    padding: Padding | None,
+    stride: int | None,
+    overlap: int | None,
+    blend: Any,  # noqa: ANN401 - one of the choices
+    kind: str,
+    workers: int | None,
+    scheduler: str | None,
+    device: str,
+    query: str | None,
+    picture: Path | None,
+    similarity: Path,
+    **options: Any,
+) -> None:
+    """One vector per position."""
+    from mmearth_data import meter
+    from mmearth_model import SceneOptions, WindowOptions, embed_dense
+    from mmearth_model.devices import default_workers
+    from mmearth_model.maps.similarity import parse_place
+
+    if len(outs) != 1:
+        raise click.UsageError(f"expected one --out x.zarr or x.tif with --dense, got {len(outs)}.")
+    if scheduler is not None:
+        refuse_unused("with --scheduler, whose workers compute the vectors", "workers")
+    _check_shown(query, picture, similarity)
+    scene = len(sources) > 1 or (isinstance(sources[0], Path) and sources[0].is_file())
+    if not scene:
+        refuse_unused("with a store, which has its bands and levels", *OF_SCENES)
+    given = SceneOptions(**{name: options[name] for name in OF_SCENES})
+    with meter(f"Embedding {short_path(sources[0])}", "positions") as show:
+        found = embed_dense(
+            _load(checkpoint, padding),
+            sources if scene else _open(sources[0]),
+            outs[0],
+            given=given,
+            windows=WindowOptions(stride_px=stride, overlap_px=overlap, blend=blend),
+            kind=kind,
+            inside=None if query is None else parse_place(query),
+            workers=workers or default_workers(device),
+            scheduler=scheduler,
+            device=device,
+            report=show,
+        )
+    for field in found:
+        rows, columns = field.grid.shape
+        zone = f" in EPSG:{field.name}" if field.name else ""
+        click.echo(
+            f"{short_path(outs[0])}: {rows:,} x {columns:,} positions with {field.grid.features} features{zone}."
+        )
+    _show_dense(outs[0], query=query, picture=picture, similarity=similarity)
+
+
+def _check_shown(query: str | None, picture: Path | None, similarity: Path) -> None:
+    """Raise an error before anything is computed if picture or map cannot be made."""
+    from mmearth_model.maps.similarity import parse_place
+
+    if query is not None:
+        parse_place(query)
+        check_output(similarity, option="--similarity")
+    if picture is not None:
+        check_output(picture, option="--picture")
+
+
+def _show_dense(source: Path, *, query: str | None, picture: Path | None, similarity: Path, **_: Any) -> None:
+    """Write picture and similarity of a file of dense embeddings."""
+    from mmearth_model import open_vectors, write_picture, write_similarity
+    from mmearth_model.maps.similarity import parse_place
+
+    fields = open_vectors(source)
+    written = [] if picture is None else [*write_picture(fields, picture)]
+    if query is not None:
+        written += write_similarity(fields, *parse_place(query), similarity)
+    for path in written:
+        click.echo(f"{short_path(path)}: written.")
+
+
 # ---------------------------------------------------------------- maps
 
 
 @cli.command(resumes=lambda given: True, first=("bands", "level", "offset", "scores", "workers", "out"))
 @click.argument("network", type=FILE)
 @click.argument("inputs", type=FILE, nargs=-1, required=True, metavar="INPUT...")
-@option(
-    "--bands FILE",
-    WHAT,
-    "Task or mapping file (or a task of catalog/tasks) that names the bands.",
-    shown="the files' own names",
-)
-@option(
-    "--level",
-    WHAT,
-    "Processing level of the scene, if neither its files nor --bands say it.",
-    click.Choice(["L1C", "L2A"]),
-)
-@option(
-    "--offset N",
-    WHAT,
-    "Added to Sentinel-2's numbers: -1000 for baselines from 04.00 on; if neither the files nor --bands say it.",
-    Number(float),
-)
-@option("--any-resolution", WHAT, "Accept pixels of another size than 10 m.", is_flag=True)
-@option("--fill-missing", WHAT, "Take the mean for bands that no file has.", is_flag=True)
+@BANDS
+@LEVEL
+@OFFSET
+@ANY_RESOLUTION
+@FILL_MISSING
 @option("--scores", OUTPUT, "Write the probabilities too, to NAME.scores.tif.", is_flag=True)
 @option(
     "--stride PX",
@@ -496,14 +708,8 @@ def embed(
     click.Choice(["smooth", "centre"]),
     default="smooth",
 )
-@option(
-    "--workers N",
-    HARDWARE,
-    "Number of processes.",
-    Number(int, Interval(ge=1, le=1024)),
-    shown="one per core, on a GPU 1",
-)
-@option("--scheduler URL", HARDWARE, "Compute on the workers of this Dask scheduler instead.")
+@WORKERS
+@SCHEDULER
 @DEVICE
 @option(
     "--threads N",
@@ -1013,6 +1219,12 @@ def _load(path: str | Path, padding: Padding | None, *, networks: bool = False) 
         found = load(path, padding=padding, report=_bytes_shown(show))
     _say(str(found.origin))
     return found
+
+
+def _downloaded(checkpoints: list[Checkpoint]) -> dict[str, Any]:
+    """Record where encoders were downloaded from, if any were."""
+    found = {checkpoint.name: checkpoint.origin.to_dict() for checkpoint in checkpoints if checkpoint.origin}
+    return {"encoders": found} if found else {}
 
 
 def _bytes_shown(show: Meter) -> Callable[[int], None]:

@@ -487,9 +487,9 @@ def _check_parts(network: Network) -> None:
 
 def _usable(entry: Mapping[str, Any]) -> bool:
     """Whether the statistics of a band are numbers to normalise with; one that was never observed has none."""
-    return entry["count"] == 0 or (
-        all(math.isfinite(entry[key]) for key in ("count", "mean", "std")) and min(entry["count"], entry["std"]) >= 0
-    )
+    if entry["count"] == 0:
+        return True
+    return all(math.isfinite(entry[key]) for key in ("count", "mean", "std")) and min(entry["count"], entry["std"]) >= 0
 
 
 def _fill(file: Path, module: Module) -> None:

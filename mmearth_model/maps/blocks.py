@@ -49,6 +49,11 @@ class Block:
     height: int
     width: int
 
+    @classmethod
+    def of(cls, rows: slice, columns: slice) -> Block:
+        """Block of some rows and columns."""
+        return cls(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+
     @property
     def pixels(self) -> int:
         """Number of pixels."""

@@ -69,7 +69,9 @@ class RasterForm:
     units
         Unit of each band; empty for none.
     scale
-        Value = number * scale.
+        Value = number * scale; one scale, or one for each band.
+    tile_px
+        Pixels along a side of the tiles of the file, each of which holds all bands.
     classes
         Legend of the band, if its numbers are codes of classes.
     tags
@@ -80,7 +82,8 @@ class RasterForm:
     dtype: str
     nodata: float
     units: tuple[str, ...] = ()
-    scale: float = 1.0
+    scale: float | tuple[float, ...] = 1.0
+    tile_px: int = TILE_PX
     classes: tuple[Output, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -174,7 +177,7 @@ def _write_plain(path: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks)
     import rasterio
     from rasterio.windows import Window
 
-    tiling = {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "bigtiff": "IF_SAFER", "zlevel": 1}
+    tiling = {"tiled": True, "blockxsize": form.tile_px, "blockysize": form.tile_px, "bigtiff": "IF_SAFER", "zlevel": 1}
     profile = {**_profile(form, grid), **tiling}
     with rasterio.open(path, "w", **profile) as plain:
         _describe(plain, form)
@@ -208,7 +211,7 @@ def _profile(form: RasterForm, grid: RasterGrid) -> dict[str, Any]:
 def _describe(plain: Any, form: RasterForm) -> None:  # noqa: ANN401 - rasterio has no types
     """Write names, units, legend and tags into an open file."""
     plain.descriptions = form.bands
-    plain.scales = (form.scale,) * len(form.bands)
+    plain.scales = form.scale if isinstance(form.scale, tuple) else (form.scale,) * len(form.bands)
     if form.units:
         plain.units = form.units
     plain.update_tags(**form.tags, **_legend(form.classes))
@@ -219,7 +222,7 @@ def _describe(plain: Any, form: RasterForm) -> None:  # noqa: ANN401 - rasterio 
 def _cog_options(form: RasterForm) -> dict[str, Any]:
     predictor = "NO" if form.resampling == "MODE" else "YES"
     return {
-        "compress": "DEFLATE", "predictor": predictor, "blocksize": TILE_PX, "bigtiff": "IF_SAFER",
+        "compress": "DEFLATE", "predictor": predictor, "blocksize": form.tile_px, "bigtiff": "IF_SAFER",
         "overview_resampling": form.resampling,
     }  # fmt: skip
 

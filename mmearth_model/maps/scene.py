@@ -192,6 +192,10 @@ class SceneReader:
                 found[name][self._bands[name][band]] = found[name][self._bands[name][other]]
         return found
 
+    def tiles(self, count: int) -> dict[str, Any]:
+        """Coordinates of ``count`` windows; see `Scene.tiles`."""
+        return self.scene.tiles(count)
+
     def observed(self, numbers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
         """(height, width) where any band that the network sees was observed, of what `read` returned."""
         seen = [m.observed(numbers[m.name][m.band_indices(m.model_bands)]).any(axis=0) for m in self.scene.modalities]

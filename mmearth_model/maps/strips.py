@@ -8,17 +8,19 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from mmearth_model.data.targets import Normaliser
-    from mmearth_model.maps.scene import Scene, SceneReader
+    from mmearth_model.maps.scene import Scene
 
 READ_ROWS = 256
 """Rows that are read together: half a tile of usual files, so that each of their tiles is decoded once or twice."""
@@ -63,10 +65,26 @@ def open_strips(scene: Scene, normaliser: Normaliser) -> Iterator[StripReader]:
         yield StripReader(reader, normaliser, pool)
 
 
+class PixelReader(Protocol):
+    """Reads stored numbers of a scene or a tile."""
+
+    def read(self, top: int, left: int, height: int, width: int) -> dict[str, NDArray[Any]]:
+        """Read a window, which may reach beyond: modality -> (bands of the catalog, height, width)."""
+        ...
+
+    def observed(self, numbers: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        """(height, width) where any band that the network sees was observed, of what `read` returned."""
+        ...
+
+    def tiles(self, count: int) -> dict[str, Any]:
+        """Coordinates of ``count`` windows, as in a batch of a store."""
+        ...
+
+
 class StripReader:
     """Reads strips of windows."""
 
-    def __init__(self, reader: SceneReader, normaliser: Normaliser, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, reader: PixelReader, normaliser: Normaliser, pool: ThreadPoolExecutor) -> None:
         self._reader, self._normaliser, self._pool = reader, normaliser, pool
 
     def strips(self, rows: Sequence[int], columns: Sequence[int], size_px: int) -> Iterator[Strip]:
@@ -108,4 +126,4 @@ class StripReader:
         numbers = self._reader.read(row, left, rows, width)
         observed = torch.from_numpy(self._reader.observed(numbers))
         batch = {name: values[None] for name, values in numbers.items()}
-        return self._normaliser.images({**batch, "tile": self._reader.scene.tiles(1)})[0], observed
+        return self._normaliser.images({**batch, "tile": self._reader.tiles(1)})[0], observed

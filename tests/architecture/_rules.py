@@ -64,7 +64,7 @@ VALUE_LIBRARIES = frozenset({"numpy", "pyproj"})
 """Values and what everything needs: modules of `mmearth_data` that import these libraries only."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "zarr": ("mmearth_data.store",),
+    "zarr": ("mmearth_data.store", "mmearth_model.maps"),
     "dask": ("mmearth_data.building", "mmearth_data.loading"),
     "distributed": ("mmearth_data.building", "mmearth_data.loading", "mmearth_model.spreading"),
     "h5py": ("mmearth_data.interchange", "mmearth_model.tasks"),

@@ -346,6 +346,21 @@ def test_a_damaged_configuration_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_band_that_was_never_observed_has_no_statistics(probe: Path, tmp_path: Path) -> None:
+    """A store of one level has none of the other: count 0, and null for all else."""
+    normaliser = json.loads((probe / "config.json").read_text())["normaliser"]
+    levels = next(iter(normaliser["statistics"]["train"].values()))
+    band = next(iter(next(iter(levels.values()))))
+    unseen = {"count": 0, "mean": None, "std": None}
+    for bands in levels.values():
+        bands[band] = unseen
+    network = load_network(edited(probe, tmp_path / "net", normaliser=normaliser))
+    assert all(
+        bands[band] == unseen
+        for bands in network.normaliser.to_config()["statistics"]["train"][network.normaliser.inputs[0]].values()
+    )
+
+
 def test_an_encoder_that_is_not_in_the_file_takes_no_memory(probe: Path, tmp_path: Path) -> None:
     config = json.loads((probe / "config.json").read_text())
     encoder = {**config["encoder"], "widths": [65_536] * 4, "depths": [2] * 4}
