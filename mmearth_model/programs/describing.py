@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "mmearth"
 """Key of the description in an ONNX file's metadata; with ``.json``, its name in a .pt2 file."""
 IMAGES = ("batch", "rows", "columns")
-"""Names of the axes whose lengths vary."""
+"""Names of the axes whose lengths vary: images, and patches along the sides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,19 +82,17 @@ def encoder_content(
 ) -> Content:
     """Content of an encoder: its ``pooled`` features or its last ``map``."""
     pooled = features == "pooled"
-    shape: list[Any] = ["batch", encoder.out_channels]
-    position = {} if pooled else {"stride_px": encoder.strides[-1]}
+    patches = [] if pooled else ["rows", "columns"]
+    described = {
+        "name": "features",
+        "type": "float32",
+        "shape": ["batch", encoder.out_channels, *patches],
+        **({} if pooled else {"stride_px": encoder.strides[-1]}),
+    }
     return Content(
         head=(Pooled if pooled else LastMap)(encoder),
         normaliser=normaliser,
-        outputs=(
-            {
-                "name": "features",
-                "type": "float32",
-                "shape": shape + ([] if pooled else ["rows / stride_px", "columns / stride_px"]),
-                **position,
-            },
-        ),
+        outputs=(described,),
         patch_px=encoder.strides[-1],
         window_px=encoder.config.image_size,
         record=record or {},
@@ -116,7 +114,7 @@ def network_content(network: Network) -> Content:
 
 def _answers(network: Network) -> tuple[dict[str, Any], ...]:
     """Describe the outputs of `Answers`."""
-    pixels = ["rows", "columns"] if network.kind.per_pixel else []
+    pixels = _sides(network.patch_px) if network.kind.per_pixel else []
     each = ["batch", len(network.outputs), *pixels]
     if network.kind.continuous:
         units = [{"name": output.name, "units": output.units} for output in network.outputs]
@@ -140,7 +138,7 @@ def describe(content: Content, level: str | None) -> dict[str, Any]:
         "version": __version__,
         **({} if content.task is None else {"task": content.task}),
         **record,
-        "inputs": [*map(_input, content.inputs), *_level_input(content, level)],
+        "inputs": [*(_input(m, content.patch_px) for m in content.inputs), *_level_input(content, level)],
         **({} if level is None else {"level": level}),
         "outputs": list(content.outputs),
         "patch_px": content.patch_px,
@@ -149,12 +147,17 @@ def describe(content: Content, level: str | None) -> dict[str, Any]:
     }
 
 
-def _input(m: Modality) -> dict[str, Any]:
+def _sides(patch_px: int) -> list[str]:
+    """Sides of images, which are whole patches."""
+    return [f"{patch_px}*rows", f"{patch_px}*columns"]
+
+
+def _input(m: Modality, patch_px: int) -> dict[str, Any]:
     return {
         "name": m.name,
         "long_name": m.long_name,
         "type": m.dtype.name,
-        "shape": ["batch", len(m.bands), "rows", "columns"],
+        "shape": ["batch", len(m.bands), *_sides(patch_px)],
         "bands": list(m.bands),
         "used_bands": list(m.model_bands),
         "nodata": "NaN" if math.isnan(m.nodata) else m.nodata,
