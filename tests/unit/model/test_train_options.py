@@ -62,6 +62,7 @@ TILE = "55d4a802aea54002"
 LOUD = ("finetune", "run", "--task", "store:biome", "--epochs", "3", "--batch-size", "6", "--lr", "0.05", "--json")
 EMBED = ("embed", "toy.zarr", "--checkpoint", "run", "--cache", "c", "--out", "x.parquet")
 CONVERT = ("convert", "run", "--out", "x")
+EXPORT = ("export", "run", "--to", "torch-export", "--out", "x.pt2")
 BENCH = ("bench", "--batch-size", "2", "--image-size", "16", "--runs", "1", "--form", "sparse", "--device", "cpu", "--json")  # fmt: skip
 EXPERIMENT = ("experiment", "decoder", "--out", "e")
 REPORT = ("report", "run")
@@ -253,6 +254,12 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--to": [Followed(CONVERT, ("--to", "finetune"), left)],
         "--store": [Followed(CONVERT, ("--store", "toy.zarr"), lambda result: files_here(".json")), Refused((*CONVERT, "--to", "timm", "--store", "toy.zarr"))],
         "--bands": [Followed((*CONVERT, "--store", "toy.zarr"), ("--bands", "sentinel2=B2"), left), Refused((*CONVERT, "--bands", "sentinel2=B2"))],
+    },
+    "export": {
+        "--to": [Refused((*EXPORT, "--to", "onnx")), Elsewhere("unit/model/test_program.py", "test_both_files_give_the_encoders_features", "onnx")],
+        "--features": [Elsewhere("unit/model/test_program.py", "test_a_map_of_features_at_a_fixed_level", "features")],
+        "--level": [Refused((*EXPORT, "--level", "L3")), Elsewhere("unit/model/test_program.py", "test_a_map_of_features_at_a_fixed_level", "level")],
+        "--out": [Refused((*EXPORT, "--out", "toy.pth"))],
     },
     "bench": {
         "--size": [Chosen(BENCH, ("--size", "femto"), workload)],
