@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
-    from mmearth_model.heads.network import Network, Output, load_network, save_network
+    from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
+    from mmearth_model.maps.dense import embed_dense
+    from mmearth_model.maps.dense_pictures import write_picture, write_similarity
+    from mmearth_model.maps.describing import SceneOptions
+    from mmearth_model.maps.predict import WindowOptions, predict_scene
+    from mmearth_model.maps.vectors import open_vectors
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from mmearth_model.training.recipe import TrainRecipe, make_recipe
     from mmearth_model.weights.checkpoints import Checkpoint, load_checkpoint, load_encoder
     from mmearth_model.weights.converting import convert
+    from mmearth_model.weights.describing import describe
 
 _MODULES = {
     "benchmarking": "Timing Workload bench",
@@ -34,7 +40,12 @@ _MODULES = {
     "data.targets": "Normaliser",
     "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
-    "heads.network": "Network Output load_network save_network",
+    "heads.network": "Network Output Predicted load_network save_network",
+    "maps.describing": "SceneOptions",
+    "maps.dense": "embed_dense",
+    "maps.dense_pictures": "write_picture write_similarity",
+    "maps.vectors": "open_vectors",
+    "maps.predict": "WindowOptions predict_scene",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",
@@ -47,6 +58,7 @@ _MODULES = {
     "training.recipe": "TrainRecipe make_recipe",
     "weights.checkpoints": "Checkpoint load_checkpoint load_encoder",
     "weights.converting": "convert",
+    "weights.describing": "describe",
 }
 """Module -> the public names that it defines."""
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -63,7 +75,9 @@ __all__ = [
     "Network",
     "Normaliser",
     "Output",
+    "Predicted",
     "Report",
+    "SceneOptions",
     "TileDataset",
     "Timing",
     "TrainPlan",
@@ -71,22 +85,29 @@ __all__ = [
     "TrainRecipe",
     "TrainingDiverged",
     "TrainingInterrupted",
+    "WindowOptions",
     "Workload",
     "bench",
     "convert",
+    "describe",
+    "embed_dense",
     "evaluate",
     "export_program",
     "load_checkpoint",
     "load_encoder",
     "load_network",
     "make_recipe",
+    "open_vectors",
     "plan_line",
     "plan_training",
+    "predict_scene",
     "pretrain",
     "read_report",
     "save_network",
     "training_account",
+    "write_picture",
     "write_report",
+    "write_similarity",
 ]
 
 

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import click
 from annotated_types import Interval
@@ -17,6 +17,7 @@ from mmearth_data import (
     Group,
     Number,
     Pair,
+    PathOrUrl,
     Several,
     __version__,
     check_output,
@@ -34,16 +35,16 @@ from mmearth_model.fields import FineTuneFields, TrainFields, WorkFields
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
 
     from mmearth_data import Meter, Store
-    from mmearth_model import Checkpoint, Evaluation, Report, Timing, TrainProgress, TrainRecipe, Workload
+    from mmearth_model import Checkpoint, Evaluation, Network, Report, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
-FILE, PICTURE = FilePath(), FilePath(".png", ".pdf", ".svg")
+FILE, FOLDER, PICTURE = FilePath(), PathOrUrl(), FilePath(".png", ".pdf", ".svg")
 PADDING = option(
     "--padding",
     MODEL,
@@ -52,7 +53,7 @@ PADDING = option(
     shown="from CKPT",
 )
 STORE = option(
-    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FILE, shown="the store of CKPT"
+    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FOLDER, shown="the store of CKPT"
 )
 DEVICE = field_option(WorkFields, "device", default="auto")
 THREADS = option(
@@ -62,10 +63,40 @@ THREADS = option(
     Number(int, Interval(ge=1, le=1024)),
     shown="one per core",
 )
+BANDS = option(
+    "--bands FILE",
+    WHAT,
+    "Task or mapping file (or a task of catalog/tasks) that names the bands of a scene.",
+    shown="the files' own names",
+)
+LEVEL = option(
+    "--level",
+    WHAT,
+    "Processing level of a scene, if neither its files nor --bands say it.",
+    click.Choice(["L1C", "L2A"]),
+)
+OFFSET = option(
+    "--offset N",
+    WHAT,
+    "Added to Sentinel-2's numbers: -1000 for baselines from 04.00 on; if neither the files nor --bands say it.",
+    Number(float),
+)
+ANY_RESOLUTION = option("--any-resolution", WHAT, "Accept pixels of another size than 10 m.", is_flag=True)
+FILL_MISSING = option("--fill-missing", WHAT, "Take the mean for bands that no file has.", is_flag=True)
+WORKERS = option(
+    "--workers N",
+    HARDWARE,
+    "Number of processes.",
+    Number(int, Interval(ge=1, le=1024)),
+    shown="one per core, on a GPU 1",
+)
+SCHEDULER = option("--scheduler URL", HARDWARE, "Compute on the workers of this Dask scheduler instead.")
 CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
+OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "cache")
+"""Options of evaluate that concern probes and baselines only."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
 
@@ -108,7 +139,7 @@ def cli() -> None:
 
 
 @cli.command(resumes=lambda given: not given["dry_run"], first=("base", "exclude", "epochs", "out", "dry_run"))
-@click.argument("store", type=FILE)
+@click.argument("store", type=FOLDER)
 @option(
     "--recipe NAME|FILE",
     WHAT,
@@ -123,7 +154,7 @@ def cli() -> None:
 @option("--dry-run", OUTPUT, "Print the plan and stop.", is_flag=True)
 @JSON
 def pretrain(
-    store: Path,
+    store: str | Path,
     base: str,
     out: Path | None,
     device: str,
@@ -167,7 +198,7 @@ def pretrain(
 
 
 @cli.command(resumes=lambda given: True, first=("tasks", "store", "protocols", "baselines", "out"))
-@click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
+@click.argument("checkpoints", type=FOLDER, nargs=-1, metavar="[CKPT|NETWORK...]")
 @option(
     "--task TASK",
     WHAT,
@@ -212,32 +243,43 @@ def pretrain(
 @DEVICE
 @THREADS
 @option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
+@option(
+    "--keep-probe DIR",
+    OUTPUT,
+    "Folder for the fitted linear probe as a network: of one CKPT, one task and one share of labels, with the first seed.",
+    FILE,
+    name="keep",
+)
 @HTML
 @CACHE
 @JSON
 def evaluate(
-    checkpoints: tuple[Path, ...],
+    checkpoints: tuple[str | Path, ...],
     tasks: tuple[str, ...],
-    store: Path | None,
+    store: str | Path | None,
     protocols: tuple[Any, ...],
     baselines: tuple[Any, ...],
     labels: list[str],
     padding: Padding | None,
     out: Path | None,
+    keep: Path | None,
     page: Path | None,
     as_json: bool,
     cache: Path | None,
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Probe frozen encoders and compare them with baselines.
+    """Probe frozen encoders and compare them with baselines; test networks.
 
-    CKPT is a checkpoint folder or a run folder (its last checkpoint); without one, only baselines are compared.
+    NETWORK is a folder of finetune --out or evaluate --keep-probe: it is tested as it is on the test samples of its task, or
+    of another one of the same kind whose classes it knows. CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint: hf://OWNER/NAME[@REVISION]
+    [/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... Without any, only baselines are
+    compared.
     """
     use_threads(threads)
     from mmearth_data import cache_folder, meter
+    from mmearth_model import Network
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
 
@@ -247,8 +289,12 @@ def evaluate(
         refuse_unused("with only tasks from files", "store", "test_share")
     if out is not None:
         check_output(out, folder=True)
+        if keep is not None and keep.absolute() == out.absolute():
+            raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
     _check_page(page)
-    loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
+    loaded = [_load(path, padding, networks=True) for path in checkpoints]
+    if loaded and all(isinstance(each, Network) for each in loaded):
+        refuse_unused("with only networks, which are tested as they are", *OF_PROBES)
     opened = _store_of(tasks, store, loaded)
     with meter("Evaluating", "probes") as show:
         result = evaluate_encoders(
@@ -256,7 +302,8 @@ def evaluate(
             opened,
             tasks,
             protocols=protocols or ("knn", "linear"),
-            baselines=[name for name in baselines if name != "none"] if baselines else ("random",),
+            baselines=[name for name in baselines if name != "none"] if baselines else None,
+            keep=keep,
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
             report=show,
@@ -264,9 +311,12 @@ def evaluate(
         )
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
     about["test_share"] = options["test_share"]
+    about |= _downloaded(loaded)
     if out is not None:
         write_results(result, out, about)
-    _write_results_page(result, about, "Probes of frozen encoders", page)
+    if keep is not None:
+        _say(f"{keep}: the probe as a network")
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
         return
@@ -274,7 +324,7 @@ def evaluate(
 
 
 @cli.command(first=("task", "store", "labels", "epochs", "out"))
-@click.argument("checkpoint", type=FILE, metavar="CKPT")
+@click.argument("checkpoint", type=FOLDER, metavar="CKPT")
 @option("--task TASK", WHAT, "As for evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.", required=True)
 @STORE
 @option("--labels SHARE", WHAT, "Share of the training labels, or shots (10-shot).", default="100%")
@@ -295,9 +345,9 @@ def evaluate(
 @HTML
 @JSON
 def finetune(
-    checkpoint: Path,
+    checkpoint: str | Path,
     task: str,
-    store: Path | None,
+    store: str | Path | None,
     padding: Padding | None,
     out: Path | None,
     page: Path | None,
@@ -310,12 +360,11 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained encoder on a labelled task and test it.
 
-    The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
+    CKPT is as for evaluate. The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
     """
     from mmearth_data import meter
 
     use_threads(threads)
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.finetune import choose_recipe
     from mmearth_model.evaluation.finetune import finetune as finetune_encoder
     from mmearth_model.tasks import LabelShare, open_task
@@ -325,7 +374,7 @@ def finetune(
     _check_page(page)
     if options["frozen"]:
         refuse_unused("with --frozen, which does not train the encoder", "layer_decay", "drop_path")
-    loaded = load_checkpoint(checkpoint, padding=padding)
+    loaded = _load(checkpoint, padding)
     opened = _store_of((task,), store, [loaded])
     found, share = open_task(task, opened), LabelShare.parse(labels)
     given = {key: value for key, value in options.items() if value is not None}
@@ -338,7 +387,7 @@ def finetune(
 
         result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
-    _write_results_page(result, about, "Fine-tuned encoder", page)
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -348,15 +397,67 @@ def finetune(
 # ---------------------------------------------------------------- embedding
 
 
-@cli.command(first=("checkpoint", "task", "outs", "neighbours", "map_path"))
-@click.argument("source", type=FILE, metavar="STORE|FOLDER")
-@option("--checkpoint CKPT", WHAT, "Checkpoint folder, or a run folder.", FILE, required=True)
+@cli.command(
+    resumes=lambda given: given["dense"],
+    first=("checkpoint", "task", "outs", "neighbours", "map_path", "dense", "query"),
+)
+@click.argument("sources", type=FOLDER, nargs=-1, required=True, metavar="STORE|FOLDER|SCENE...")
+@option("--checkpoint CKPT", WHAT, "Checkpoint folder or run folder, or the URL of a checkpoint.", FOLDER)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
 @option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one to --figure.")
+@option("--dense", WHAT, "One vector per position of a scene or of a store of adjoining tiles.", is_flag=True)
+@option(
+    "--query LON,LAT",
+    WHAT,
+    "With --dense, or of x.zarr and x.tif of --dense: write the similarity of every position to this place to --similarity.",
+)
+@BANDS
+@LEVEL
+@OFFSET
+@ANY_RESOLUTION
+@FILL_MISSING
 @PADDING
+@option(
+    "--stride PX",
+    MODEL,
+    "With --dense: pixels between positions, a divisor or a multiple of the encoder's patch.",
+    Number(int, Interval(ge=1, le=4096)),
+    shown="the patch",
+)
+@option(
+    "--overlap PX",
+    MODEL,
+    "With --dense: pixels that neighbouring windows share.",
+    Number(int, Interval(ge=0, le=4096)),
+    shown="about half a window",
+)
+@option(
+    "--blend",
+    MODEL,
+    "With --dense. smooth: weighted mean of all windows; centre: the window with the nearest centre.",
+    click.Choice(["smooth", "centre"]),
+    default="smooth",
+)
+@WORKERS
+@SCHEDULER
 @DEVICE
 @THREADS
-@option("--out FILE", OUTPUT, "x.parquet (GeoParquet) or x.zarr.", FILE, name="outs", multiple=True)
+@option(
+    "--out FILE",
+    OUTPUT,
+    "x.parquet (GeoParquet) or x.zarr; with --dense, x.zarr or x.tif (GeoTIFF).",
+    FILE,
+    name="outs",
+    multiple=True,
+)
+@option(
+    "--type",
+    OUTPUT,
+    "With --dense: type of the numbers. int8: rounded to 1/127 of the largest value of each feature.",
+    click.Choice(["float32", "int8"]),
+    name="kind",
+    default="float32",
+)
 @option(
     "--figure PICTURE",
     OUTPUT,
@@ -371,24 +472,82 @@ def finetune(
     PICTURE,
     name="map_path",
 )
+@option(
+    "--picture FILE",
+    OUTPUT,
+    "Of dense embeddings: draw the first three principal components as red, green and blue: .png or .tif.",
+    FilePath(".png", ".tif"),
+)
+@option(
+    "--similarity FILE",
+    OUTPUT,
+    "Map that --query writes, a GeoTIFF.",
+    FilePath(".tif"),
+    default="similarity.tif",
+)
 @CACHE
 def embed(
-    source: Path,
-    checkpoint: Path,
+    sources: tuple[str | Path, ...],
+    checkpoint: str | Path | None,
+    dense: bool,
+    outs: tuple[Path, ...],
+    threads: int | None,
+    **options: Any,
+) -> None:
+    """Embed tiles of a store, other rasters, or with --dense every position of a scene, with an encoder.
+
+    STORE is a store, FOLDER is data that --task describes. With --dense, SCENE is a raster file with all bands that the
+    encoder takes, or several files of one scene with some bands each; it can also be a STORE whose tiles adjoin or overlap
+    (mmearth-data build --cover). Running the same command again resumes an interrupted one. A file that --dense wrote can be
+    the source of --picture and --query, without an encoder.
+    """
+    use_threads(1 if dense else threads)
+    if options["query"] is None:
+        refuse_unused("without --query", "similarity")
+    if not dense and len(sources) == 1 and _is_dense(sources[0]):
+        refuse_unused("with a file of --dense, which has its vectors", "checkpoint", "outs", "threads", "device", *OF_TILES, *OF_DENSE)  # fmt: skip
+        if options["query"] is None and options["picture"] is None:
+            raise click.UsageError(f"expected --picture or --query with {sources[0]}, got neither.")
+        _check_shown(options["query"], options["picture"], options["similarity"])
+        _show_dense(Path(sources[0]), **options)
+        return
+    if checkpoint is None:
+        raise click.UsageError("expected --checkpoint CKPT, or x.zarr or x.tif of --dense as the source, got neither.")
+    if dense:
+        refuse_unused("with --dense", *OF_TILES)
+        refuse_unused("with --dense, whose processes have one thread each", "threads", remedy="give --workers")
+        _embed_dense(sources, checkpoint, outs, **options)
+        return
+    refuse_unused("without --dense", "query", "picture", *OF_DENSE)
+    if len(sources) > 1:
+        raise click.UsageError(
+            f"expected one store or folder without --dense, got {len(sources)}; leave out {sources[1]}."
+        )
+    _embed_tiles(sources[0], checkpoint, outs, **options)
+
+
+OF_TILES = ("task", "neighbours", "figure", "map_path", "cache")
+OF_SCENES = ("bands", "level", "offset", "any_resolution", "fill_missing")
+OF_DENSE = (*OF_SCENES, "stride", "overlap", "blend", "kind", "workers", "scheduler")
+"""Options of `embed` that belong to embeddings of tiles, and to dense ones."""
+
+
+def _embed_tiles(
+    source: str | Path,
+    checkpoint: str | Path,
+    outs: tuple[Path, ...],
+    *,
     task: str | None,
     padding: Padding | None,
-    outs: tuple[Path, ...],
     neighbours: str | None,
     figure: Path,
     map_path: Path | None,
     cache: Path | None,
     device: str,
-    threads: int | None,
+    **_: Any,
 ) -> None:
-    """Embed tiles of a store, or other rasters, with an encoder."""
-    use_threads(threads)
+    """One vector per tile."""
     from mmearth_data import cache_folder, meter
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.embedding import embed as embed_tiles
     from mmearth_model.evaluation.embedding import map_figure, neighbours_figure
     from mmearth_model.evaluation.embedding_files import refuse_other_content, write_parquet, write_zarr
@@ -409,7 +568,7 @@ def embed(
     for picture, flag in ((figure if neighbours else None, "--figure"), (map_path, "--map")):
         if picture is not None:
             check_output(picture, option=flag)
-    loaded = load_checkpoint(checkpoint, padding=padding)
+    loaded = _load(checkpoint, padding)
     store = _open(source) if task is None else None
     rasters = store or open_task(f"{task}={source}")
     with meter(f"Embedding {short_path(source)}", "tiles") as show:
@@ -426,6 +585,181 @@ def embed(
             click.echo(f"{found.names[place]}  {similarity:.3f}")
 
 
+def _is_dense(source: str | Path) -> bool:
+    """Whether a source is a file of dense embeddings; a quick look at most sources."""
+    if isinstance(source, str) or source.suffix not in (".zarr", ".tif"):
+        return False
+    from mmearth_model.maps.vectors import is_dense
+
+    return is_dense(source)
+
+
+def _embed_dense(
+    sources: tuple[str | Path, ...],
+    checkpoint: str | Path,
+    outs: tuple[Path, ...],
+    *,
+    padding: Padding | None,
+    stride: int | None,
+    overlap: int | None,
+    blend: Any,  # noqa: ANN401 - one of the choices
+    kind: str,
+    workers: int | None,
+    scheduler: str | None,
+    device: str,
+    query: str | None,
+    picture: Path | None,
+    similarity: Path,
+    **options: Any,
+) -> None:
+    """One vector per position."""
+    from mmearth_data import meter
+    from mmearth_model import SceneOptions, WindowOptions, embed_dense
+    from mmearth_model.devices import default_workers
+    from mmearth_model.maps.similarity import parse_place
+
+    if len(outs) != 1:
+        raise click.UsageError(f"expected one --out x.zarr or x.tif with --dense, got {len(outs)}.")
+    if scheduler is not None:
+        refuse_unused("with --scheduler, whose workers compute the vectors", "workers")
+    _check_shown(query, picture, similarity)
+    scene = len(sources) > 1 or (isinstance(sources[0], Path) and sources[0].is_file())
+    if not scene:
+        refuse_unused("with a store, which has its bands and levels", *OF_SCENES)
+    given = SceneOptions(**{name: options[name] for name in OF_SCENES})
+    with meter(f"Embedding {short_path(sources[0])}", "positions") as show:
+        found = embed_dense(
+            _load(checkpoint, padding),
+            sources if scene else _open(sources[0]),
+            outs[0],
+            given=given,
+            windows=WindowOptions(stride_px=stride, overlap_px=overlap, blend=blend),
+            kind=kind,
+            inside=None if query is None else parse_place(query),
+            workers=workers or default_workers(device),
+            scheduler=scheduler,
+            device=device,
+            report=show,
+        )
+    for field in found:
+        rows, columns = field.grid.shape
+        zone = f" in EPSG:{field.name}" if field.name else ""
+        click.echo(
+            f"{short_path(outs[0])}: {rows:,} x {columns:,} positions with {field.grid.features} features{zone}."
+        )
+    _show_dense(outs[0], query=query, picture=picture, similarity=similarity)
+
+
+def _check_shown(query: str | None, picture: Path | None, similarity: Path) -> None:
+    """Raise an error before anything is computed if picture or map cannot be made."""
+    from mmearth_model.maps.similarity import parse_place
+
+    if query is not None:
+        parse_place(query)
+        check_output(similarity, option="--similarity")
+    if picture is not None:
+        check_output(picture, option="--picture")
+
+
+def _show_dense(source: Path, *, query: str | None, picture: Path | None, similarity: Path, **_: Any) -> None:
+    """Write picture and similarity of a file of dense embeddings."""
+    from mmearth_model import open_vectors, write_picture, write_similarity
+    from mmearth_model.maps.similarity import parse_place
+
+    fields = open_vectors(source)
+    written = [] if picture is None else [*write_picture(fields, picture)]
+    if query is not None:
+        written += write_similarity(fields, *parse_place(query), similarity)
+    for path in written:
+        click.echo(f"{short_path(path)}: written.")
+
+
+# ---------------------------------------------------------------- maps
+
+
+@cli.command(resumes=lambda given: True, first=("bands", "level", "offset", "scores", "workers", "out"))
+@click.argument("network", type=FILE)
+@click.argument("inputs", type=FILE, nargs=-1, required=True, metavar="INPUT...")
+@BANDS
+@LEVEL
+@OFFSET
+@ANY_RESOLUTION
+@FILL_MISSING
+@option("--scores", OUTPUT, "Write the probabilities too, to NAME.scores.tif.", is_flag=True)
+@option(
+    "--stride PX",
+    MODEL,
+    "Tasks per tile: pixels of the scene per pixel of the map.",
+    Number(int, Interval(ge=1, le=4096)),
+    shown="half a window",
+)
+@option(
+    "--overlap PX",
+    MODEL,
+    "Tasks per pixel: pixels that neighbouring windows share.",
+    Number(int, Interval(ge=0, le=4096)),
+    shown="about half a window",
+)
+@option(
+    "--blend",
+    MODEL,
+    "Tasks per pixel. smooth: weighted mean of all windows; centre: the window with the nearest centre.",
+    click.Choice(["smooth", "centre"]),
+    default="smooth",
+)
+@WORKERS
+@SCHEDULER
+@DEVICE
+@option("--out FILE", OUTPUT, "Map to write, a cloud-optimised GeoTIFF.", FilePath(".tif", ".tiff"), required=True)
+@JSON
+def predict(
+    network: Path,
+    inputs: tuple[Path, ...],
+    stride: int | None,
+    overlap: int | None,
+    blend: Any,  # noqa: ANN401 - one of the choices
+    scores: bool,
+    workers: int | None,
+    scheduler: str | None,
+    device: str,
+    out: Path,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Map a scene with a network of finetune --out or evaluate --keep-probe.
+
+    INPUT is a raster file with all bands that the network takes, or several files of one scene with some bands each. Bands
+    are named by --bands, by the descriptions in the files, or by the names of files with one band (T32UQD_..._B02_10m.jp2).
+    Running the same command again resumes an interrupted one.
+    """
+    from mmearth_data import meter
+
+    use_threads(1)
+    from mmearth_model import SceneOptions, WindowOptions, predict_scene
+    from mmearth_model.devices import default_workers
+
+    if scheduler is not None:
+        refuse_unused("with --scheduler, whose workers compute the map", "workers")
+    with meter(f"Predicting {short_path(out)}", "px") as show:
+        written = predict_scene(
+            network,
+            inputs,
+            out,
+            given=SceneOptions(**given),
+            tiling=WindowOptions(stride_px=stride, overlap_px=overlap, blend=blend),
+            scores=scores,
+            workers=workers or default_workers(device),
+            scheduler=scheduler,
+            device=device,
+            report=show,
+        )
+    if as_json:
+        click.echo(json.dumps({"written": [short_path(path) for path in written]}))
+        return
+    for path in written:
+        click.echo(f"{short_path(path)}: {path.stat().st_size / 1e6:.1f} MB")
+
+
 # ---------------------------------------------------------------- third-party weights
 
 
@@ -439,15 +773,17 @@ def embed(
     "preset reference); timm: plain ConvNeXt V2.",
     click.Choice(["finetune", "dense", "sparse", "timm"]),
 )
-@option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FILE)
+@option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FOLDER)
 @field_option(TrainFields, "bands", text="With --store: input bands of the weights.", shown="")
 @option("--out PATH", OUTPUT, "Folder to write, or with --to a file.", FILE, required=True)
-def convert(source: str, out: Path, to: str | None, store: Path | None, bands: dict[str, list[str]] | None) -> None:
+def convert(
+    source: str, out: Path, to: str | None, store: str | Path | None, bands: dict[str, list[str]] | None
+) -> None:
     """Convert weights of third-party code, or back with --to.
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
     classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights with the names of its authors or of timm (.pth,
-    .safetensors), or a checkpoint or run of this program. From pickles, only tensors, containers and the numbers in
+    .safetensors), or a checkpoint or run of this program, also as a URL (see evaluate). From pickles, only tensors, containers and the numbers in
     args (the options of the run) are read; nothing is imported or executed, and pickles that ask for more are refused.
     """
     from mmearth_data import meter
@@ -461,9 +797,31 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: d
             to=to,
             store=opened,
             bands=bands or {},
-            report=lambda received: show(0, None, f"{received / 2**20:.1f} MiB"),
+            report=_bytes_shown(show),
         )
     click.echo(f"{written}: converted.")
+
+
+@cli.command()
+@click.argument("folder", type=FILE)
+@option(
+    "--licence SPDX",
+    WHAT,
+    "Licence of the weights, an identifier of the SPDX list such as CC-BY-4.0; config.json records it.",
+    shown="as recorded",
+)
+@option("--force", OUTPUT, "Replace cards that were edited.", is_flag=True)
+def describe(folder: Path, licence: str | None, force: bool) -> None:
+    """Write a model card and a STAC item of weights.
+
+    FOLDER is a checkpoint, a network, or a run (its last checkpoint). README.md is a model card with the header of the
+    Hugging Face Hub, item.json a STAC item with the Machine Learning Model extension. Checkpoints and networks already have
+    both; this writes them again with a licence, or for folders of earlier versions.
+    """
+    from mmearth_model import describe as describe_weights
+
+    written = describe_weights(folder, licence=licence, force=force)
+    click.echo(f"{short_path(written.absolute())}: README.md, item.json")
 
 
 @cli.command()
@@ -659,7 +1017,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
 @HTML
-@option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FILE, shown="the store of each run")
+@option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FOLDER, shown="the store of each run")
 @option(
     "--store-page FILE",
     WHAT,
@@ -680,7 +1038,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 def report(
     runs: tuple[Path, ...],
     page: Path | None,
-    store: Path | None,
+    store: str | Path | None,
     store_page: Path | None,
     tiles: int,
     embedded: int,
@@ -755,10 +1113,40 @@ def _pair(text: str) -> tuple[str, str]:
 # ---------------------------------------------------------------- shared pieces
 
 
-def _open(path: Path) -> Store:
+def _open(path: str | Path) -> Store:
     from mmearth_data import open_store
 
     return open_store(path)
+
+
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[False] = False) -> Checkpoint: ...
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[True]) -> Checkpoint | Network: ...
+def _load(path: str | Path, padding: Padding | None, *, networks: bool = False) -> Checkpoint | Network:
+    """Open a checkpoint or, with ``networks``, also a network, and say which one it is if it was downloaded."""
+    from mmearth_data import meter
+    from mmearth_model import load_checkpoint
+    from mmearth_model.heads.network import load_weights
+
+    load = load_weights if networks else load_checkpoint
+    if "://" not in str(path):
+        return load(path, padding=padding)
+    with meter(f"Fetching {path}", "MiB") as show:
+        found = load(path, padding=padding, report=_bytes_shown(show))
+    _say(str(found.origin))
+    return found
+
+
+def _downloaded(checkpoints: list[Checkpoint]) -> dict[str, Any]:
+    """Record where encoders were downloaded from, if any were."""
+    found = {checkpoint.name: checkpoint.origin.to_dict() for checkpoint in checkpoints if checkpoint.origin}
+    return {"encoders": found} if found else {}
+
+
+def _bytes_shown(show: Meter) -> Callable[[int], None]:
+    """Show the progress of a download."""
+    return lambda received: show(0, None, f"{received / 2**20:.1f} MiB")
 
 
 def _of_store(task: str) -> bool:
@@ -766,8 +1154,10 @@ def _of_store(task: str) -> bool:
     return "=" not in task
 
 
-def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
-    """Store that the tasks come from: the given one, or that of the first checkpoint."""
+def _store_of(
+    tasks: tuple[str, ...], store: str | Path | None, checkpoints: Sequence[Checkpoint | Network]
+) -> Store | None:
+    """Store that the tasks come from: the given one, or that of the first checkpoint or network."""
     from mmearth_model.weights.store_record import find_store
 
     if store is not None:
@@ -776,13 +1166,21 @@ def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Chec
         return None
     if not checkpoints:
         raise click.UsageError("expected a store for the tasks, got none; give --store, or NAME=PATH as --task.")
-    record, folder = checkpoints[0].config["store"], checkpoints[0].folder
-    if not record["path"]:
+    record, folder = checkpoints[0].store, checkpoints[0].folder
+    if folder is None or not record["path"]:
         raise click.UsageError(
-            f"expected a store for the tasks, got none, and {folder} was converted without one; "
-            "convert it again with --store STORE."
+            f"expected a store for the tasks, got none, and {checkpoints[0].name} {_without_store(checkpoints[0])}."
         )
     return find_store(record, folder.parent)
+
+
+def _without_store(found: Checkpoint | Network) -> str:
+    """Say why weights record no store, and what to do."""
+    from mmearth_model import Network
+
+    if isinstance(found, Network):
+        return "was trained on files; give --store STORE"
+    return "was converted without one; convert it again with --store STORE"
 
 
 def _say(text: str) -> None:
@@ -802,8 +1200,14 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     from mmearth_model.evaluation.terminal import render_results
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
-    frozen = all(not row.protocol.startswith("finetune") for row in result.rows)
-    _print(render_results(f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", result))
+    _print(render_results(f"{_title(result)}{synthetic}", result))
+
+
+def _title(result: Evaluation) -> str:
+    """Heading of results."""
+    from mmearth_model.formatting import title_of
+
+    return title_of({row.protocol for row in result.rows})
 
 
 def _print_timings(found: list[Timing], work: Workload) -> None:

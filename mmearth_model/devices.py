@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,11 @@ def resolve_device(name: str = "auto") -> torch.device:
             f"--device {name}: expected such a device, got a machine (or a PyTorch build) without; use --device cpu."
         )
     return device
+
+
+def default_workers(device: str) -> int:
+    """Count the processes that use a device fully: one per core of a CPU, with one thread each; one for a GPU."""
+    return (os.cpu_count() or 1) if resolve_device(device).type == "cpu" else 1
 
 
 def slice_length(device: torch.device, batch: int, wanted: int | None = None, *, training: bool = False) -> int:

@@ -77,6 +77,14 @@ CASES = {
         Case("pretrain", "pretrain IN/toy.zarr --recipe IN/tiny.yaml --out OUT/run --device cpu", train_cli, "run/step-*"),
         Case("evaluate", f"{EVALUATE} --out OUT/results", train_cli, "cache/[!.]*.npy", resumes=""),
         Case(
+            "evaluate-keep-probe",
+            "evaluate IN/run --task store:esa_worldcover --protocol linear --baseline none --seeds 1 --cache OUT/cache "
+            "--keep-probe OUT/probe --device cpu",
+            train_cli,
+            "cache/[!.]*.npy",
+            resumes="",
+        ),
+        Case(
             "finetune",
             "finetune IN/run --task store:esa_worldcover --epochs 1 --seed 1 --out OUT/tuned --device cpu",
             train_cli,

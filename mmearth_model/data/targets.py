@@ -174,6 +174,15 @@ class Normaliser:
         return sum(len(self.modalities[name].model_bands) for name in self.inputs)
 
     @property
+    def levels(self) -> tuple[str, ...]:
+        """Product levels for which the inputs have statistics; empty if these do not depend on the level."""
+        inputs = [self.modalities[name] for name in self.inputs]
+        known = [self.statistics[m.name] for m in inputs if m.statistics_by == "s2_level"]
+        return tuple(
+            level for level in LEVELS if any(e["count"] for found in known for e in found.get(level, {}).values())
+        )
+
+    @property
     def stored(self) -> tuple[str, ...]:
         """Modalities that a batch must contain."""
         return tuple(name for name, modality in self.modalities.items() if modality.stored)

@@ -33,12 +33,12 @@ from mmearth_data import (
     write_text,
 )
 from mmearth_data import make_recipe as make_build_recipe
+from mmearth_model.claims import claim
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation import Evaluation, Row, evaluate
-from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.report import write_report
 from mmearth_model.experiments.spec import Experiment, Selection, Unit, plan_units
-from mmearth_model.experiments.spreading import Spreading, spread
+from mmearth_model.spreading import Spreading, spread
 from mmearth_model.tasks import PREFIX, LabelShare
 from mmearth_model.training.plan import plan_training
 from mmearth_model.training.pretraining import configuration, describe_store, pretrain
