@@ -945,6 +945,44 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
     click.echo(f"{short_path(written.absolute())}: README.md, item.json")
 
 
+@cli.command()
+@click.argument("source", type=FILE, metavar="CKPT|NETWORK")
+@option(
+    "--to",
+    WHAT,
+    "onnx: for ONNX Runtime and others; torch-export: for torch.export.load.",
+    click.Choice(["onnx", "torch-export"]),
+    required=True,
+)
+@option(
+    "--features",
+    WHAT,
+    "Of an encoder: one vector per image, or one per patch.",
+    click.Choice(["pooled", "map"]),
+    shown="pooled",
+)
+@option(
+    "--level",
+    WHAT,
+    "Product level of all images, if the statistics depend on it.",
+    click.Choice(["L1C", "L2A"]),
+    shown="an input",
+)
+@option("--out FILE", OUTPUT, "File to write: x.onnx or x.pt2.", FILE, required=True)
+def export(source: Path, to: str, features: str | None, level: str | None, out: Path) -> None:
+    """Export an encoder or a network with its normalisation, to run without this package.
+
+    The exported program takes stored numbers, knows which are missing, and returns features or answers, for any batch and
+    size. The file says what to feed it: mmearth in the metadata of an ONNX file, mmearth.json in a .pt2 file.
+    """
+    from mmearth_data import meter
+    from mmearth_model import export_program
+
+    with meter(f"Exporting {short_path(source)}", "steps") as show:
+        export_program(source, out, to=to, features=features, level=level, report=show)
+    click.echo(f"{out}: exported, {out.stat().st_size / 2**20:.1f} MiB.")
+
+
 @cli.command(first=("size", "batch", "image_size", "forms", "device"))
 @field_options(WorkFields)
 @option(

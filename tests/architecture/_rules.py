@@ -45,6 +45,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (3, frozenset({"tasks"})),
         (4, frozenset({"heads"})),
         (5, frozenset({"evaluation"})),
+        (5, frozenset({"programs"})),
         (6, frozenset({"experiments"})),
         (6, frozenset({"maps"})),
         (7, frozenset({"report"})),

@@ -70,6 +70,7 @@ LOUD = ("finetune", "run", "--task", "store:biome", "--epochs", "3", "--batch-si
 EMBED = ("embed", "toy.zarr", "--checkpoint", "run", "--cache", "c", "--out", "x.parquet")
 CONVERT = ("convert", "run", "--out", "x")
 DESCRIBE = ("describe", "weights")
+EXPORT = ("export", "run", "--to", "torch-export", "--out", "x.pt2")
 BENCH = ("bench", "--batch-size", "2", "--image-size", "16", "--runs", "1", "--form", "sparse", "--device", "cpu", "--json")  # fmt: skip
 PREDICT = ("predict", "net", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
 TILES = ("predict", "tiles", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
@@ -291,6 +292,12 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
     "describe": {
         "--licence": [Followed(DESCRIBE, ("--licence", "MIT"), described), Refused((*DESCRIBE, "--licence", "free"))],
         "--force": [Followed(("describe", "edited"), ("--force",), described)],
+    },
+    "export": {
+        "--to": [Refused((*EXPORT, "--to", "onnx")), Elsewhere("unit/model/test_program.py", "test_both_files_give_the_encoders_features", "onnx")],
+        "--features": [Elsewhere("unit/model/test_program.py", "test_a_map_of_features_at_a_fixed_level", "features")],
+        "--level": [Refused((*EXPORT, "--level", "L3")), Elsewhere("unit/model/test_program.py", "test_a_map_of_features_at_a_fixed_level", "level")],
+        "--out": [Refused((*EXPORT, "--out", "toy.pth"))],
     },
     "bench": {
         "--size": [Chosen(BENCH, ("--size", "femto"), workload)],
