@@ -32,7 +32,7 @@ class Products:
     draw
         Number of points to draw for labelling; 0 draws none.
     seed
-        Seed of the drawing.
+        Seed of the random points.
     """
 
     vector: Path | None = None

@@ -90,7 +90,7 @@ class StoreTiles:
             seen = np.flatnonzero(observed.any(axis=(1, 2)))
             for some in np.array_split(seen, range(together, len(seen), together)):
                 cuts = [padded[n, :, y : y + window, x : x + window] for n in some for y, x in places]
-                answers = self._apply(torch.stack(cuts)) if cuts else ()
+                answers = self._apply(torch.stack(cuts)) if cuts else np.zeros((0, 1, window, window), np.float32)
                 for position, n in enumerate(some):
                     own = answers[position * len(places) : (position + 1) * len(places)]
                     yield int(rows[done + n]), *_blended(own, places, weight, side, observed[n])
@@ -101,7 +101,7 @@ class StoreTiles:
 
     def _apply(self, images: torch.Tensor) -> NDArray[np.float32]:
         """(N, K, ...) probabilities or raw quantities."""
-        parts = images.split(slice_length(self.device, len(images)))
+        parts = torch.split(images, slice_length(self.device, len(images)))  # type: ignore[no-untyped-call] # torch
         return np.concatenate([apply_network(self.network, part).numpy() for part in parts])
 
     def _observed(self, batch: Any) -> NDArray[np.bool_]:  # noqa: ANN401 - a raw batch
@@ -112,7 +112,8 @@ class StoreTiles:
             for m in modalities
             if m.name in batch
         ]
-        return np.logical_or.reduce(seen)
+        found: NDArray[np.bool_] = np.logical_or.reduce(seen)
+        return found
 
 
 def _blended(

@@ -328,6 +328,12 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--out": [Followed(PREDICT, ("--out", "n.tif"), left)],
         "--device": refused_device(*PREDICT),
         "--threads": THREADS,
+        "--mosaic": [Refused((*PREDICT, "--mosaic", "m"))],
+        "--vector": [Followed(PREDICT, ("--vector", "v.parquet"), left)],
+        "--report": [Followed(PREDICT, ("--report", "a.csv"), left)],
+        "--validation": [Refused((*PREDICT, "--validation", "nosuch.csv")), Elsewhere("unit/model/test_map_stores.py", "test_from_a_store_to_areas", "validation")],
+        "--draw-validation": [Followed(PREDICT, ("--draw-validation", "20"), left)],
+        "--seed": [Followed((*PREDICT, "--draw-validation", "20"), ("--seed", "1"), lambda result: files_here(".csv")), Refused((*PREDICT, "--seed", "1"))],
         "--json": [Followed(PREDICT, ("--json",), is_json)],
     },
     "experiment": {
