@@ -199,7 +199,11 @@ class Network:
             for m in map(self.normaliser.modalities.get, self.normaliser.inputs)
             if m and m.statistics_by == "s2_level"
         ]
-        return tuple(level for level in LEVELS if any(self.normaliser.statistics[name].get(level) for name in by_level))
+        return tuple(level for level in LEVELS if any(self._measured(name, level) for name in by_level))
+
+    def _measured(self, modality: str, level: str) -> bool:
+        """Whether there are statistics of a modality at a level: bands that were observed."""
+        return any(entry["count"] for entry in self.normaliser.statistics[modality].get(level, {}).values())
 
     def probabilities(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """Turn raw outputs (B, K, ...) into probabilities of the classes or labels; None for quantities."""
