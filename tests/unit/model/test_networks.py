@@ -316,6 +316,7 @@ def edited(probe: Path, folder: Path, **changes: Any) -> Path:
         ({"architecture": "mp-mae"}, "got a pretrained encoder; fine-tune it"),
         ({"architecture": "UNet"}, "of an earlier version"),
         ({"architecture": "something"}, "something else"),
+        ({"architecture": []}, "something else"),
         ({"module": "os.system"}, "module: expected one of"),
         ({"kind": "pixel-regression"}, "a TileProbe for a pixel-regression task"),
         ({"kind": "guess"}, "kind: expected one of"),
