@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,13 +120,15 @@ class MosaicJob(Job):
         tiles = StoreTiles.of(network, opened(self.store), self.device)
         size = tiles.store.layout.size_px
         inside = self.zone.touching(block, size)
+        positions = np.searchsorted(tiles.store.rows, self.zone.rows[inside])  # a finished store may have empty rows
         places = {
-            int(self.zone.rows[n]): (self.zone.tops[n] - block.row, self.zone.lefts[n] - block.column) for n in inside
+            int(position): (self.zone.tops[n] - block.row, self.zone.lefts[n] - block.column)
+            for position, n in zip(positions, inside, strict=True)
         }
         total = np.zeros((len(network.outputs), block.height, block.width), np.float32)
         weights = np.zeros((block.height, block.width), np.float32)
-        for row, values, weight in tiles.per_pixel(self.zone.rows[inside]):
-            top, left = places[row]
+        for position, values, weight in tiles.per_pixel(positions):
+            top, left = places[position]
             here, there = _common(top, left, size, block)
             total[:, *here] += values[:, *there]
             weights[here] += weight[there]
@@ -250,7 +253,7 @@ def _plan(network: Network, store: Store, zone: Zone, folder: Path, *, scores: b
         "version": __version__,
         "network": network.digest,
         "store": store.digest,
-        "tiles": len(zone.rows),
+        "tiles": hashlib.blake2b(zone.rows.tobytes(), digest_size=16).hexdigest(),
         "zone": [zone.epsg, zone.ulx, zone.uly, zone.height, zone.width],
         "scores": scores,
     }
