@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         write_text,
     )
     from mmearth_data.files.yamlfiles import read_yaml
+    from mmearth_data.findings import describe_validation
     from mmearth_data.inspection.canvas import encode_figure, picture_format
     from mmearth_data.inspection.cards.writing import describe
     from mmearth_data.inspection.figures import tile_figure
@@ -115,11 +116,27 @@ if TYPE_CHECKING:
     )
     from mmearth_data.pages.style import ClassStyle, class_styles, page_figure, require_bokeh
     from mmearth_data.pages.writing import render_page, write_page
-    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, raster_outline, read_raster
+    from mmearth_data.rasterfile import (
+        Marks,
+        Raster,
+        Siblings,
+        as_marks,
+        calibrate,
+        check_marks,
+        open_raster,
+        raster_outline,
+        read_raster,
+        read_raster_window,
+        tags_of,
+    )
     from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
+    from mmearth_data.sources.rasters.georeferencing import georeferencing_problem, warp_to_utm
+    from mmearth_data.sources.rasters.mapping import RasterMapping, read_mapping
+    from mmearth_data.sources.rasters.tiff import missing_end
     from mmearth_data.store import verify
     from mmearth_data.store.about import LicenceUse, licences
+    from mmearth_data.store.conventions import grid_attributes
     from mmearth_data.store.derived import derived
     from mmearth_data.store.schema import SPLIT_NAMES
     from mmearth_data.store.storage import storage_at
@@ -160,6 +177,7 @@ _MODULES = {
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
     "fields": "About Fields Group documented",
+    "findings": "describe_validation",
     "files.listing": "is_data",
     "files.tables": "Table read_table",
     "files.temporary": "is_running",
@@ -186,11 +204,16 @@ _MODULES = {
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
     "pages.writing": "render_page write_page",
-    "rasterfile": "Marks Raster Siblings as_marks calibrate raster_outline read_raster",
+    "rasterfile": "Marks Raster Siblings as_marks calibrate check_marks open_raster raster_outline read_raster "
+    "read_raster_window tags_of",
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
+    "sources.rasters.georeferencing": "georeferencing_problem warp_to_utm",
+    "sources.rasters.mapping": "RasterMapping read_mapping",
+    "sources.rasters.tiff": "missing_end",
     "store": "verify",
     "store.about": "LicenceUse licences",
+    "store.conventions": "grid_attributes",
     "store.derived": "derived",
     "store.schema": "SPLIT_NAMES",
     "store.storage": "storage_at",
@@ -265,6 +288,7 @@ __all__ = [
     "PreparedBuild",
     "Progress",
     "Raster",
+    "RasterMapping",
     "Recipe",
     "RecipeFolder",
     "RetryLater",
@@ -297,6 +321,7 @@ __all__ = [
     "build",
     "cache_folder",
     "calibrate",
+    "check_marks",
     "check_output",
     "class_styles",
     "closest",
@@ -306,6 +331,7 @@ __all__ = [
     "describe",
     "describe_modality",
     "describe_os_error",
+    "describe_validation",
     "did_you_mean",
     "differences",
     "documented",
@@ -316,6 +342,8 @@ __all__ = [
     "field_options",
     "format_tile_id",
     "format_tile_ids",
+    "georeferencing_problem",
+    "grid_attributes",
     "import_hdf5",
     "is_data",
     "is_quiet",
@@ -331,6 +359,8 @@ __all__ = [
     "markdown_table",
     "merge",
     "meter",
+    "missing_end",
+    "open_raster",
     "open_store",
     "option",
     "os_problem",
@@ -346,7 +376,9 @@ __all__ = [
     "published_statistics",
     "raster_outline",
     "read_ids",
+    "read_mapping",
     "read_raster",
+    "read_raster_window",
     "read_table",
     "read_yaml",
     "reason_of",
@@ -371,9 +403,11 @@ __all__ = [
     "store_report",
     "subset",
     "summarise",
+    "tags_of",
     "tile_figure",
     "to_tensors",
     "verify",
+    "warp_to_utm",
     "wrapped_path",
     "write_bytes",
     "write_errors",

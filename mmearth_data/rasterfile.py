@@ -185,7 +185,7 @@ def open_raster(source: Path | str, name: Path | str) -> Iterator[Any]:
 
 
 def read_raster(source: Path | str, name: Path | str, marks: Marks = None) -> Raster:
-    """Read all bands of a file; see `open_raster` and `read_window`.
+    """Read all bands of a file; see `open_raster` and `read_raster_window`.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def read_raster(source: Path | str, name: Path | str, marks: Marks = None) -> Ra
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with open_raster(source, name) as dataset:
             check_marks(marks, dataset.dtypes, name)
-            return read_window(dataset, marks)
+            return read_raster_window(dataset, marks)
 
 
 def raster_outline(source: Path | str, name: Path | str) -> BaseGeometry | None:
@@ -223,7 +223,7 @@ def raster_outline(source: Path | str, name: Path | str) -> BaseGeometry | None:
     return found if np.isfinite(found.bounds).all() else None
 
 
-def read_window(dataset: Any, marks: Marks = None, bands: Sequence[int] = (), window: Any = None) -> Raster:  # noqa: ANN401 - rasterio has no types
+def read_raster_window(dataset: Any, marks: Marks = None, bands: Sequence[int] = (), window: Any = None) -> Raster:  # noqa: ANN401 - rasterio has no types
     """Read bands of an open file.
 
     Parameters

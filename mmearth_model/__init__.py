@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
-    from mmearth_model.heads.network import Network, Output, load_network, save_network
+    from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
+    from mmearth_model.maps.dense import embed_dense
+    from mmearth_model.maps.dense_pictures import write_picture, write_similarity
+    from mmearth_model.maps.describing import SceneOptions
+    from mmearth_model.maps.predict import WindowOptions, predict_scene
+    from mmearth_model.maps.vectors import open_vectors
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
+    from mmearth_model.programs.writing import export_program
     from mmearth_model.report.gather import Report, read_report
     from mmearth_model.report.writing import write_report
     from mmearth_model.training.account import plan_line, training_account
@@ -34,10 +40,16 @@ _MODULES = {
     "data.targets": "Normaliser",
     "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
-    "heads.network": "Network Output load_network save_network",
+    "heads.network": "Network Output Predicted load_network save_network",
+    "maps.describing": "SceneOptions",
+    "maps.dense": "embed_dense",
+    "maps.dense_pictures": "write_picture write_similarity",
+    "maps.vectors": "open_vectors",
+    "maps.predict": "WindowOptions predict_scene",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",
+    "programs.writing": "export_program",
     "report.gather": "Report read_report",
     "report.writing": "write_report",
     "training.account": "plan_line training_account",
@@ -63,7 +75,9 @@ __all__ = [
     "Network",
     "Normaliser",
     "Output",
+    "Predicted",
     "Report",
+    "SceneOptions",
     "TileDataset",
     "Timing",
     "TrainPlan",
@@ -71,22 +85,29 @@ __all__ = [
     "TrainRecipe",
     "TrainingDiverged",
     "TrainingInterrupted",
+    "WindowOptions",
     "Workload",
     "bench",
     "convert",
     "describe",
+    "embed_dense",
     "evaluate",
+    "export_program",
     "load_checkpoint",
     "load_encoder",
     "load_network",
     "make_recipe",
+    "open_vectors",
     "plan_line",
     "plan_training",
+    "predict_scene",
     "pretrain",
     "read_report",
     "save_network",
     "training_account",
+    "write_picture",
     "write_report",
+    "write_similarity",
 ]
 
 

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import click
 from annotated_types import Interval
@@ -15,6 +15,7 @@ from mmearth_data import (
     CommandGroup,
     FilePath,
     Group,
+    InputError,
     Number,
     Pair,
     PathOrUrl,
@@ -35,12 +36,12 @@ from mmearth_model.fields import FineTuneFields, TrainFields, WorkFields
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
 
     from mmearth_data import Meter, Store
-    from mmearth_model import Checkpoint, Evaluation, Report, Timing, TrainProgress, TrainRecipe, Workload
+    from mmearth_model import Checkpoint, Evaluation, Network, Report, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
@@ -63,10 +64,40 @@ THREADS = option(
     Number(int, Interval(ge=1, le=1024)),
     shown="one per core",
 )
+BANDS = option(
+    "--bands FILE",
+    WHAT,
+    "Task or mapping file (or a task of catalog/tasks) that names the bands of a scene.",
+    shown="the files' own names",
+)
+LEVEL = option(
+    "--level",
+    WHAT,
+    "Processing level of a scene, if neither its files nor --bands say it.",
+    click.Choice(["L1C", "L2A"]),
+)
+OFFSET = option(
+    "--offset N",
+    WHAT,
+    "Added to Sentinel-2's numbers: -1000 for baselines from 04.00 on; if neither the files nor --bands say it.",
+    Number(float),
+)
+ANY_RESOLUTION = option("--any-resolution", WHAT, "Accept pixels of another size than 10 m.", is_flag=True)
+FILL_MISSING = option("--fill-missing", WHAT, "Take the mean for bands that no file has.", is_flag=True)
+WORKERS = option(
+    "--workers N",
+    HARDWARE,
+    "Number of processes.",
+    Number(int, Interval(ge=1, le=1024)),
+    shown="one per core, on a GPU 1",
+)
+SCHEDULER = option("--scheduler URL", HARDWARE, "Compute on the workers of this Dask scheduler instead.")
 CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
+OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "cache")
+"""Options of evaluate that concern probes and baselines only."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
 
@@ -168,7 +199,7 @@ def pretrain(
 
 
 @cli.command(resumes=lambda given: True, first=("tasks", "store", "protocols", "baselines", "out"))
-@click.argument("checkpoints", type=FOLDER, nargs=-1, metavar="[CKPT...]")
+@click.argument("checkpoints", type=FOLDER, nargs=-1, metavar="[CKPT|NETWORK...]")
 @option(
     "--task TASK",
     WHAT,
@@ -213,6 +244,13 @@ def pretrain(
 @DEVICE
 @THREADS
 @option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
+@option(
+    "--keep-probe DIR",
+    OUTPUT,
+    "Folder for the fitted linear probe as a network: of one CKPT, one task and one share of labels, with the first seed.",
+    FILE,
+    name="keep",
+)
 @HTML
 @CACHE
 @JSON
@@ -225,20 +263,23 @@ def evaluate(
     labels: list[str],
     padding: Padding | None,
     out: Path | None,
+    keep: Path | None,
     page: Path | None,
     as_json: bool,
     cache: Path | None,
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Probe frozen encoders and compare them with baselines.
+    """Probe frozen encoders and compare them with baselines; test networks.
 
-    CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint: hf://OWNER/NAME[@REVISION]
-    [/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... Without one, only baselines are
+    NETWORK is a folder of finetune --out or evaluate --keep-probe: it is tested as it is on the test samples of its task, or
+    of another one of the same kind whose classes it knows. CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint: hf://OWNER/NAME[@REVISION]
+    [/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... Without any, only baselines are
     compared.
     """
     use_threads(threads)
     from mmearth_data import cache_folder, meter
+    from mmearth_model import Network
     from mmearth_model import evaluate as evaluate_encoders
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
@@ -249,8 +290,12 @@ def evaluate(
         refuse_unused("with only tasks from files", "store", "test_share")
     if out is not None:
         check_output(out, folder=True)
+        if keep is not None and keep.absolute() == out.absolute():
+            raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
     _check_page(page)
-    loaded = [_load(path, padding) for path in checkpoints]
+    loaded = [_load(path, padding, networks=True) for path in checkpoints]
+    if loaded and all(isinstance(each, Network) for each in loaded):
+        refuse_unused("with only networks, which are tested as they are", *OF_PROBES)
     opened = _store_of(tasks, store, loaded)
     with meter("Evaluating", "probes") as show:
         result = evaluate_encoders(
@@ -258,7 +303,8 @@ def evaluate(
             opened,
             tasks,
             protocols=protocols or ("knn", "linear"),
-            baselines=[name for name in baselines if name != "none"] if baselines else ("random",),
+            baselines=[name for name in baselines if name != "none"] if baselines else None,
+            keep=keep,
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
             report=show,
@@ -269,7 +315,9 @@ def evaluate(
     about |= _downloaded(loaded)
     if out is not None:
         write_results(result, out, about)
-    _write_results_page(result, about, "Probes of frozen encoders", page)
+    if keep is not None:
+        _say(f"{keep}: the probe as a network")
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
         return
@@ -340,7 +388,7 @@ def finetune(
 
         result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
-    _write_results_page(result, about, "Fine-tuned encoder", page)
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -350,17 +398,67 @@ def finetune(
 # ---------------------------------------------------------------- embedding
 
 
-@cli.command(first=("checkpoint", "task", "outs", "neighbours", "map_path"))
-@click.argument("source", type=FOLDER, metavar="STORE|FOLDER")
-@option(
-    "--checkpoint CKPT", WHAT, "Checkpoint folder or run folder, or the URL of a checkpoint.", FOLDER, required=True
+@cli.command(
+    resumes=lambda given: given["dense"],
+    first=("checkpoint", "task", "outs", "neighbours", "map_path", "dense", "query"),
 )
+@click.argument("sources", type=FOLDER, nargs=-1, required=True, metavar="STORE|FOLDER|SCENE...")
+@option("--checkpoint CKPT", WHAT, "Checkpoint folder or run folder, or the URL of a checkpoint.", FOLDER)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
 @option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one to --figure.")
+@option("--dense", WHAT, "One vector per position of a scene or of a store of adjoining tiles.", is_flag=True)
+@option(
+    "--query LON,LAT",
+    WHAT,
+    "With --dense, or of x.zarr and x.tif of --dense: write the similarity of every position to this place to --similarity.",
+)
+@BANDS
+@LEVEL
+@OFFSET
+@ANY_RESOLUTION
+@FILL_MISSING
 @PADDING
+@option(
+    "--stride PX",
+    MODEL,
+    "With --dense: pixels between positions, a divisor or a multiple of the encoder's patch.",
+    Number(int, Interval(ge=1, le=4096)),
+    shown="the patch",
+)
+@option(
+    "--overlap PX",
+    MODEL,
+    "With --dense: pixels that neighbouring windows share.",
+    Number(int, Interval(ge=0, le=4096)),
+    shown="about half a window",
+)
+@option(
+    "--blend",
+    MODEL,
+    "With --dense. smooth: weighted mean of all windows; centre: the window with the nearest centre.",
+    click.Choice(["smooth", "centre"]),
+    default="smooth",
+)
+@WORKERS
+@SCHEDULER
 @DEVICE
 @THREADS
-@option("--out FILE", OUTPUT, "x.parquet (GeoParquet) or x.zarr.", FILE, name="outs", multiple=True)
+@option(
+    "--out FILE",
+    OUTPUT,
+    "x.parquet (GeoParquet) or x.zarr; with --dense, x.zarr or x.tif (GeoTIFF).",
+    FILE,
+    name="outs",
+    multiple=True,
+)
+@option(
+    "--type",
+    OUTPUT,
+    "With --dense: type of the numbers. int8: rounded to 1/127 of the largest value of each feature.",
+    click.Choice(["float32", "int8"]),
+    name="kind",
+    default="float32",
+)
 @option(
     "--figure PICTURE",
     OUTPUT,
@@ -375,22 +473,81 @@ def finetune(
     PICTURE,
     name="map_path",
 )
+@option(
+    "--picture FILE",
+    OUTPUT,
+    "Of dense embeddings: draw the first three principal components as red, green and blue: .png or .tif.",
+    FilePath(".png", ".tif"),
+)
+@option(
+    "--similarity FILE",
+    OUTPUT,
+    "Map that --query writes, a GeoTIFF.",
+    FilePath(".tif"),
+    default="similarity.tif",
+)
 @CACHE
 def embed(
+    sources: tuple[str | Path, ...],
+    checkpoint: str | Path | None,
+    dense: bool,
+    outs: tuple[Path, ...],
+    threads: int | None,
+    **options: Any,
+) -> None:
+    """Embed tiles of a store, other rasters, or with --dense every position of a scene, with an encoder.
+
+    STORE is a store, FOLDER is data that --task describes. With --dense, SCENE is a raster file with all bands that the
+    encoder takes, or several files of one scene with some bands each; it can also be a STORE whose tiles adjoin or overlap
+    (mmearth-data build --cover). Running the same command again resumes an interrupted one. A file that --dense wrote can be
+    the source of --picture and --query, without an encoder.
+    """
+    use_threads(1 if dense else threads)
+    if options["query"] is None:
+        refuse_unused("without --query", "similarity")
+    if not dense and len(sources) == 1 and _is_dense(sources[0]):
+        refuse_unused("with a file of --dense, which has its vectors", "checkpoint", "outs", "threads", "device", *OF_TILES, *OF_DENSE)  # fmt: skip
+        if options["query"] is None and options["picture"] is None:
+            raise click.UsageError(f"expected --picture or --query with {sources[0]}, got neither.")
+        _check_shown(options["query"], options["picture"], options["similarity"])
+        _show_dense(Path(sources[0]), **options)
+        return
+    if checkpoint is None:
+        raise click.UsageError("expected --checkpoint CKPT, or x.zarr or x.tif of --dense as the source, got neither.")
+    if dense:
+        refuse_unused("with --dense", *OF_TILES)
+        refuse_unused("with --dense, whose processes have one thread each", "threads", remedy="give --workers")
+        _embed_dense(sources, checkpoint, outs, **options)
+        return
+    refuse_unused("without --dense", "query", "picture", *OF_DENSE)
+    if len(sources) > 1:
+        raise click.UsageError(
+            f"expected one store or folder without --dense, got {len(sources)}; leave out {sources[1]}."
+        )
+    _embed_tiles(sources[0], checkpoint, outs, **options)
+
+
+OF_TILES = ("task", "neighbours", "figure", "map_path", "cache")
+OF_SCENES = ("bands", "level", "offset", "any_resolution", "fill_missing")
+OF_DENSE = (*OF_SCENES, "stride", "overlap", "blend", "kind", "workers", "scheduler")
+"""Options of `embed` that belong to embeddings of tiles, and to dense ones."""
+
+
+def _embed_tiles(
     source: str | Path,
     checkpoint: str | Path,
+    outs: tuple[Path, ...],
+    *,
     task: str | None,
     padding: Padding | None,
-    outs: tuple[Path, ...],
     neighbours: str | None,
     figure: Path,
     map_path: Path | None,
     cache: Path | None,
     device: str,
-    threads: int | None,
+    **_: Any,
 ) -> None:
-    """Embed tiles of a store, or other rasters, with an encoder."""
-    use_threads(threads)
+    """One vector per tile."""
     from mmearth_data import cache_folder, meter
     from mmearth_model.evaluation.embedding import embed as embed_tiles
     from mmearth_model.evaluation.embedding import map_figure, neighbours_figure
@@ -427,6 +584,301 @@ def embed(
         save_figure(neighbours_figure(found, store, row), figure)
         for place, similarity in found.neighbours(row):
             click.echo(f"{found.names[place]}  {similarity:.3f}")
+
+
+def _is_dense(source: str | Path) -> bool:
+    """Whether a source is a file of dense embeddings; a quick look at most sources."""
+    if isinstance(source, str) or source.suffix not in (".zarr", ".tif"):
+        return False
+    from mmearth_model.maps.vectors import is_dense
+
+    return is_dense(source)
+
+
+def _embed_dense(
+    sources: tuple[str | Path, ...],
+    checkpoint: str | Path,
+    outs: tuple[Path, ...],
+    *,
+    padding: Padding | None,
+    stride: int | None,
+    overlap: int | None,
+    blend: Any,  # noqa: ANN401 - one of the choices
+    kind: str,
+    workers: int | None,
+    scheduler: str | None,
+    device: str,
+    query: str | None,
+    picture: Path | None,
+    similarity: Path,
+    **options: Any,
+) -> None:
+    """One vector per position."""
+    from mmearth_data import meter
+    from mmearth_model import SceneOptions, WindowOptions, embed_dense
+    from mmearth_model.devices import default_workers
+    from mmearth_model.maps.similarity import parse_place
+
+    if len(outs) != 1:
+        raise click.UsageError(f"expected one --out x.zarr or x.tif with --dense, got {len(outs)}.")
+    if scheduler is not None:
+        refuse_unused("with --scheduler, whose workers compute the vectors", "workers")
+    _check_shown(query, picture, similarity)
+    scene = len(sources) > 1 or (isinstance(sources[0], Path) and sources[0].is_file())
+    if not scene:
+        refuse_unused("with a store, which has its bands and levels", *OF_SCENES)
+    given = SceneOptions(**{name: options[name] for name in OF_SCENES})
+    with meter(f"Embedding {short_path(sources[0])}", "positions") as show:
+        found = embed_dense(
+            _load(checkpoint, padding),
+            sources if scene else _open(sources[0]),
+            outs[0],
+            given=given,
+            windows=WindowOptions(stride_px=stride, overlap_px=overlap, blend=blend),
+            kind=kind,
+            inside=None if query is None else parse_place(query),
+            workers=workers or default_workers(device),
+            scheduler=scheduler,
+            device=device,
+            report=show,
+        )
+    for field in found:
+        rows, columns = field.grid.shape
+        zone = f" in EPSG:{field.name}" if field.name else ""
+        click.echo(
+            f"{short_path(outs[0])}: {rows:,} x {columns:,} positions with {field.grid.features} features{zone}."
+        )
+    _show_dense(outs[0], query=query, picture=picture, similarity=similarity)
+
+
+def _check_shown(query: str | None, picture: Path | None, similarity: Path) -> None:
+    """Raise an error before anything is computed if picture or map cannot be made."""
+    from mmearth_model.maps.similarity import parse_place
+
+    if query is not None:
+        parse_place(query)
+        check_output(similarity, option="--similarity")
+    if picture is not None:
+        check_output(picture, option="--picture")
+
+
+def _show_dense(source: Path, *, query: str | None, picture: Path | None, similarity: Path, **_: Any) -> None:
+    """Write picture and similarity of a file of dense embeddings."""
+    from mmearth_model import open_vectors, write_picture, write_similarity
+    from mmearth_model.maps.similarity import parse_place
+
+    fields = open_vectors(source)
+    written = [] if picture is None else [*write_picture(fields, picture)]
+    if query is not None:
+        written += write_similarity(fields, *parse_place(query), similarity)
+    for path in written:
+        click.echo(f"{short_path(path)}: written.")
+
+
+# ---------------------------------------------------------------- maps
+
+
+@cli.command(resumes=lambda given: True, first=("bands", "level", "offset", "scores", "workers", "out"))
+@click.argument("network", type=FILE)
+@click.argument("inputs", type=FILE, nargs=-1, required=True, metavar="INPUT...")
+@BANDS
+@LEVEL
+@OFFSET
+@ANY_RESOLUTION
+@FILL_MISSING
+@option("--scores", OUTPUT, "Write the probabilities too, to NAME.scores.tif.", is_flag=True)
+@option(
+    "--stride PX",
+    MODEL,
+    "Tasks per tile: pixels of the scene per pixel of the map.",
+    Number(int, Interval(ge=1, le=4096)),
+    shown="half a window",
+)
+@option(
+    "--overlap PX",
+    MODEL,
+    "Tasks per pixel: pixels that neighbouring windows share.",
+    Number(int, Interval(ge=0, le=4096)),
+    shown="about half a window",
+)
+@option(
+    "--blend",
+    MODEL,
+    "Tasks per pixel. smooth: weighted mean of all windows; centre: the window with the nearest centre.",
+    click.Choice(["smooth", "centre"]),
+    default="smooth",
+)
+@WORKERS
+@SCHEDULER
+@DEVICE
+@option(
+    "--threads N",
+    HARDWARE,
+    "Number of CPU threads of each process.",
+    Number(int, Interval(ge=1, le=1024)),
+    shown="1; without processes, one per core",
+)
+@option(
+    "--out OUT",
+    OUTPUT,
+    "Scenes: the map, a cloud-optimised GeoTIFF (.tif). Stores: a table with a row per tile (.parquet), or a folder with "
+    "a raster per tile.",
+    FILE,
+)
+@option(
+    "--mosaic DIR",
+    OUTPUT,
+    "Stores: a map of all tiles, blended where they overlap: one GeoTIFF per UTM zone, and mosaic.vrt over them.",
+    FILE,
+)
+@option("--vector FILE", OUTPUT, "Polygons of a map of classes, as GeoParquet.", FilePath(".parquet"))
+@option(
+    "--report FILE",
+    OUTPUT,
+    "Area of each class of the map: .csv, .json or .md.",
+    FilePath(".csv", ".json", ".md"),
+    name="area_report",
+)
+@option(
+    "--validation FILE",
+    WHAT,
+    "Labelled points, a probability sample of the map, for areas with 95 % intervals.",
+    FILE,
+)
+@option(
+    "--draw-validation N",
+    OUTPUT,
+    "Draw N points of the map to label, stratified by class: MAP-validation.parquet and .csv.",
+    Number(int, Interval(ge=2, le=1_000_000)),
+    name="draw",
+)
+@option("--seed N", WHAT, "Seed of --draw-validation.", Number(int, Interval(ge=0)), default=0)
+@JSON
+def predict(
+    network: Path,
+    inputs: tuple[Path, ...],
+    out: Path | None,
+    mosaic: Path | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    vector: Path | None,
+    area_report: Path | None,
+    validation: Path | None,
+    draw: int | None,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Map a scene or a store with a network of finetune --out or evaluate --keep-probe.
+
+    INPUT is a store, a raster file with all bands that the network takes, or several files of one scene with some bands
+    each. Bands are named by --bands, by the descriptions in the files, or by the names of files with one band
+    (T32UQD_..._B02_10m.jp2). Running the same command again resumes an interrupted one.
+    """
+    of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or inputs[0].is_dir())
+    use_threads(threads if of_store and mosaic is None else threads or 1)
+    from mmearth_model import load_network
+    from mmearth_model.maps.products import Products
+
+    if draw is None:
+        refuse_unused("without --draw-validation", "seed")
+    products = Products(vector=vector, report=area_report, validation=validation, draw=draw or 0, seed=seed)
+    loaded = load_network(network)
+    target = mosaic if mosaic is not None and of_store else out
+    if target is None or (mosaic is not None and out is not None):
+        raise click.UsageError("expected --out, or --mosaic for a store, got neither or both; give one of them.")
+    finished = target / "mosaic.vrt" if mosaic is not None else target
+    if of_store and mosaic is None:
+        refuse_unused("without --mosaic, for a store", "vector", "area_report", "validation", "draw", "seed")
+    products.check(loaded, finished)
+    options["threads"] = threads
+    make = _predict_store if of_store else _predict_scene
+    written = make(loaded, inputs, target, device, options, mosaic is not None)
+    made = products.make(finished)
+    written += made.written
+    if as_json:
+        click.echo(json.dumps({"written": [short_path(path) for path in written], **made.to_dict()}))
+    else:
+        for path in written:
+            click.echo(
+                f"{short_path(path)}: {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else short_path(path)
+            )
+        if made.areas is not None:
+            _print(made.areas)
+    if made.refusal() is not None:
+        raise InputError(f"--validation: no intervals: {made.refusal()}.")
+
+
+def _predict_scene(
+    network: Network, inputs: tuple[Path, ...], out: Path, device: str, options: dict[str, Any], mosaic: bool
+) -> list[Path]:
+    """Map a scene; return the files."""
+    from mmearth_data import meter
+    from mmearth_model import SceneOptions, WindowOptions, predict_scene
+
+    if mosaic:
+        raise click.UsageError("--mosaic: expected a store to make a mosaic of, got files of a scene; give --out.")
+    names = ("bands", "level", "offset", "any_resolution", "fill_missing")
+    tiling = WindowOptions(stride_px=options["stride"], overlap_px=options["overlap"], blend=options["blend"])
+    with meter(f"Predicting {short_path(out)}", "px") as show:
+        written = predict_scene(
+            network,
+            inputs,
+            out,
+            given=SceneOptions(**{name: options[name] for name in names}),
+            tiling=tiling,
+            scores=options["scores"],
+            device=device,
+            report=_mapping_shown(show, out),
+            **_spreading(options, device),
+        )
+    return list(written)
+
+
+def _predict_store(
+    network: Network, inputs: tuple[Path, ...], out: Path, device: str, options: dict[str, Any], mosaic: bool
+) -> list[Path]:
+    """Predict the tiles of a store; return the files, or the folder."""
+    from mmearth_data import meter
+    from mmearth_model.maps.mosaic import predict_mosaic
+    from mmearth_model.maps.stores import predict_rasters, predict_table
+
+    scene_only = ("bands", "level", "offset", "any_resolution", "fill_missing", "stride", "overlap", "blend")
+    refuse_unused("for a store, whose tiles are the windows", *scene_only)
+    store = _open(inputs[0])
+    with meter(f"Predicting {short_path(inputs[0])}", "px" if mosaic else "tiles") as show:
+        if mosaic:
+            spreading = _spreading(options, device)
+            return list(
+                predict_mosaic(
+                    network,
+                    store,
+                    out,
+                    scores=options["scores"],
+                    device=device,
+                    report=_mapping_shown(show, out),
+                    **spreading,
+                )
+            )
+        refuse_unused("without --mosaic, for a store", "workers", "scheduler")
+        if out.suffix == ".parquet":
+            refuse_unused("with a table, which has the scores", "scores")
+            return [predict_table(network, store, out, device=device, report=show)]
+        predict_rasters(network, store, out, scores=options["scores"], device=device, report=show)
+    return [out]
+
+
+def _spreading(options: dict[str, Any], device: str) -> dict[str, Any]:
+    """Choose the processes that compute a map."""
+    from mmearth_model.devices import default_workers
+
+    if options["scheduler"] is not None:
+        refuse_unused("with --scheduler, whose workers compute the map", "workers", "threads")
+    return {
+        "workers": options["workers"] or default_workers(device),
+        "scheduler": options["scheduler"],
+        "threads": options["threads"] or 1,
+    }
 
 
 # ---------------------------------------------------------------- third-party weights
@@ -491,6 +943,44 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
 
     written = describe_weights(folder, licence=licence, force=force)
     click.echo(f"{short_path(written.absolute())}: README.md, item.json")
+
+
+@cli.command()
+@click.argument("source", type=FILE, metavar="CKPT|NETWORK")
+@option(
+    "--to",
+    WHAT,
+    "onnx: for ONNX Runtime and others; torch-export: for torch.export.load.",
+    click.Choice(["onnx", "torch-export"]),
+    required=True,
+)
+@option(
+    "--features",
+    WHAT,
+    "Of an encoder: one vector per image, or one per patch.",
+    click.Choice(["pooled", "map"]),
+    shown="pooled",
+)
+@option(
+    "--level",
+    WHAT,
+    "Product level of all images, if the statistics depend on it.",
+    click.Choice(["L1C", "L2A"]),
+    shown="an input",
+)
+@option("--out FILE", OUTPUT, "File to write: x.onnx or x.pt2.", FILE, required=True)
+def export(source: Path, to: str, features: str | None, level: str | None, out: Path) -> None:
+    """Export an encoder or a network with its normalisation, to run without this package.
+
+    The exported program takes stored numbers, knows which are missing, and returns features or answers, for any batch and
+    size. The file says what to feed it: mmearth in the metadata of an ONNX file, mmearth.json in a .pt2 file.
+    """
+    from mmearth_data import meter
+    from mmearth_model import export_program
+
+    with meter(f"Exporting {short_path(source)}", "steps") as show:
+        export_program(source, out, to=to, features=features, level=level, report=show)
+    click.echo(f"{out}: exported, {out.stat().st_size / 2**20:.1f} MiB.")
 
 
 @cli.command(first=("size", "batch", "image_size", "forms", "device"))
@@ -750,15 +1240,21 @@ def _open(path: str | Path) -> Store:
     return open_store(path)
 
 
-def _load(path: str | Path, padding: Padding | None) -> Checkpoint:
-    """Open a checkpoint, and say which one it is if it was downloaded."""
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[False] = False) -> Checkpoint: ...
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[True]) -> Checkpoint | Network: ...
+def _load(path: str | Path, padding: Padding | None, *, networks: bool = False) -> Checkpoint | Network:
+    """Open a checkpoint or, with ``networks``, also a network, and say which one it is if it was downloaded."""
     from mmearth_data import meter
     from mmearth_model import load_checkpoint
+    from mmearth_model.heads.network import load_weights
 
+    load = load_weights if networks else load_checkpoint
     if "://" not in str(path):
-        return load_checkpoint(path, padding=padding)
+        return load(path, padding=padding)
     with meter(f"Fetching {path}", "MiB") as show:
-        found = load_checkpoint(path, padding=padding, report=_bytes_shown(show))
+        found = load(path, padding=padding, report=_bytes_shown(show))
     _say(str(found.origin))
     return found
 
@@ -779,8 +1275,10 @@ def _of_store(task: str) -> bool:
     return "=" not in task
 
 
-def _store_of(tasks: tuple[str, ...], store: str | Path | None, checkpoints: list[Checkpoint]) -> Store | None:
-    """Store that the tasks come from: the given one, or that of the first checkpoint."""
+def _store_of(
+    tasks: tuple[str, ...], store: str | Path | None, checkpoints: Sequence[Checkpoint | Network]
+) -> Store | None:
+    """Store that the tasks come from: the given one, or that of the first checkpoint or network."""
     from mmearth_model.weights.store_record import find_store
 
     if store is not None:
@@ -789,13 +1287,21 @@ def _store_of(tasks: tuple[str, ...], store: str | Path | None, checkpoints: lis
         return None
     if not checkpoints:
         raise click.UsageError("expected a store for the tasks, got none; give --store, or NAME=PATH as --task.")
-    record, folder = checkpoints[0].config["store"], checkpoints[0].folder
-    if not record["path"]:
+    record, folder = checkpoints[0].store, checkpoints[0].folder
+    if folder is None or not record["path"]:
         raise click.UsageError(
-            f"expected a store for the tasks, got none, and {folder} was converted without one; "
-            "convert it again with --store STORE."
+            f"expected a store for the tasks, got none, and {checkpoints[0].name} {_without_store(checkpoints[0])}."
         )
     return find_store(record, folder.parent)
+
+
+def _without_store(found: Checkpoint | Network) -> str:
+    """Say why weights record no store, and what to do."""
+    from mmearth_model import Network
+
+    if isinstance(found, Network):
+        return "was trained on files; give --store STORE"
+    return "was converted without one; convert it again with --store STORE"
 
 
 def _say(text: str) -> None:
@@ -815,8 +1321,14 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     from mmearth_model.evaluation.terminal import render_results
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
-    frozen = all(not row.protocol.startswith("finetune") for row in result.rows)
-    _print(render_results(f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", result))
+    _print(render_results(f"{_title(result)}{synthetic}", result))
+
+
+def _title(result: Evaluation) -> str:
+    """Heading of results."""
+    from mmearth_model.formatting import title_of
+
+    return title_of({row.protocol for row in result.rows})
 
 
 def _print_timings(found: list[Timing], work: Workload) -> None:
@@ -834,6 +1346,19 @@ def _print_timings(found: list[Timing], work: Workload) -> None:
         table.add(name, *(f"{value:.1f}" for value in values))
     _print(Paragraphs([f"Training steps: {title}"], style="bold"))
     _print(table)
+
+
+def _mapping_shown(show: Meter, out: Path) -> Callable[[float, float], None]:
+    """Show the progress of a map, and first where it resumes."""
+    begun: list[float] = []
+
+    def report(done: float, total: float) -> None:
+        if done and not begun:
+            _say(f"Resuming {short_path(out)}: {done:,.0f} of {total:,.0f} px are finished.")
+        begun.append(done)
+        show(done, total)
+
+    return report
 
 
 def _training_shown(show: Meter) -> Callable[[TrainProgress], None]:

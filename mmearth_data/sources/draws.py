@@ -22,13 +22,16 @@ FIRST_YEARS = {"L1C": 2015, "L2A": 2017}
 COPERNICUS/S2_HARMONIZED, COPERNICUS/S2_SR_HARMONIZED); the synthetic planet's scenes begin in the same years."""
 
 
-def check_years(years: Sequence[int], levels: Sequence[str], source: str) -> None:
-    """Refuse years in which a source has no scene of any of the levels: InputError with the years that have."""
+def check_years(years: Sequence[int], levels: Sequence[str], source: str, given: str = "years (--years)") -> None:
+    """Refuse years in which a source has no scene of any of the levels: InputError with the years that have.
+
+    ``given`` is the field that the years are from.
+    """
     first, last = min(FIRST_YEARS[level] for level in levels), datetime.now(UTC).year
     wrong = [year for year in years if not first <= year <= last]
     if wrong:
         raise InputError(
-            f"years (--years): expected years from {first} to {last}, in which {source} has {' or '.join(levels)} scenes "
+            f"{given}: expected years from {first} to {last}, in which {source} has {' or '.join(levels)} scenes "
             f"of Sentinel-2, got {', '.join(map(str, wrong))}; leave it out."
         )
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from mmearth_data.store.about import licence_summary, spdx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
+    from pyproj import CRS
 
     from mmearth_data.store.about import Extents
     from mmearth_data.store.schema import StoreLayout
@@ -30,6 +31,13 @@ SPATIAL = {
     "spec_url": f"{GITHUB}/zarr-conventions/spatial/blob/v0.1/README.md",
     "name": "spatial",
     "description": "Spatial coordinate information",
+}
+PROJ = {
+    "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
+    "schema_url": f"{RAW}/zarr-conventions/proj/refs/tags/v0.1/schema.json",
+    "spec_url": f"{GITHUB}/zarr-conventions/proj/blob/v0.1/README.md",
+    "name": "proj",
+    "description": "Coordinate reference system information for geospatial data",
 }
 LICENSE = {
     "uuid": "b77365e5-2b0c-4141-b917-c03b7c68e935",
@@ -135,6 +143,42 @@ def declared(metadata: Mapping[str, Any], *, synthetic: bool) -> dict[str, Any]:
     for _, values in found:
         conventions |= values
     return {**metadata, "attributes": {**attributes, **conventions}}
+
+
+def grid_attributes(crs: CRS, transform: Sequence[float], shape: tuple[int, int]) -> dict[str, Any]:
+    """Attributes of a Zarr group whose arrays share one grid, by the conventions ``proj`` and ``spatial`` of GeoZarr.
+
+    Parameters
+    ----------
+    crs
+        Coordinate reference system.
+    transform
+        The six coefficients that convert (column, row) to (x, y) of the CRS, in the order of `affine.Affine`.
+    shape
+        Rows and columns.
+
+    Examples
+    --------
+    >>> from pyproj import CRS
+    >>> found = grid_attributes(CRS(32632), (80, 0, 600_000, 0, -80, 5_000_000), (3, 2))
+    >>> found["proj:code"], found["spatial:bbox"]
+    ('EPSG:32632', [600000.0, 4999760.0, 600160.0, 5000000.0])
+    """
+    a, b, c, d, e, f = (float(value) for value in transform)
+    height, width = shape
+    corners = [(a * x + b * y + c, d * x + e * y + f) for x in (0, width) for y in (0, height)]
+    (west, south), (east, north) = map(min, zip(*corners, strict=True)), map(max, zip(*corners, strict=True))
+    authority = crs.to_authority(min_confidence=100)
+    return {
+        DECLARED: [dict(PROJ), dict(SPATIAL)],
+        **({"proj:code": ":".join(authority)} if authority else {"proj:wkt2": crs.to_wkt()}),
+        "spatial:dimensions": ["y", "x"],
+        "spatial:shape": [height, width],
+        "spatial:registration": "pixel",
+        "spatial:transform_type": "affine",
+        "spatial:transform": [a, b, c, d, e, f],
+        "spatial:bbox": [west, south, east, north],
+    }
 
 
 def ucum(units: str) -> str | None:

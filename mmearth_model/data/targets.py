@@ -174,6 +174,15 @@ class Normaliser:
         return sum(len(self.modalities[name].model_bands) for name in self.inputs)
 
     @property
+    def levels(self) -> tuple[str, ...]:
+        """Product levels for which the inputs have statistics; empty if these do not depend on the level."""
+        inputs = [self.modalities[name] for name in self.inputs]
+        known = [self.statistics[m.name] for m in inputs if m.statistics_by == "s2_level"]
+        return tuple(
+            level for level in LEVELS if any(e["count"] for found in known for e in found.get(level, {}).values())
+        )
+
+    @property
     def stored(self) -> tuple[str, ...]:
         """Modalities that a batch must contain."""
         return tuple(name for name, modality in self.modalities.items() if modality.stored)
@@ -205,6 +214,10 @@ class Normaliser:
         window = window.to(device) if window is not None else None
         parts = ((name, self._target(self.modalities[name], batch, device, window)) for name in self.inputs)
         return torch.cat([self._shown(name, target) for name, target in parts], dim=1)
+
+    def scales(self, name: str) -> Tensor:
+        """(level, model band, [mean, 1 / std, usable]) float32 of a continuous modality; `LEVELS`, then that without a level."""
+        return self._tables[torch.device("cpu")][name].clone()
 
     def prepare(self, tiles: Tiles, device: torch.device | str = "cpu") -> Iterator[Tensor]:
         """Check a batch, a tile or a store, and yield the input for it; see `images` and `ConvNeXtV2.preprocess`.

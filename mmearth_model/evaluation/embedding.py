@@ -18,7 +18,7 @@ from mmearth_model.tasks import IGNORED, LabelledSet, Parts, StoreImages, StoreT
 from mmearth_model.training.layout import MODEL_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ def embed(
     InputError
         When the source lacks what the encoder takes.
     """
-    task = source if isinstance(source, LabelledSet) else _unlabelled(StoreImages(source))
+    task = source if isinstance(source, LabelledSet) else unlabelled(StoreImages(source))
     where = resolve_device(device)
     extractor = Pooled(checkpoint.encoder().to(where).eval())
     normaliser = input_normaliser(checkpoint.normaliser, task)
@@ -167,7 +167,7 @@ def embed(
             report(done, len(task))
 
     values = extract(extractor, normaliser, task.images, where, cache=cache, report=count)
-    model = _file_digest(checkpoint.folder / MODEL_FILE)
+    model = file_digest(checkpoint.folder / MODEL_FILE)
     about = {
         "checkpoint": checkpoint.name,
         "model_digest": f"sha256:{model.hex()}",
@@ -213,9 +213,10 @@ def _chips(task: LabelledSet, store: Store | None, normaliser: Normaliser, model
     """Describe the input of the encoder; ``model`` is the SHA-256 digest of its weights."""
     (batch,) = task.images.batches(np.zeros(1, np.intp), 1, normaliser.stored)
     height, width = batch[normaliser.inputs[0]].shape[-2:]
+    measured = () if store is None or store.synthetic else [store.modalities[name] for name in normaliser.inputs]
     return Chips(
-        model=_named_information(model),
-        source_data=_source_uris(task, store, normaliser.inputs),
+        model=named_information(model),
+        source_data=source_uris(task.images.origin, task.images.digest, measured),
         size=(int(height), int(width)),
         gsd=None if store is None else float(PIXEL_M),
     )
@@ -247,25 +248,25 @@ def _class_names(store: Store, modality: Modality) -> NDArray[Any]:
     return found
 
 
-def _file_digest(file: Path) -> bytes:
+def file_digest(file: Path) -> bytes:
+    """SHA-256 digest of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _named_information(digest: bytes) -> str:
+def named_information(digest: bytes) -> str:
     """URI of a file by its SHA-256 digest (RFC 6920), which does not depend on its location."""
     return "ni:///sha-256;" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def _source_uris(task: LabelledSet, store: Store | None, inputs: Sequence[str]) -> tuple[str, ...]:
-    """URIs of the data: URL of a remote store, or a URN made from the digest, and web pages of measured modalities."""
-    own = str(task.images.origin)
-    first = own if "://" in own else f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, task.images.digest)}"
-    measured = () if store is None or store.synthetic else [store.modalities[name].source for name in inputs]
-    return (first, *dict.fromkeys(filter(None, measured)))
+def source_uris(origin: Path | str, digest: str, measured: Iterable[Modality]) -> tuple[str, ...]:
+    """URIs of the data: URL of a remote source, or a URN made from its digest, and web pages of measured modalities."""
+    first = str(origin) if "://" in str(origin) else f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest)}"
+    return (first, *dict.fromkeys(filter(None, (modality.source for modality in measured))))
 
 
-def _unlabelled(images: StoreImages) -> LabelledSet:
+def unlabelled(images: StoreImages) -> LabelledSet:
+    """Return the tiles of a store as a set without labels."""
     every = np.arange(len(images), dtype=np.intp)
     none = every[:0]
     return LabelledSet(

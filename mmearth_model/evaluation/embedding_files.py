@@ -8,23 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import WGS84_PROJJSON, InputError, staged_file, staged_folder
+from mmearth_data import InputError, staged_folder
+from mmearth_model.geoparquet import categories, sample_columns, write_geoparquet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from mmearth_model.evaluation.embedding import Embeddings
 
 COLUMN = "embedding"
-ROW_GROUP = 65_536
-"""Rows of a row group, the smallest unit that a reader of Parquet reads."""
 CHUNK_BYTES, CHUNKS_PER_SHARD = 2**20, 64
 """Zarr: bytes of a chunk, the smallest unit that a reader reads, and maximum number of chunks of a shard."""
-COVERING = {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}}
-"""Covering of GeoParquet 1.1: the column with the bounding box of each geometry."""
 GEOEMB = {
     "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
     "schema_url": "https://raw.githubusercontent.com/geo-embeddings/embeddings-zarr-convention/refs/tags/v1/schema.json",
@@ -43,28 +39,20 @@ def write_parquet(embeddings: Embeddings, path: Path) -> None:
     the bounding box of ``geometry``.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
-    shapes = _shapes(embeddings)
     flat = pa.array(np.ascontiguousarray(embeddings.values).reshape(-1))
-    numbers = {"tile_id": embeddings.ids} if embeddings.of_tiles else {}
-    time = embeddings.time
-    table = pa.table(
-        {
-            "id": pa.array(embeddings.names, pa.string()),
-            **numbers,
-            "lon": pa.array(embeddings.lon, from_pandas=True),
-            "lat": pa.array(embeddings.lat, from_pandas=True),
-            **({} if time is None else {"time": pa.array(time, pa.timestamp("ms", tz="UTC"))}),
-            **{name: _categories(texts) for name, texts in embeddings.classes.items()},
-            COLUMN: pa.FixedSizeListArray.from_arrays(flat, embeddings.values.shape[1]),
-            **_geometry_columns(shapes),
-        }
-    )
-    texts = {"geo": _geo_metadata(shapes), "mmearth": {**embeddings.about, **_geoemb(embeddings)}}
-    table = table.replace_schema_metadata({name: json.dumps(value) for name, value in texts.items()})
-    with staged_file(path) as beside:
-        parquet.write_table(table, beside, row_group_size=ROW_GROUP)
+    columns = {
+        **sample_columns(
+            embeddings.names,
+            embeddings.lon,
+            embeddings.lat,
+            embeddings.time,
+            embeddings.ids if embeddings.of_tiles else None,
+        ),
+        **{name: categories(texts) for name, texts in embeddings.classes.items()},
+        COLUMN: pa.FixedSizeListArray.from_arrays(flat, embeddings.values.shape[1]),
+    }
+    write_geoparquet(path, columns, _shapes(embeddings), {"mmearth": {**embeddings.about, **_geoemb(embeddings)}})
 
 
 def _shapes(embeddings: Embeddings) -> NDArray[Any]:
@@ -79,42 +67,6 @@ def _shapes(embeddings: Embeddings) -> NDArray[Any]:
         drawn = ~shapely.is_missing(outlines)
         shapes[drawn] = outlines[drawn]
     return shapes
-
-
-def _categories(texts: NDArray[Any]) -> pa.Array:
-    """Dictionary-encoded text column; empty text becomes null."""
-    import pyarrow as pa
-
-    return pa.array(texts, pa.string(), mask=texts == "").dictionary_encode()
-
-
-def _geometry_columns(shapes: NDArray[Any]) -> dict[str, pa.Array]:
-    import pyarrow as pa
-    import shapely
-
-    boxes = shapely.bounds(shapes)
-    sides = [pa.array(np.ascontiguousarray(side)) for side in boxes.T]
-    names = [path[1] for path in COVERING["bbox"].values()]
-    return {
-        "geometry": pa.array(shapely.to_wkb(shapes), pa.binary()),
-        "bbox": pa.StructArray.from_arrays(sides, names=names, mask=pa.array(np.isnan(boxes[:, 0]))),
-    }
-
-
-def _geo_metadata(shapes: NDArray[Any]) -> dict[str, Any]:
-    """GeoParquet 1.1 file metadata."""
-    import shapely
-
-    drawn = shapes[~shapely.is_missing(shapes)]
-    column = {
-        "encoding": "WKB",
-        "geometry_types": sorted({shape.geom_type for shape in drawn}),
-        "crs": WGS84_PROJJSON,
-        "edges": "planar",
-        "covering": COVERING,
-        **({"bbox": shapely.total_bounds(drawn).tolist()} if len(drawn) else {}),
-    }
-    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
 def refuse_other_content(path: Path) -> None:

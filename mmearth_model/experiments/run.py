@@ -33,18 +33,19 @@ from mmearth_data import (
     write_text,
 )
 from mmearth_data import make_recipe as make_build_recipe
+from mmearth_model.claims import claim
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation import Evaluation, Row, evaluate
-from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.report import write_report
 from mmearth_model.experiments.spec import Experiment, Selection, Unit, plan_units
-from mmearth_model.experiments.spreading import Spreading, spread
+from mmearth_model.spreading import Spreading, spread
 from mmearth_model.tasks import PREFIX, LabelShare
 from mmearth_model.training.plan import plan_training
-from mmearth_model.training.pretraining import configuration, describe_store, pretrain
+from mmearth_model.training.pretraining import configuration, pretrain
 from mmearth_model.training.pretraining import prepare as prepare_module
 from mmearth_model.training.recipe import make_recipe
 from mmearth_model.weights.checkpoints import load_checkpoint, write_checkpoint
+from mmearth_model.weights.store_record import describe_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

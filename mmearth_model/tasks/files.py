@@ -253,6 +253,7 @@ def labelled(
         classes=classes,
         images=images,
         augment=spec.augment,
+        colours=spec.colours,
         licence=spec.licence,
         notes=(*spec.notes, *notes),
         **fields,

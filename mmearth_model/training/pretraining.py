@@ -33,7 +33,7 @@ from mmearth_model.training.ranks import Ranks
 from mmearth_model.training.recording import Means, Recorder, TrainingDiverged, TrainingInterrupted, TrainProgress
 from mmearth_model.training.runs import Run
 from mmearth_model.weights.checkpoints import OPTIMIZER_FILE, Checkpoint, read_progress, read_tensors, restore_optimizer
-from mmearth_model.weights.store_record import where_store_is
+from mmearth_model.weights.store_record import describe_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -368,11 +368,6 @@ def _some(raw: Batch, window: Window, mask: Tensor, rows: slice) -> tuple[Batch,
         return {key: take(value) if isinstance(value, dict) else value[rows] for key, value in batch.items()}
 
     return take(raw), Window(window.rows[rows], window.columns[rows]), mask[rows]
-
-
-def describe_store(store: Store, folder: Path) -> dict[str, Any]:
-    """Record of the store that a run in a folder learns from."""
-    return {**where_store_is(store, folder), "digest": store.digest, "synthetic": store.synthetic, "tiles": len(store)}
 
 
 def _bfloat16(recipe: TrainRecipe, device: torch.device) -> bool:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from mmearth_data import (
     FileInputError,
     InputError,
-    Modality,
+    Kind,
     open_store,
     reason_of,
     short_path,
@@ -43,7 +43,7 @@ from mmearth_model.weights.released import SUFFIXES, fetch, find_released
 from mmearth_model.weights.remote import is_url, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -58,7 +58,17 @@ FORMAT = 1
 ARCHITECTURE = "mp-mae"
 ENCODER_ONLY = "convnext-v2"
 """Architecture of an imported encoder without decoder and heads."""
+NETWORK = "network"
+"""Architecture of an encoder with a head for a task (`mmearth_model.heads.network`)."""
 SECTIONS = ("model", "loss", "normaliser", "recipe", "store", "progress")
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A modality that an encoder was trained on: predicted in pretraining, or the labels of fine-tuning."""
+
+    name: str
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,12 @@ class Checkpoint:
     def name(self) -> str:
         """Its folder for display and for records, or the URL that it was downloaded from."""
         return short_path(self.folder) if self.origin is None else self.origin.url
+
+    @property
+    def store(self) -> Mapping[str, Any]:
+        """Record of the store that it learned from; see `mmearth_model.weights.store_record`."""
+        found: Mapping[str, Any] = self.config["store"]
+        return found
 
     @property
     def encoder_only(self) -> bool:
@@ -124,10 +140,12 @@ class Checkpoint:
         return own if self.padding is None else dataclasses.replace(own, **padded(self.padding))
 
     @property
-    def learned(self) -> tuple[Modality, ...]:
-        """Modalities that were predicted while training."""
+    def learned(self) -> tuple[Learned, ...]:
+        """Modalities that were predicted while training; for the encoder of a network, also those of its labels."""
+        if "learned" in self.config:
+            return _of_file(self.folder / CONFIG_FILE, lambda config: learned_of(config["learned"]), self.config)
         normaliser = self.normaliser
-        return tuple(normaliser.modalities[name] for name in normaliser.targets)
+        return tuple(Learned(name, normaliser.modalities[name].kind) for name in normaliser.targets)
 
     @property
     def seed(self) -> int:
@@ -135,8 +153,14 @@ class Checkpoint:
         return int(self.config["recipe"].get("seed", 0))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights, by name. Raises `FileInputError` if the file is missing, truncated or damaged."""
-        return read_tensors(self.folder / MODEL_FILE)
+        """All weights, by name. Raises `FileInputError` if the file is missing, truncated or damaged.
+
+        Of a network, only those of its encoder.
+        """
+        found = read_tensors(self.folder / MODEL_FILE)
+        if "learned" not in self.config:
+            return found
+        return {f"model.{name}": tensor for name, tensor in found.items() if name.startswith("encoder.")}
 
     def model(self) -> MPMAE:
         """Load the whole network with its weights, on the CPU, in evaluation mode.
@@ -175,6 +199,7 @@ class Checkpoint:
         folder = find_checkpoint(path).absolute()
         file = folder / CONFIG_FILE
         config = read_json(file, "the configuration of a checkpoint")
+        config = _as_encoder(config) if isinstance(config, dict) and config.get("architecture") == NETWORK else config
         found = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else None
         if found not in ((ARCHITECTURE, FORMAT), (ENCODER_ONLY, FORMAT)):
             raise FileInputError(
@@ -208,6 +233,8 @@ def load_checkpoint(
     path: str | Path, *, padding: Padding | None = None, report: Callable[[int], None] | None = None
 ) -> Checkpoint:
     """Open a checkpoint: its folder, a run's folder (the last checkpoint), or the URL of a checkpoint.
+
+    For the folder of a network (`load_network`), this is its encoder as it is after fine-tuning.
 
     Parameters
     ----------
@@ -262,9 +289,9 @@ def load_encoder(
     Parameters
     ----------
     path
-        A checkpoint or run folder, or the URL of a checkpoint (see `load_checkpoint`); a file of released MMEarth or plain
-        ConvNeXt V2 weights; or the name of a released checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on
-        first use.
+        A checkpoint or run folder, the folder of a network (`load_network`), or the URL of one of them (see
+        `load_checkpoint`); a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a released checkpoint in
+        ``catalog/checkpoints.yaml``, which is downloaded on first use.
     store
         Store (or its path) whose statistics normalise the input (`ConvNeXtV2.normaliser`), instead of those of the
         checkpoint. Weight files and released checkpoints have no statistics.
@@ -423,13 +450,20 @@ def read_json(file: Path, expected: str, remedy: str = "") -> Any:  # noqa: ANN4
     """Content of a JSON file. Raises `FileInputError` if it cannot be read, with what was expected and the remedy."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileInputError(file, f"expected {expected}, got: {reason_of(error)}{remedy}.") from None
 
 
 def fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Copy the tensors whose names begin with a prefix into a module."""
-    got, expected = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, module.state_dict()
+    got = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    check_tensors(file, module, got)
+    module.load_state_dict(got)
+
+
+def check_tensors(file: Path, module: nn.Module, got: Mapping[str, Tensor]) -> None:
+    """Refuse tensors whose names or shapes are not those of a module's weights."""
+    expected = module.state_dict()
     wrong = sorted(name for name in expected.keys() & got.keys() if expected[name].shape != got[name].shape)
     for what, names in (
         ("without", sorted(expected.keys() - got.keys())),
@@ -442,7 +476,33 @@ def fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: s
                 f"expected the weights of the architecture that {CONFIG_FILE} describes, got {len(got)} tensors {what} "
                 f"{names[0]} ({len(names)} such); use the two files that were written together.",
             )
-    module.load_state_dict(got)
+
+
+def _as_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the encoder of a network as a checkpoint without decoder and heads."""
+    record = config.get("record")
+    record = record if isinstance(record, dict) else {}
+    label = record.get("label")
+    return {
+        "architecture": ENCODER_ONLY,
+        "format": config.get("format"),
+        "model": {"encoder": config.get("encoder")},
+        "loss": {},
+        "normaliser": config.get("normaliser"),
+        "recipe": {},
+        "store": record.get("store") or {"path": ""},
+        "progress": {},
+        "licences": list(record.get("licences", ())),
+        "learned": [*record.get("learned", ()), *([label] if label else [])],
+    }
+
+
+def learned_of(entries: Iterable[Mapping[str, Any]]) -> tuple[Learned, ...]:
+    """Modalities as recorded with a network. Raises `InputError` if they are none."""
+    try:
+        return tuple(Learned(entry["name"], Kind(entry["kind"])) for entry in entries)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"expected the modalities that an encoder learned, got: {error}.") from None
 
 
 def _encoder_of(model: Mapping[str, Any]) -> EncoderConfig:

@@ -38,13 +38,14 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (7, frozenset({"cli"})),
     ),
     MODEL: (
-        (0, frozenset({"devices", "fields", "formatting", "saving", "threads"})),
+        (0, frozenset({"claims", "devices", "fields", "formatting", "geoparquet", "saving", "spreading", "threads"})),
         (1, frozenset({"network", "data", "datasets"})),
         (2, frozenset({"training", "weights"})),
         (2, frozenset({"benchmarking"})),
         (3, frozenset({"tasks"})),
         (4, frozenset({"heads"})),
         (5, frozenset({"evaluation"})),
+        (5, frozenset({"programs"})),
         (6, frozenset({"experiments"})),
         (6, frozenset({"maps"})),
         (7, frozenset({"report"})),
@@ -64,9 +65,9 @@ VALUE_LIBRARIES = frozenset({"numpy", "pyproj"})
 """Values and what everything needs: modules of `mmearth_data` that import these libraries only."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "zarr": ("mmearth_data.store",),
+    "zarr": ("mmearth_data.store", "mmearth_model.maps"),
     "dask": ("mmearth_data.building", "mmearth_data.loading"),
-    "distributed": ("mmearth_data.building", "mmearth_data.loading", "mmearth_model.experiments", "mmearth_model.maps"),
+    "distributed": ("mmearth_data.building", "mmearth_data.loading", "mmearth_model.spreading"),
     "h5py": ("mmearth_data.interchange", "mmearth_model.tasks"),
     "matplotlib": ("mmearth_data.inspection", "mmearth_model"),
     "bokeh": ("mmearth_data.pages", "mmearth_data.inspection", "mmearth_data.browse", "mmearth_model"),
@@ -420,7 +421,7 @@ WRITES_ITSELF = (
     f"{DATA}.store.tiles_frame",  # a method of geopandas, which writes as geopandas does, into open files too
     f"{DATA}.store.writer",  # moves the folder of a new store into place, never over another one
     f"{DATA}.store.storage.lock",  # a lock is no data: its file exists before it has a text
-    f"{MODEL}.experiments.claims",
+    f"{MODEL}.claims",
 )
 """Modules that write without `mmearth_data.files.writing`."""
 

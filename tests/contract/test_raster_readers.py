@@ -14,7 +14,7 @@ import rasterio
 from rasterio.windows import Window
 
 from mmearth_data import FileInputError
-from mmearth_data.rasterfile import open_raster, read_window
+from mmearth_data.rasterfile import open_raster, read_raster_window
 from mmearth_model.tasks.files import Reader
 from mmearth_model.tasks.geobench import Samples
 from mmearth_model.tasks.rasters import DiskRasters, ZippedRasters
@@ -103,11 +103,11 @@ def test_a_file_that_is_absent_or_broken_is_named(case: Case) -> None:
 def test_a_window_is_a_slice_of_the_whole(profile: dict[str, Any], tagged: bool, tmp_path: Path) -> None:
     path = write_tif(tmp_path / "x.tif", **profile, **({"nodata": 1600} if tagged else {}))
     with open_raster(path, path) as dataset:
-        whole = read_window(dataset)
+        whole = read_raster_window(dataset)
         np.testing.assert_array_equal(whole.values, VALUES)
         np.testing.assert_array_equal(whole.missing, (VALUES == 1600) & tagged)
         for column, row, width, height in ((0, 0, 40, 40), (3, 5, 20, 17), (39, 39, 1, 1)):
-            part = read_window(dataset, bands=(3, 1), window=Window(column, row, width, height))
+            part = read_raster_window(dataset, bands=(3, 1), window=Window(column, row, width, height))
             here = np.s_[[2, 0], row : row + height, column : column + width]
             np.testing.assert_array_equal(part.values, whole.values[here])
             np.testing.assert_array_equal(part.missing, whole.missing[here])

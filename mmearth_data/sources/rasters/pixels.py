@@ -15,7 +15,7 @@ from rasterio.windows import Window
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.geography.equal_area import metres_per_degree
-from mmearth_data.rasterfile import open_raster, read_window
+from mmearth_data.rasterfile import open_raster, read_raster_window
 from mmearth_data.sources.base import to_stored
 from mmearth_data.sources.rasters.terrain import slope_degrees
 from mmearth_data.sources.rasters.wrapping import columns_around, edge_points, origins, pixels_of, window_parts
@@ -83,7 +83,7 @@ def unknown_codes(file: SiteFile) -> list[float]:
     with open_raster(file.path, file.path) as dataset:
         for number in file.layer.band_numbers:
             for _, window in dataset.block_windows(number):
-                raster = read_window(dataset, file.layer.nodata, [number], window)
+                raster = read_raster_window(dataset, file.layer.nodata, [number], window)
                 found.update(np.unique(raster.values[~raster.missing]).tolist())
     return sorted(found - known.keys())
 
@@ -99,7 +99,7 @@ def _read_window(file: SiteFile, window: Window) -> NDArray[np.float64]:
         return whole
     inside = Window(window.col_off + left, window.row_off + top, right - left, bottom - top)
     with open_raster(file.path, file.path) as dataset:
-        raster = read_window(dataset, file.layer.nodata, wanted, inside)
+        raster = read_raster_window(dataset, file.layer.nodata, wanted, inside)
     whole[:, top:bottom, left:right] = np.where(raster.missing, np.nan, raster.values.astype(np.float64))
     return whole
 

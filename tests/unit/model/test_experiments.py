@@ -27,10 +27,10 @@ from toy_store import TINY, write_store
 from mmearth_data import FileInputError, InputError, RetryLater, Store, load_catalog
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model import make_recipe, read_report
+from mmearth_model.claims import claim
 from mmearth_model.cli import cli
 from mmearth_model.evaluation.terminal import render_results
 from mmearth_model.experiments import run as running
-from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.run import Setting, run_experiment
 from mmearth_model.experiments.spec import (
     EXPERIMENTS,
@@ -41,7 +41,7 @@ from mmearth_model.experiments.spec import (
     plan_units,
     read_experiment,
 )
-from mmearth_model.experiments.spreading import Spreading, spread
+from mmearth_model.spreading import Spreading, spread
 
 MODALITIES = tuple(load_catalog().modalities.values())
 TOY: dict[str, Any] = {

@@ -1,9 +1,10 @@
-"""Distribute runs over processes on this machine, or over the workers of a Dask cluster that see the same folders."""
+"""Distribute work over processes on this machine, or over the workers of a Dask cluster that see the same folders."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -23,13 +24,13 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 GRACE_S = 10.0
-"""Seconds that a process has to save a checkpoint when the experiment is stopped; schedulers kill after about 30 s."""
+"""Seconds that a process has to save its work when it is stopped; schedulers kill after about 30 s."""
 AGAIN = "the same command continues where it stopped."
 
 
 @dataclass(frozen=True, slots=True)
 class Spreading:
-    """Where runs are computed.
+    """Where work is computed.
 
     Attributes
     ----------
@@ -73,7 +74,7 @@ def _executor(where: Spreading) -> Iterator[Executor]:
     if where.scheduler is None:
         threads = where.threads or max(1, (os.cpu_count() or 1) // where.workers)
         others = multiprocessing.active_children()
-        with ProcessPoolExecutor(where.workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        with ProcessPoolExecutor(where.workers, get_context("spawn"), _begin, (threads,)) as pool:
             try:
                 yield pool
             except (KeyboardInterrupt, GeneratorExit):  # GeneratorExit if the caller was interrupted between two runs
@@ -84,6 +85,20 @@ def _executor(where: Spreading) -> Iterator[Executor]:
 
     with connect(where.scheduler) as client, client.get_executor(pure=False) as pool:
         yield pool
+
+
+def _begin(threads: int) -> None:
+    """Prepare a process for work."""
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent was killed: nothing else would, since it waits for work from it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _end(children: Sequence[BaseProcess]) -> None:
@@ -103,6 +118,6 @@ def _deaths() -> Iterator[None]:
     try:
         yield
     except BrokenExecutor as error:
-        raise RetryLater(f"A process that worked on a run died (killed, or out of memory); {AGAIN}") from error
+        raise RetryLater(f"A process died at its work (killed, or out of memory); {AGAIN}") from error
     except KilledWorker as error:
-        raise RetryLater(f"Workers of the cluster died while working on a run: {error}; {AGAIN}") from error
+        raise RetryLater(f"Workers of the cluster died at their work: {error}; {AGAIN}") from error

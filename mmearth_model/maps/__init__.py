@@ -1,0 +1,1 @@
+"""Maps: predictions and embeddings of scenes and stores, polygons, and areas."""

@@ -1,0 +1,230 @@
+"""Blocks of a large result: each is computed once, by any process, and kept until the whole is published.
+
+::
+
+    .OUT.work/identity.json        what is computed; must not change
+    .OUT.work/claim                the process that computes it
+    .OUT.work/network/             the network that every process loads
+    .OUT.work/block-ROW-COLUMN.npz finished blocks
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data import FileInputError, InputError, RetryLater, make_folder, write_bytes, write_text
+from mmearth_model.claims import claim
+from mmearth_model.devices import limited_threads
+from mmearth_model.spreading import Spreading, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+IDENTITY_FILE = "identity.json"
+CLAIM = "claim"
+MULTIPLE = 512
+"""Blocks begin and end at multiples of the tiles of the files that are made of them."""
+MIN_ROWS, WINDOWS_PER_BLOCK = 1024, 8
+"""Windows across the border of two blocks are computed for both, so blocks are many windows high: 4 % more than the
+necessary windows for half a window of overlap."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Block:
+    """Part of a result, in its pixels."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, rows: slice, columns: slice) -> Block:
+        """Block of some rows and columns."""
+        return cls(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return self.height * self.width
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"block-{self.row:07d}-{self.column:07d}.npz"
+
+
+def plan_blocks(height: int, width: int, window: int, *, side: int | None = None) -> tuple[Block, ...]:
+    """Divide a result into blocks.
+
+    The division depends on sizes only, and never on how many processes work on it.
+
+    Parameters
+    ----------
+    height, width
+        Pixels of the result.
+    window
+        Pixels of the result that one window covers, along one axis.
+    side
+        Rows of a block; None takes enough that few windows reach into two blocks. Blocks are twice as wide.
+    """
+    rows = side or -(-max(MIN_ROWS, WINDOWS_PER_BLOCK * window) // MULTIPLE) * MULTIPLE
+    columns = 2 * rows
+    return tuple(
+        Block(row, column, min(rows, height - row), min(columns, width - column))
+        for row in range(0, height, rows)
+        for column in range(0, width, columns)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFolder:
+    """Folder beside a result that holds its finished blocks."""
+
+    path: Path
+
+    @classmethod
+    def beside(cls, out: Path) -> WorkFolder:
+        """Work folder of a result."""
+        return cls(out.with_name(f".{out.name}.work"))
+
+    @contextmanager
+    def hold(self, identity: Mapping[str, Any]) -> Iterator[None]:
+        """Make the folder, or take up that of an interrupted run, for one process at a time.
+
+        Raises
+        ------
+        InputError
+            If it has blocks of another result.
+        RetryLater
+            If another process works on it.
+        """
+        make_folder(self.path)
+        with claim(self.path / CLAIM) as ours:
+            if not ours:
+                raise RetryLater(
+                    f"{self.path}: another process makes this result; wait for it, or choose another --out."
+                )
+            self._identify(identity)
+            yield
+
+    def _identify(self, identity: Mapping[str, Any]) -> None:
+        file, text = self.path / IDENTITY_FILE, json.dumps(identity, indent=1) + "\n"
+        if not file.is_file():
+            write_text(file, text)
+        elif file.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{self.path}: expected the blocks of this command, found those of {_difference(file, identity)}; run that "
+                "command again to finish it, delete the folder, or choose another --out."
+            )
+
+    def finished(self, block: Block) -> bool:
+        """Whether a block is there."""
+        return (self.path / block.name).is_file()
+
+    def write(self, block: Block, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write a block, whole or not at all."""
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_bytes(self.path / block.name, content.getbuffer())
+
+    def read(self, block: Block) -> dict[str, NDArray[Any]]:
+        """Read the arrays of a block. Raises `FileInputError` if the file is damaged."""
+        path = self.path / block.name
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, KeyError) as error:
+            raise FileInputError(
+                path, f"expected a finished block, got one that cannot be read ({error}); delete it."
+            ) from None
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path)
+
+
+def _difference(file: Path, identity: Mapping[str, Any]) -> str:
+    """Name what differs from the identity of earlier blocks."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        names = [name for name in {**found, **identity} if found.get(name) != identity.get(name)]
+    except (ValueError, AttributeError):
+        names = []
+    return f"another command (different: {', '.join(names)})" if names else "another command"
+
+
+def digest_of(identity: Mapping[str, Any]) -> str:
+    """Digest of an identity, for the tags of a result."""
+    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def run_blocks(
+    compute: Callable[[Block], None],
+    blocks: Sequence[Block],
+    folder: WorkFolder,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    threads: int = 1,
+    report: Callable[[float, float], None] | None = None,
+) -> None:
+    """Compute the blocks that are not finished.
+
+    Parameters
+    ----------
+    compute
+        Computes one block and writes it into the work folder; it is pickled for other processes.
+    blocks
+        All blocks of the result.
+    folder
+        Where they are kept.
+    workers
+        Number of processes on this machine.
+    scheduler
+        Address of a Dask scheduler instead, whose workers see the same folders.
+    threads
+        Threads of each process on this machine. Another number may change the last bits of the numbers.
+    report
+        Called with the pixels that are finished, and all of them.
+
+    Raises
+    ------
+    InputError
+        If no scheduler answers.
+    RetryLater
+        When a process died.
+    """
+    total = sum(block.pixels for block in blocks)
+    todo = [block for block in blocks if not folder.finished(block)]
+    done = total - sum(block.pixels for block in todo)
+    tell = report or _silent
+    tell(done, total)
+    for block in _computed(compute, todo, Spreading(min(workers, max(1, len(todo))), scheduler, threads)):
+        done += block.pixels
+        tell(done, total)
+
+
+def _computed(compute: Callable[[Block], None], todo: Sequence[Block], where: Spreading) -> Iterator[Block]:
+    if where.elsewhere and todo:
+        yield from (block for block, _ in spread(compute, todo, where))
+        return
+    with limited_threads(where.threads or 1):
+        for block in todo:
+            compute(block)
+            yield block
+
+
+def _silent(done: float, total: float) -> None:
+    """Report nothing."""

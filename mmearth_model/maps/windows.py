@@ -1,0 +1,205 @@
+"""Windows over a scene: where they are, and how much each of them counts at each pixel.
+
+Along one axis, windows have offsets on multiples of the network's total stride, so that every window sees the same
+grid of positions. The two axes are independent: the weight of a window at a pixel is the product of its weights along
+rows and along columns. The weights of all windows at a pixel sum to 1, so a weighted sum of answers is their mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from mmearth_data import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Blending = Literal["smooth", "centre"]
+BLENDINGS: tuple[Blending, ...] = get_args(Blending)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Axis:
+    """Windows along one axis of a scene.
+
+    Attributes
+    ----------
+    length
+        Positions of the scene.
+    offsets
+        (N,) int64 first position of each window, ascending; the last window may reach beyond the scene.
+    weights
+        (N, S) float32 weight of each window at each of its positions.
+    """
+
+    length: int
+    offsets: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    @property
+    def window(self) -> int:
+        """Positions of a window."""
+        return int(self.weights.shape[1])
+
+    def within(self, start: int, stop: int) -> Axis:
+        """Windows that count at any position from ``start`` to before ``stop``."""
+        positions = self.offsets[:, None] + np.arange(self.window)
+        counts = ((self.weights > 0) & (positions >= start) & (positions < stop)).any(axis=1)
+        return Axis(self.length, self.offsets[counts], self.weights[counts])
+
+
+def plan_axis(length: int, window: int, step: int, *, align: int = 1, blend: Blending = "smooth") -> Axis:
+    """Plan windows along an axis, and their weights; see `plan_windows` and `blend_weights`."""
+    offsets = plan_windows(length, window, step, align=align)
+    return Axis(length, offsets, blend_weights(offsets, length, window, blend))
+
+
+def plan_windows(length: int, window: int, step: int, *, align: int = 1) -> NDArray[np.int64]:
+    """Offsets of windows that cover an axis.
+
+    The first window begins at 0 and every next one ``step`` later; the last one ends at the end of the axis, or beyond
+    it by less than ``align``.
+
+    Parameters
+    ----------
+    length
+        Positions of the axis.
+    window, step
+        Positions of a window, and between the beginnings of two.
+    align
+        All offsets are multiples of it; it divides ``step``.
+
+    Examples
+    --------
+    >>> plan_windows(100, 56, 24, align=8)
+    array([ 0, 24, 48])
+    >>> plan_windows(40, 56, 24, align=8)
+    array([0])
+    """
+    last = max(0, -(-(length - window) // align) * align)
+    return np.append(np.arange(0, last, step, dtype=np.int64), last)
+
+
+def blend_weights(offsets: NDArray[np.int64], length: int, window: int, blend: Blending = "smooth") -> NDArray[Any]:
+    """(N, S) float32 weights of windows at their positions, whose sum at each position of the axis is 1.
+
+    Parameters
+    ----------
+    offsets
+        (N,) first position of each window.
+    length, window
+        Positions of the axis, and of a window.
+    blend
+        ``smooth``: a squared sine, so that a window counts most in its centre and nearly nothing at its border;
+        ``centre``: the window whose centre is nearest, alone.
+    """
+    ramp = smooth_ramp(window)
+    positions = offsets[:, None] + np.arange(window)
+    inside = positions < length
+    ramps = _nearest(offsets, length, window) if blend == "centre" else np.where(inside, ramp, 0.0)
+    total = np.zeros(length)
+    np.add.at(total, positions[inside], ramps[inside])
+    found = np.zeros(ramps.shape)
+    found[inside] = ramps[inside] / total[positions[inside]]
+    return found.astype(np.float32)
+
+
+def smooth_ramp(window: int) -> NDArray[np.float64]:
+    """(S,) how much a window counts at its positions: a squared sine."""
+    ramp: NDArray[np.float64] = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2
+    return ramp
+
+
+def _nearest(offsets: NDArray[np.int64], length: int, window: int) -> NDArray[np.float64]:
+    """1 where a window is the one with the nearest centre (the first of two at the same distance), else 0."""
+    centres = offsets + (window - 1) / 2
+    nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, np.arange(length))
+    positions = offsets[:, None] + np.arange(window)
+    chosen = nearest[np.minimum(positions, length - 1)] == np.arange(len(offsets))[:, None]
+    return np.where((positions < length) & chosen, 1.0, 0.0)
+
+
+def step_of(window_px: int, overlap_px: int | None, align_px: int) -> int:
+    """Pixels between two windows: half a window, rounded up to the total stride, or what an overlap leaves.
+
+    Raises
+    ------
+    InputError
+        If the overlap is not shorter than a window, or leaves no multiple of the total stride.
+    """
+    if overlap_px is None:
+        return max(align_px, -(-(window_px // 2) // align_px) * align_px)
+    step = window_px - overlap_px
+    if not 0 <= overlap_px < window_px or step % align_px:
+        usual = ", ".join(str(window_px - n) for n in range(window_px // align_px * align_px, 0, -align_px))
+        raise InputError(
+            f"--overlap: expected an overlap of windows of {window_px} px that leaves a multiple of the network's stride of "
+            f"{align_px} px ({usual}), got {overlap_px}."
+        )
+    return step
+
+
+class Blend:
+    """Weighted sum of the answers of windows, one row of windows after another.
+
+    Only the rows that later windows still change are held.
+
+    Parameters
+    ----------
+    columns
+        Windows of the block along columns.
+    channels
+        Values per position.
+    start, stop
+        First column of the block, and the one after its last.
+    """
+
+    def __init__(self, columns: Axis, channels: int, start: int, stop: int) -> None:
+        self._columns = columns
+        self._origin = int(columns.offsets[0])
+        self._kept = slice(start - self._origin, stop - self._origin)
+        width = int(columns.offsets[-1]) + columns.window - self._origin
+        self._sum = np.zeros((channels, 0, width), dtype=np.float32)
+        self._top: int | None = None
+
+    def advance(self, row: int) -> tuple[int, NDArray[np.float32]]:
+        """Make room for windows at ``row``, which must not decrease, and give up the rows before it.
+
+        Returns
+        -------
+        tuple
+            First row, and (channels, rows, columns of the block) means of the rows that no later window changes.
+        """
+        finished = self.rest(row)
+        channels, held, width = self._sum.shape
+        self._top = row if self._top is None or not held else self._top
+        more = row + self._columns.window - self._top - held
+        self._sum = np.concatenate([self._sum, np.zeros((channels, more, width), np.float32)], axis=1)
+        return finished
+
+    def add(self, column: int, row_weights: NDArray[Any], values: NDArray[Any]) -> None:
+        """Add the answers of one window at the row of the last `advance`.
+
+        Parameters
+        ----------
+        column
+            Position of the window among ``columns``.
+        row_weights
+            (S,) its weights along rows.
+        values
+            (channels, S, S).
+        """
+        size = self._columns.window
+        left = int(self._columns.offsets[column]) - self._origin
+        self._sum[:, -size:, left : left + size] += values * (row_weights[:, None] * self._columns.weights[column])
+
+    def rest(self, row: int) -> tuple[int, NDArray[np.float32]]:
+        """Give up the rows before ``row``; see `advance`."""
+        top = row if self._top is None else self._top
+        count = min(row - top, self._sum.shape[1])
+        found = self._sum[:, :count, self._kept]
+        self._sum, self._top = self._sum[:, count:], None if self._top is None else top + count
+        return top, found
