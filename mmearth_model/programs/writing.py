@@ -16,7 +16,6 @@ import torch
 
 from mmearth_data import InputError, check_output, write_bytes
 from mmearth_model.heads.network import Network, load_weights
-from mmearth_model.network.encoder import ConvNeXtV2
 from mmearth_model.programs.describing import DESCRIPTION, IMAGES, Content, describe, encoder_content, network_content
 from mmearth_model.programs.program import LEVEL
 from mmearth_model.weights.checkpoints import Checkpoint
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
 
+    from mmearth_model.network.encoder import ConvNeXtV2
     from mmearth_model.programs.program import Program
 
     Report = Callable[[int, int, str], None]
