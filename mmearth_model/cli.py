@@ -825,7 +825,7 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
 
 
 @cli.command()
-@click.argument("source", type=FILE, metavar="CKPT|NETWORK")
+@click.argument("source", type=FOLDER, metavar="CKPT|NETWORK")
 @option(
     "--to",
     WHAT,
@@ -848,7 +848,7 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
     shown="an input",
 )
 @option("--out FILE", OUTPUT, "File to write: x.onnx or x.pt2.", FILE, required=True)
-def export(source: Path, to: str, features: str | None, level: str | None, out: Path) -> None:
+def export(source: str | Path, to: str, features: str | None, level: str | None, out: Path) -> None:
     """Export an encoder or a network with its normalisation, to run without this package.
 
     The exported program takes stored numbers, knows which are missing, and returns features or answers, for any batch and
@@ -857,8 +857,9 @@ def export(source: Path, to: str, features: str | None, level: str | None, out: 
     from mmearth_data import meter
     from mmearth_model import export_program
 
-    with meter(f"Exporting {short_path(source)}", "steps") as show:
-        export_program(source, out, to=to, features=features, level=level, report=show)
+    loaded = _load(source, None, networks=True)
+    with meter(f"Exporting {loaded.name}", "steps") as show:
+        export_program(loaded, out, to=to, features=features, level=level, report=show)
     click.echo(f"{out}: exported, {out.stat().st_size / 2**20:.1f} MiB.")
 
 
