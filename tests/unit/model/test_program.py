@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -374,12 +374,7 @@ def test_a_side_that_is_no_multiple_of_a_patch_is_refused(exported: Exported) ->
 def folders(encoder: ConvNeXtV2, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with statistics, one without, and a network."""
     folder = tmp_path_factory.mktemp("folders")
-    shape = {
-        "depths": [1, 0, 0, 0],
-        "widths": [8, 8, 8, 8],
-        "in_channels": encoder.config.in_channels,
-        "image_size": 64,
-    }
+    shape = asdict(encoder.config)
     assert encoder.normaliser is not None
     config = {"architecture": ENCODER_ONLY, "model": {"encoder": shape}, "loss": {}, "recipe": {}, "store": {"path": "", "synthetic": True}, "progress": {}}  # fmt: skip
     for name, entry in (("checkpoint", encoder.normaliser.to_config()), ("bare", None)):
