@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import yaml
 from click.testing import CliRunner, Result
+from map_world import make_network, numbers, write_scene
 from published_world import NAME, make_published
 from toy_store import TINY, write_store
 
 from mmearth_data import format_tile_id, open_store
 from mmearth_data.cli import cli as data_cli
+from mmearth_model import save_network
 from mmearth_model.cli import cli as train_cli
 
 if TYPE_CHECKING:
@@ -95,6 +97,12 @@ CASES = {
             "--neighbours TILE --figure OUT/near.png --cache OUT/cache --device cpu",
             train_cli,
         ),
+        Case(
+            "predict",
+            "predict IN/network IN/scene.tif --out OUT/map.tif --scores --overlap 16 --workers 1 --device cpu",
+            train_cli,
+            ".map.tif.work/block-*.npz",
+        ),
         Case("report", "report IN/run --html OUT/report.html --tiles 1 --embeddings 0 --device cpu", train_cli),
         Case("convert", "convert IN/run --out OUT/again", train_cli),
         Case("export-program", "export IN/run --to torch-export --out OUT/run.pt2", train_cli),
@@ -156,6 +164,8 @@ def make_inputs(folder: Path, rows: int) -> Path:
     toy, recipe = write_store(folder / "toy.zarr").path, folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
     (folder / "toy.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    save_network(folder / "network", make_network())
+    write_scene(folder / "scene.tif", numbers(rows * 110, 24))  # three blocks for 20 rows
     run(train_cli, "pretrain", toy, "--recipe", recipe, "--epochs", 1, "--out", folder / "run", "--device", "cpu")
     return folder
 

@@ -71,6 +71,7 @@ def make_map(
     *,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int = 1,
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -87,7 +88,7 @@ def make_map(
             if not (folder.path / NETWORK).is_dir():
                 save_network(folder.path / NETWORK, plan.network)
             job = plan.job(folder, device)
-            run_blocks(job, plan.blocks, folder, workers=workers, scheduler=scheduler, report=report)
+            run_blocks(job, plan.blocks, folder, workers=workers, scheduler=scheduler, threads=threads, report=report)
             _publish(plan, folder, identity)
         folder.remove()
     return tuple(plan.forms)

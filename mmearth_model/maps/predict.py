@@ -96,6 +96,7 @@ def predict_scene(
     scores: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int = 1,
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -119,9 +120,11 @@ def predict_scene(
     scores
         Whether to write probabilities too.
     workers
-        Number of processes, each with one thread.
+        Number of processes on this machine.
     scheduler
         Address of a Dask scheduler whose workers compute instead; they must see the same folders.
+    threads
+        Threads of each process. On a CPU, several processes with one thread each are faster than one with several.
     device
         Device of each process.
     report
@@ -145,7 +148,7 @@ def predict_scene(
     target, files = Path(out).absolute(), [Path(path) for path in inputs]
     resolve_device(device)
     plan = plan_map(net, files, target, given or SceneOptions(), tiling or WindowOptions(), scores=scores)
-    return make_map(plan, workers=workers, scheduler=scheduler, device=device, report=report)
+    return make_map(plan, workers=workers, scheduler=scheduler, threads=threads, device=device, report=report)
 
 
 def plan_map(

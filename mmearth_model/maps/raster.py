@@ -7,14 +7,26 @@ its log at most; the finished file is therefore read again and compared with the
 from __future__ import annotations
 
 import colorsys
+import errno
 import json
+import os
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError, WriteFailed, missing_end, open_raster, staged_file, write_text
+from mmearth_data import (
+    FileInputError,
+    InputError,
+    WriteFailed,
+    missing_end,
+    open_raster,
+    staged_file,
+    write_bytes,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +48,8 @@ CLASSES_TAG = "classes"
 SCORE_SCALE = 0.004
 """A score is stored as uint8: probability = number * 0.004, so 250 is certain; 255 means no data."""
 NO_SCORE = 255
+FULL_BYTES = 2**24
+"""Free space below which a disk counts as full when GDAL could not write: it writes several tiles at once."""
 GOLDEN = 0.618033988749895
 """Step of hues for classes without a colour, which keeps any number of them apart."""
 
@@ -140,13 +154,20 @@ def write_cog(path: Path, plain: Path, form: RasterForm, grid: RasterGrid, block
         If the disk is full.
     """
     import rasterio.shutil
+    from rasterio.errors import RasterioError
 
     first, second = plain / f"{path.name}.plain.tif", plain / f"{path.name}.cog.tif"
     with staged_file(path) as beside:
-        _write_plain(first, form, grid, blocks)
-        rasterio.shutil.copy(first, second, driver="COG", **_cog_options(form))
-        first.unlink()
-        _check(path, second, blocks)
+        try:
+            _write_plain(first, form, grid, blocks)
+            rasterio.shutil.copy(first, second, driver="COG", **_cog_options(form))
+            first.unlink()
+            _check(second, blocks)
+        except (RasterioError, FileInputError, IncompleteError) as error:
+            left = shutil.disk_usage(plain).free
+            for made in (first, second):
+                made.unlink(missing_ok=True)
+            raise _reason(path, left) from error
         if form.classes:
             write_text(path.with_name(f"{path.name}.aux.xml"), category_names(form.classes))
         second.replace(beside)
@@ -156,21 +177,46 @@ def _write_plain(path: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks)
     import rasterio
     from rasterio.windows import Window
 
-    profile = {
-        "driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(form.bands), "dtype": form.dtype,
-        "nodata": form.nodata, "crs": grid.crs, "transform": rasterio.Affine(*grid.transform), "tiled": True,
-        "blockxsize": form.tile_px, "blockysize": form.tile_px, "bigtiff": "IF_SAFER", "compress": "DEFLATE", "zlevel": 1,
-    }  # fmt: skip
+    tiling = {"tiled": True, "blockxsize": form.tile_px, "blockysize": form.tile_px, "bigtiff": "IF_SAFER", "zlevel": 1}
+    profile = {**_profile(form, grid), **tiling}
     with rasterio.open(path, "w", **profile) as plain:
-        plain.descriptions = form.bands
-        plain.scales = form.scale if isinstance(form.scale, tuple) else (form.scale,) * len(form.bands)
-        if form.units:
-            plain.units = form.units
-        plain.update_tags(**form.tags, **_legend(form.classes))
-        if form.classes:
-            plain.write_colormap(1, colours_of(form.classes))
+        _describe(plain, form)
         for block, values in blocks():
             plain.write(values, window=Window(block.column, block.row, block.width, block.height))
+
+
+def write_small(path: Path, form: RasterForm, grid: RasterGrid, values: NDArray[Any]) -> None:
+    """Write (bands, height, width) numbers as a GeoTIFF without overviews, whole or not at all.
+
+    GDAL's file is made in memory. Raises WriteFailed if the disk is full.
+    """
+    from rasterio.io import MemoryFile
+
+    with MemoryFile() as memory:
+        with memory.open(**_profile(form, grid)) as plain:
+            _describe(plain, form)
+            plain.write(values)
+        write_bytes(path, memory.getbuffer())
+
+
+def _profile(form: RasterForm, grid: RasterGrid) -> dict[str, Any]:
+    import rasterio
+
+    return {
+        "driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(form.bands), "dtype": form.dtype,
+        "nodata": form.nodata, "crs": grid.crs, "transform": rasterio.Affine(*grid.transform), "compress": "DEFLATE",
+    }  # fmt: skip
+
+
+def _describe(plain: Any, form: RasterForm) -> None:  # noqa: ANN401 - rasterio has no types
+    """Write names, units, legend and tags into an open file."""
+    plain.descriptions = form.bands
+    plain.scales = form.scale if isinstance(form.scale, tuple) else (form.scale,) * len(form.bands)
+    if form.units:
+        plain.units = form.units
+    plain.update_tags(**form.tags, **_legend(form.classes))
+    if form.classes:
+        plain.write_colormap(1, colours_of(form.classes))
 
 
 def _cog_options(form: RasterForm) -> dict[str, Any]:
@@ -187,21 +233,28 @@ def _legend(classes: Sequence[Output]) -> dict[str, str]:
     return {CLASSES_TAG: json.dumps({str(output.code): output.name for output in classes}, ensure_ascii=False)}
 
 
-def _check(path: Path, written: Path, blocks: Blocks) -> None:
+class IncompleteError(Exception):
+    """A file on the disk is not what was written."""
+
+
+def _check(written: Path, blocks: Blocks) -> None:
     """Compare a finished file with the blocks that it is made of."""
     from rasterio.windows import Window
 
-    problem = "the disk did not take all of it; make room and run the same command again to continue."
-    try:
-        if missing_end(written) is not None:
-            raise WriteFailed(str(path), problem)
-        with open_raster(written, path) as dataset:
-            for block, values in blocks():
-                found = dataset.read(window=Window(block.column, block.row, block.width, block.height))
-                if not np.array_equal(found, values, equal_nan=values.dtype.kind == "f"):
-                    raise WriteFailed(str(path), problem)
-    except FileInputError as error:
-        raise WriteFailed(str(path), problem) from error
+    if missing_end(written) is not None:
+        raise IncompleteError
+    with open_raster(written, written) as dataset:
+        for block, values in blocks():
+            found = dataset.read(window=Window(block.column, block.row, block.width, block.height))
+            if not np.array_equal(found, values, equal_nan=values.dtype.kind == "f"):
+                raise IncompleteError
+
+
+def _reason(path: Path, left_bytes: int) -> WriteFailed | OSError:
+    """Why GDAL could not write a file, which it does not say itself."""
+    if left_bytes < FULL_BYTES:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return WriteFailed(str(path), "the disk did not keep what was written; check it, and run the same command again.")
 
 
 def category_names(classes: Sequence[Output]) -> str:

@@ -90,6 +90,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torchmetrics": ("mmearth_model",),
     "safetensors": ("mmearth_model",),
     "sklearn": ("mmearth_model",),
+    "huggingface_hub": ("mmearth_model.weights.hub",),
 }
 """Library -> the packages that may import it. What is not named here is free above layer 0."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+import rasterio
 import torch
+from map_world import BANDS, make_network, numbers, write_scene
 from option_walk import (
     Chosen,
     Elsewhere,
@@ -25,15 +28,19 @@ from option_walk import (
     left,
     printed,
 )
+from rasterio import Affine
+from rasters_world import ULX, ULY
 from toy_store import write_store
 
 from mmearth_data import open_store
-from mmearth_model import Workload, plan_training
+from mmearth_model import Workload, plan_training, save_network
 from mmearth_model.benchmarking import PEAK_SIDE, Step, bfloat16, memory_mib
 from mmearth_model.cli import _recipe, cli
+from mmearth_model.tasks import TaskKind
 from mmearth_model.threads import COUNTS, PASSIVE
 from mmearth_model.training.pretraining import _bfloat16, prepare
 from mmearth_model.training.random_numbers import Position
+from mmearth_model.weights.checkpoints import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,8 +69,11 @@ TILE = "55d4a802aea54002"
 LOUD = ("finetune", "run", "--task", "store:biome", "--epochs", "3", "--batch-size", "6", "--lr", "0.05", "--json")
 EMBED = ("embed", "toy.zarr", "--checkpoint", "run", "--cache", "c", "--out", "x.parquet")
 CONVERT = ("convert", "run", "--out", "x")
+DESCRIBE = ("describe", "weights")
 EXPORT = ("export", "run", "--to", "torch-export", "--out", "x.pt2")
 BENCH = ("bench", "--batch-size", "2", "--image-size", "16", "--runs", "1", "--form", "sparse", "--device", "cpu", "--json")  # fmt: skip
+PREDICT = ("predict", "net", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
+TILES = ("predict", "tiles", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
 EXPERIMENT = ("experiment", "decoder", "--out", "e")
 REPORT = ("report", "run")
 PAGE = ("report", "run", "--html", "p.html", "--tiles", "1", "--embeddings", "0", "--device", "cpu")
@@ -81,8 +91,20 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     (inputs / "binary").write_bytes(bytes(range(256)))
     (inputs / "task.yaml").write_text(TASK)
     (inputs / "table.csv").write_text(TABLE)
-    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary"))
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary", "weights", "edited"))
+    save_network(inputs / "net", make_network())
+    save_network(inputs / "tiles", make_network(TaskKind.SINGLE_LABEL))
+    values = numbers(70, 70)
+    write_scene(inputs / "scene.tif", values)
+    write_scene(inputs / "silent.tif", values, tags={"PROCESSING_LEVEL": None, "PROCESSING_BASELINE": None})
+    write_scene(inputs / "coarse.tif", values, transform=Affine(20, 0, ULX, 0, -20, ULY))
+    write_scene(inputs / "less.tif", values[:-1], BANDS[:-1])
+    write_scene(inputs / "nameless.tif", values, [""] * len(BANDS))
+    (inputs / "bands.yaml").write_text(f"name: mine\nlayout: folder\nkind: single-label\nbands: [{', '.join(BANDS)}]\n")
     walk.prepare("toy.zarr", "--recipe", "tiny.yaml", "--out", "run", "--device", "cpu")
+    for name in ("weights", "edited"):
+        shutil.copytree(find_checkpoint(inputs / "run"), inputs / name)
+    (inputs / "edited" / "README.md").write_text("My own words.")
     return walk
 
 
@@ -131,6 +153,12 @@ def measured(result: Result) -> Any:
     return [(t["form"], t["compiled"], t["gflop"], t["memory_mib"]) for t in timings], result.stderr.count("bench: run")
 
 
+def mapped(result: Result) -> Any:
+    """Pixels of the map, without its tags."""
+    with rasterio.open("m.tif") as dataset:
+        return dataset.read().tolist()
+
+
 def features(result: Result) -> dict[str, str]:
     """Features that were made."""
     return files_here(".npy")
@@ -140,6 +168,11 @@ def drawn(result: Result) -> Any:
     """Sections of the page of a report, and the tiles whose reconstructions it shows."""
     text = Path("p.html").read_text(encoding="utf-8")
     return re.findall(r'<section id="([^"]+)"', text), re.findall(r"[0-9a-f]{16}  \(", text)
+
+
+def described(result: Result) -> str:
+    """First lines of the card that was written."""
+    return next(Path().glob("*/README.md")).read_text(encoding="utf-8")[:40]
 
 
 def workload(command_line: Sequence[str]) -> Any:
@@ -256,6 +289,10 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--store": [Followed(CONVERT, ("--store", "toy.zarr"), lambda result: files_here(".json")), Refused((*CONVERT, "--to", "timm", "--store", "toy.zarr"))],
         "--bands": [Followed((*CONVERT, "--store", "toy.zarr"), ("--bands", "sentinel2=B2"), left), Refused((*CONVERT, "--bands", "sentinel2=B2"))],
     },
+    "describe": {
+        "--licence": [Followed(DESCRIBE, ("--licence", "MIT"), described), Refused((*DESCRIBE, "--licence", "free"))],
+        "--force": [Followed(("describe", "edited"), ("--force",), described)],
+    },
     "export": {
         "--to": [Refused((*EXPORT, "--to", "onnx")), Elsewhere("unit/model/test_program.py", "test_both_files_give_the_encoders_features", "onnx")],
         "--features": [Elsewhere("unit/model/test_program.py", "test_a_map_of_features_at_a_fixed_level", "features")],
@@ -275,6 +312,23 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--threads": THREADS,
         "--precision": [Chosen(BENCH, ("--precision", "bfloat16"), workload)],
         "--json": [Followed(BENCH[:-1], ("--json",), is_json)],
+    },
+    "predict": {
+        "--bands": [Followed(("predict", "net", "nameless.tif", *PREDICT[3:]), ("--bands", "bands.yaml"), left)],
+        "--level": [Refused((*PREDICT, "--level", "L1C")), Followed(("predict", "net", "silent.tif", *PREDICT[3:], "--offset", "0"), ("--level", "L2A"), left)],
+        "--offset": [Followed(("predict", "net", "silent.tif", *PREDICT[3:], "--level", "L2A", "--offset", "0"), ("--offset", "-1000"), mapped)],
+        "--any-resolution": [Followed(("predict", "net", "coarse.tif", *PREDICT[3:]), ("--any-resolution",), left)],
+        "--fill-missing": [Followed(("predict", "net", "less.tif", *PREDICT[3:]), ("--fill-missing",), left)],
+        "--scores": [Followed(PREDICT, ("--scores",), left)],
+        "--stride": [Followed(TILES, ("--stride", "8"), mapped), Refused((*PREDICT, "--stride", "8"))],
+        "--overlap": [Followed(PREDICT, ("--overlap", "24"), mapped), Refused((*TILES, "--overlap", "24"))],
+        "--blend": [Followed(PREDICT, ("--blend", "centre"), mapped), Refused((*TILES, "--blend", "centre"))],
+        "--workers": [Refused((*PREDICT[:5], "--workers", "2", "--scheduler", "tcp://127.0.0.1:9")), Elsewhere("integration/test_map_processes.py", "test_processes_and_clusters_give_the_same_bytes", "workers")],
+        "--scheduler": [Refused((*PREDICT[:5], "--device", "cpu", "--scheduler", "nosuch"))],
+        "--out": [Followed(PREDICT, ("--out", "n.tif"), left)],
+        "--device": refused_device(*PREDICT),
+        "--threads": THREADS,
+        "--json": [Followed(PREDICT, ("--json",), is_json)],
     },
     "experiment": {
         "--scale": [Followed(("experiment", "decoder", "--device", DEVICE), ("--scale", "paper"), left), Refused(("experiment", "list", "--scale", "paper"))],
@@ -335,7 +389,9 @@ BASES: dict[str, tuple[str, ...]] = {
     "finetune": FINETUNE[1:],
     "embed": EMBED[1:],
     "convert": (*CONVERT[1:], "--store", "toy.zarr"),
+    "describe": DESCRIBE[1:],
     "bench": (*BENCH[1:], "--image-size", "12"),
+    "predict": PREDICT[1:],
     "experiment": ("list",),
     "report": ("run", "--html", "p.html", "--tiles", "0", "--embeddings", "0"),
 }
