@@ -40,6 +40,7 @@ FEATURES = ("pooled", "map")
 ONNX_LIBRARIES = ("onnx", "onnxscript")
 ONNX_BYTES = 2**31 - 2**20
 """Weights that fit into one ONNX file: a protocol buffer of at most 2 GiB."""
+STEPS = 3
 TRACED_PATCHES = 3
 """Side of the images that are traced; more than one of everything, since a tracer takes a length of 1 as constant."""
 
@@ -91,16 +92,20 @@ def export_program(
     _check_level(content, level)
     if to == "onnx":
         _check_size(content.head)
-    step = report or (lambda done, total, text: None)
-    step(0, 3, "tracing")
+    _say(report, 0, "tracing")
     traced = _trace(content, level)
     description = json.dumps(describe(content, level), ensure_ascii=False)
-    step(1, 3, "translating")
-    data = (_as_onnx if to == "onnx" else _as_archive)(traced, content, description)
-    step(2, 3, "writing")
+    _say(report, 1, "translating")
+    data = _as_onnx(traced, content, description) if to == "onnx" else _as_archive(traced, description)
+    _say(report, 2, "writing")
     write_bytes(out, data)
-    step(3, 3, "")
+    _say(report, STEPS, "")
     return out
+
+
+def _say(report: Report | None, done: int, current: str) -> None:
+    if report is not None:
+        report(done, STEPS, current)
 
 
 def _check(out: Path, to: str) -> None:
@@ -189,7 +194,7 @@ def _trace(content: Content, level: str | None) -> ExportedProgram:
     return traced
 
 
-def _as_archive(traced: ExportedProgram, content: Content, description: str) -> bytes:
+def _as_archive(traced: ExportedProgram, description: str) -> bytes:
     stream = io.BytesIO()
     torch.export.save(traced, stream, extra_files={f"{DESCRIPTION}.json": description})
     return stream.getvalue()

@@ -217,7 +217,7 @@ def test_the_benchmarks_bands_reach_the_encoders_channels(bench: Any, encoder: C
 
 
 def test_the_benchmark_evaluates_it(bench: Any) -> None:
-    """Its own k nearest neighbours and logistic regression tell the two kinds apart."""
+    """Its own k nearest neighbours and logistic regression separate the two kinds."""
     main = importlib.import_module("torchgeo_bench.main")
     *_, loader = make_data(int)
     x, y = main.embed_split(bench.eval(), loader, torch.device("cpu"), verbose=False)

@@ -121,7 +121,7 @@ def make_network(encoder: ConvNeXtV2, module: Any, kind: TaskKind, outputs: tupl
 
 
 def make_tiles(tiles: int, side: int, seed: int = 0, level: int | None = None) -> Any:
-    """Tiles with missing pixels; the first lacks radar (NaN), the second a band; of both levels, or of one."""
+    """Tiles with missing pixels, of both levels or of one; the first has no radar (NaN), the last has no values of one band."""
     batch: dict[str, Any] = dict(raw_batch(INPUTS, tiles, side, seed=seed))
     batch["sentinel1"][0] = np.nan
     batch["sentinel2"][-1, 3] = 0
@@ -380,7 +380,8 @@ def folders(encoder: ConvNeXtV2, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for name, entry in (("checkpoint", encoder.normaliser.to_config()), ("bare", None)):
         (folder / name).mkdir()
         write_checkpoint(folder / name, {"model.encoder": encoder}, {**config, "normaliser": entry})
-    save_network(folder / "network", make_network(encoder, Classifier, TaskKind.SINGLE_LABEL))
+    whole = make_encoder(encoder.normaliser, depths=(1, 1, 1, 1), widths=(8, 8, 8, 8))
+    save_network(folder / "network", make_network(whole, Classifier, TaskKind.SINGLE_LABEL))
     (folder / "file.onnx").touch()
     return folder
 
