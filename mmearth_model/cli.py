@@ -981,7 +981,7 @@ def export(source: str | Path, to: str, features: str | None, level: str | None,
     from mmearth_model import export_program
 
     loaded = _load(source, None, networks=True)
-    with meter(f"Exporting {short_path(source)}", "steps") as show:
+    with meter(f"Exporting {loaded.name}", "steps") as show:
         export_program(loaded, out, to=to, features=features, level=level, report=show)
     click.echo(f"{out}: exported, {out.stat().st_size / 2**20:.1f} MiB.")
 
