@@ -80,8 +80,7 @@ CASES = {
         Case("evaluate", f"{EVALUATE} --out OUT/results", train_cli, "cache/[!.]*.npy", resumes=""),
         Case(
             "evaluate-keep-probe",
-            "evaluate IN/run --task store:esa_worldcover --protocol linear --baseline none --seeds 1 --cache OUT/cache "
-            "--keep-probe OUT/probe --device cpu",
+            f"{EVALUATE.replace('knn', 'linear')} --keep-probe OUT/probe",
             train_cli,
             "cache/[!.]*.npy",
             resumes="",

@@ -255,7 +255,7 @@ class Normaliser:
                 missing_codes=entry["missing_codes"],
                 stand_ins=entry.get("stand_ins"),  # checkpoints of earlier versions have none
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise InputError(
                 f"expected the normalisation of a checkpoint, got one that does not fit: {error}."
             ) from error

@@ -244,6 +244,11 @@ def evaluate(
 def _check_numbers(test_share: float | None, seeds: int, networks: Sequence[Network], *, some: bool) -> None:
     if test_share is not None and not 0 < test_share < 1:
         raise InputError(f"--test-share: expected a share between 0 and 1, got {test_share}; 0.3 is usual.")
+    twice = [
+        network.name for place, network in enumerate(networks) if network.name in {n.name for n in networks[:place]}
+    ]
+    if twice:
+        raise InputError(f"expected each network once, got {twice[0]} twice; leave one out.")
     if test_share is not None and networks:
         raise InputError(
             f"--test-share: expected none with a network, got {test_share} with {networks[0].name}, which may have been "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,13 +97,15 @@ class MosaicJob(Job):
         """See `Job.values`."""
         tiles, size = StoreTiles(network, opened(self.store), resolve_device(self.device)), self.zone.size_px
         inside = self.zone.within(block, 1)
+        positions = np.searchsorted(tiles.store.rows, self.zone.tiles[inside])  # a finished store may have empty rows
         places = {
-            int(self.zone.tiles[n]): (self.zone.tops[n] - block.row, self.zone.lefts[n] - block.column) for n in inside
+            int(position): (self.zone.tops[n] - block.row, self.zone.lefts[n] - block.column)
+            for position, n in zip(positions, inside, strict=True)
         }
         total = np.zeros((len(network.outputs), block.height, block.width), np.float32)
         weights = np.zeros((block.height, block.width), np.float32)
-        for row, values, weight in tiles.per_pixel(self.zone.tiles[inside]):
-            top, left = places[row]
+        for position, values, weight in tiles.per_pixel(positions):
+            top, left = places[position]
             here, there = _common(top, left, size, block)
             total[:, *here] += values[:, *there]
             weights[here] += weight[there]
@@ -226,7 +229,7 @@ def _plan(network: Network, store: Store, zone: Zone, folder: Path, *, scores: b
         "version": __version__,
         "network": network.digest,
         "store": store.digest,
-        "tiles": len(zone.tiles),
+        "tiles": hashlib.blake2b(zone.tiles.tobytes(), digest_size=16).hexdigest(),
         "zone": [zone.epsg, zone.west, zone.north, zone.height, zone.width],
         "scores": scores,
     }

@@ -74,7 +74,7 @@ class StoreTiles:
             yield self._apply(whole_patches(self.network.encoder, images))
 
     def per_pixel(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
-        """Yield a row, (K, S, S) weighted sums of the answers of its windows, and (S, S) sums of their weights.
+        """Yield a position, (K, S, S) weighted sums of the answers of its windows, and (S, S) sums of their weights.
 
         Weights fall to nearly nothing at the border of a window, and are 0 where nothing was observed; tiles without any
         observed pixel are left out.

@@ -389,3 +389,29 @@ def test_options_that_do_not_go_together(
     assert found.exit_code == 2
     assert message in found.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_empty_rows_move_no_tile(network: Network, store: Store, mosaic: Path, tmp_path: Path) -> None:
+    """A finished store has empty rows where no scene was available: the tiles after them stay where they are."""
+
+    def emptied(columns: Columns) -> None:
+        place(columns)
+        columns["tile_id"][0], columns["split"][0], columns["time"][0] = 0, 255, -(2**63)
+        columns["valid"][0] = 0
+
+    path = tmp_path / "holes.zarr"
+    write_store(path, TILES, names=("sentinel2",), change=emptied)
+    holes = open_store(path)
+    assert len(holes) == TILES - 1
+    predict_mosaic(network, holes, tmp_path / "out", device="cpu")
+    with (
+        rasterio.open(tmp_path / "out" / "zone_32632.tif") as less,
+        rasterio.open(mosaic / "zone_32632.tif") as whole,
+        rasterio.open(tmp_path / "out" / "zone_32633.tif") as other,
+        rasterio.open(mosaic / "zone_32633.tif") as same,
+    ):
+        assert (other.read(1) == same.read(1)).all()
+        away = np.ones((whole.height, whole.width), dtype=bool)
+        away[:SIZE, :SIZE] = False
+        assert (less.read(1)[away] == whole.read(1)[away]).all()
+        assert (less.read(1)[:STEP, :STEP] == 255).all()

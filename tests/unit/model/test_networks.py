@@ -196,7 +196,7 @@ def test_quantities_of_another_unit_are_refused(store: Store, checkpoint: Checkp
 def test_images_of_a_level_without_statistics_are_refused(probe: Path, store: Store) -> None:
     network = load_network(probe)
     statistics = copy.deepcopy(network.normaliser.statistics)
-    del statistics["sentinel2"]["L1C"]
+    statistics["sentinel2"]["L1C"] = {band: {"count": 0, "mean": 0.0, "std": 0.0} for band in statistics["sentinel2"]["L1C"]}  # fmt: skip
     inputs = list(network.normaliser.modalities.values())
     some = replace(network, normaliser=type(network.normaliser)(inputs, {"train": statistics}, inputs=["sentinel2"]))
     assert some.levels == ("L2A",)
@@ -316,6 +316,7 @@ def edited(probe: Path, folder: Path, **changes: Any) -> Path:
         ({"architecture": "mp-mae"}, "got a pretrained encoder; fine-tune it"),
         ({"architecture": "UNet"}, "of an earlier version"),
         ({"architecture": "something"}, "something else"),
+        ({"architecture": []}, "something else"),
         ({"module": "os.system"}, "module: expected one of"),
         ({"kind": "pixel-regression"}, "a TileProbe for a pixel-regression task"),
         ({"kind": "guess"}, "kind: expected one of"),
@@ -435,6 +436,14 @@ def loaded_or_refused(folder: Path) -> Network | str:
         return str(error)
 
 
+def encoder_or_refused(folder: Path) -> tuple[Any, ...] | str:
+    try:
+        taken = load_checkpoint(folder)
+        return taken.learned, taken.store["path"], taken.normaliser, taken.encoder_config
+    except InputError as error:
+        return str(error)
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_change_of_the_configuration_is_read_or_refused_in_one_line(
@@ -455,6 +464,8 @@ def test_any_change_of_the_configuration_is_read_or_refused_in_one_line(
     else:
         del at[way[-1]]
     (folder / "config.json").write_text(json.dumps(config))
+    taken = encoder_or_refused(folder)
+    assert isinstance(taken, tuple) or ("\n" not in taken and str(folder) in taken)
     answer = loaded_or_refused(folder)
     if isinstance(answer, str):
         assert "\n" not in answer
@@ -513,6 +524,7 @@ def test_the_command_keeps_the_probe_that_its_table_shows(commands: Path) -> Non
         (("--keep-probe", "encoder"), "--keep-probe encoder: expected a new folder or an earlier network"),
         (("--keep-probe", "toy.zarr"), "--keep-probe toy.zarr: expected a new folder or an earlier network"),
         (("--out", "kept"), "--keep-probe: expected another folder than --out"),
+        (("probe", "probe"), "expected each network once, got probe twice"),
         (("--padding", "same", "probe"), "--padding: expected none for the network probe"),
         (("--test-share", "0.5", "probe"), "--test-share: expected none with a network"),
     ],
