@@ -14,6 +14,7 @@ from mmearth_model.heads.network import Network, load_network
 from mmearth_model.maps.raster import NO_SCORE, SCORE_SCALE
 from mmearth_model.maps.strips import open_strips
 from mmearth_model.maps.windows import Axis, Blend
+from mmearth_model.network.inference import quicken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +36,11 @@ NETWORK = "network"
 @lru_cache(maxsize=1)
 def loaded(folder: Path, device: str) -> Network:
     """Load the network of a work folder, once per process."""
-    return load_network(folder / NETWORK, device=resolve_device(device))
+    where = resolve_device(device)
+    network = load_network(folder / NETWORK, device=where)
+    if where.type == "cpu":
+        quicken(network.module)
+    return network
 
 
 @dataclass(frozen=True, kw_only=True)

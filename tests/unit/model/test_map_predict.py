@@ -10,13 +10,14 @@ import pytest
 import rasterio
 import rasterio.shutil
 import torch
-from map_world import CLASSES, MEAN, QUANTITY, STD, make_network, numbers, write_scene
+from map_world import BANDS, CLASSES, MEAN, QUANTITY, STD, make_network, numbers, write_scene
 
 from mmearth_data import InputError
 from mmearth_model import Output, SceneOptions, WindowOptions, predict_scene
 from mmearth_model.heads.network import Network
 from mmearth_model.maps import blocks as blocks_module
 from mmearth_model.maps.blocks import plan_blocks
+from mmearth_model.network.inference import QuickGRN, quicken
 from mmearth_model.tasks import TaskKind
 
 HALF_FIELD = 58
@@ -313,3 +314,15 @@ def test_a_real_scene_keeps_its_georeference(test_data: Path, tmp_path: Path, ki
         found = dataset.read(1)
     assert np.isfinite(found).all()
     assert len(np.unique(found)) > 1
+
+
+def test_quick_layers_give_the_numbers_of_the_network() -> None:
+    """To rounding, for every head; whatever PyTorch was built with."""
+    images = torch.randn(3, len(BANDS), 32, 32, generator=torch.Generator().manual_seed(1))
+    for kind in (TaskKind.SEGMENTATION, TaskKind.PIXEL_REGRESSION, TaskKind.SINGLE_LABEL):
+        network = make_network(kind)
+        with torch.inference_mode():
+            expected = network.module(images)
+            found = quicken(network.module)(images)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert any(isinstance(layer, QuickGRN) for layer in network.module.modules())
