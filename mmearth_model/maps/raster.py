@@ -171,7 +171,7 @@ def _write_plain(path: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks)
     profile = {
         "driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(form.bands), "dtype": form.dtype,
         "nodata": form.nodata, "crs": grid.crs, "transform": rasterio.Affine(*grid.transform), "tiled": True,
-        "blockxsize": form.tile_px, "blockysize": form.tile_px, "bigtiff": "IF_SAFER", "compress": "DEFLATE", "zlevel": 1,
+        "blockxsize": form.tile_px, "blockysize": form.tile_px, "bigtiff": "IF_SAFER", "num_threads": "ALL_CPUS", "compress": "DEFLATE", "zlevel": 1,
     }  # fmt: skip
     with rasterio.open(path, "w", **profile) as plain:
         plain.descriptions = form.bands
@@ -188,7 +188,7 @@ def _write_plain(path: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks)
 def _cog_options(form: RasterForm) -> dict[str, Any]:
     predictor = "NO" if form.resampling == "MODE" else "YES"
     return {
-        "compress": "DEFLATE", "predictor": predictor, "blocksize": form.tile_px, "bigtiff": "IF_SAFER",
+        "compress": "DEFLATE", "predictor": predictor, "blocksize": form.tile_px, "bigtiff": "IF_SAFER", "num_threads": "ALL_CPUS",
         "overview_resampling": form.resampling,
     }  # fmt: skip
 
