@@ -80,8 +80,7 @@ CASES = {
         Case("evaluate", f"{EVALUATE} --out OUT/results", train_cli, "cache/[!.]*.npy", resumes=""),
         Case(
             "evaluate-keep-probe",
-            "evaluate IN/run --task store:esa_worldcover --protocol linear --baseline none --seeds 1 --cache OUT/cache "
-            "--keep-probe OUT/probe --device cpu",
+            f"{EVALUATE.replace('knn', 'linear')} --keep-probe OUT/probe",
             train_cli,
             "cache/[!.]*.npy",
             resumes="",
@@ -105,6 +104,7 @@ CASES = {
         ),
         Case("report", "report IN/run --html OUT/report.html --tiles 1 --embeddings 0 --device cpu", train_cli),
         Case("convert", "convert IN/run --out OUT/again", train_cli),
+        Case("export-program", "export IN/run --to torch-export --out OUT/run.pt2", train_cli),
         Case("convert-to", "convert IN/run --to finetune --out OUT/tuned.pth", train_cli),
         Case(
             "experiment",

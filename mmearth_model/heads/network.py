@@ -251,7 +251,9 @@ class Network:
         with evaluating(self.module), torch.inference_mode():
             for images in self.normaliser.prepare(tiles, device):
                 whole = whole_patches(self.encoder, images)
-                parts += [self.module(part).cpu().numpy() for part in whole.split(slice_length(device, len(whole)))]
+                parts += [
+                    self.module(part).cpu().numpy() for part in torch.split(whole, slice_length(device, len(whole)))
+                ]
         outputs = np.concatenate(parts)
         return Predicted(self.answers(outputs), self.probabilities(outputs))
 
@@ -421,7 +423,7 @@ def _check_format(file: Path, config: Any) -> None:  # noqa: ANN401 - JSON
     name, form = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else (None, None)
     if name in (PRETRAINED, ENCODER_ONLY):
         raise FileInputError(file, f"expected a network, got a pretrained encoder; {FROM_ENCODER}.")
-    if name in MODULES:
+    if isinstance(name, str) and name in MODULES:
         raise FileInputError(
             file,
             "expected a network, got one of an earlier version, which did not record how to apply it; fine-tune again.",

@@ -163,9 +163,9 @@ class Census:
     @classmethod
     def of(cls, legend: tuple[Output, ...], counts: dict[int, NDArray[np.int64]], digest: str) -> Self:
         """Combine a legend with the pixels of each code in each row."""
-        known = {output.code: output for output in legend}
+        known = {output.code or 0: output for output in legend}
         found = {code: known.get(code) or unnamed(code) for code in counts}
-        classes = tuple(sorted({**known, **found}.values(), key=lambda output: output.code or 0))
+        classes = tuple(sorted((known | found).values(), key=lambda output: output.code or 0))
         none = np.zeros_like(next(iter(counts.values())))
         return cls(
             classes=classes,

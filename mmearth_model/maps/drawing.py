@@ -187,7 +187,7 @@ def write_validation(drawn: Drawn, files: tuple[Path, Path]) -> None:
     if taken:
         raise InputError(f"{taken[0]}: expected a new file for the points, found one that may be labelled; move it.")
     columns = {name: pa.array(values) for name, values in drawn.columns.items()}
-    write_geoparquet(files[0], columns, shapely.points(drawn.columns["lon"], drawn.columns["lat"]), {})
+    write_geoparquet(files[0], columns, np.asarray(shapely.points(drawn.columns["lon"], drawn.columns["lat"])), {})
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(drawn.columns)

@@ -1,4 +1,4 @@
-"""Areas on the ground of the pixels of a map.
+"""Area of the pixels of a map on the Earth.
 
 In a projection whose area scale is within one per cent of 1, such as UTM, an area is that of the map's own grid. Areas
 of geographic maps are measured on the ellipsoid: Lambert's cylindrical equal-area projection keeps parallels and
@@ -38,9 +38,9 @@ def row_areas_m2(found: ClassMap) -> NDArray[np.float64]:
         raise FileInputError(
             found.path,
             f"expected a map in UTM, in an equal-area projection or in degrees, got {found.crs.name}, in which areas are "
-            f"{scale.min():.3g} to {scale.max():.3g} times as large as on the ground; write it in UTM (gdalwarp).",
+            f"{scale.min():.3g} to {scale.max():.3g} times too large; write it in UTM (gdalwarp).",
         )
-    edges = f + e * np.arange(found.height + 1)
+    edges = f + e * np.arange(found.height + 1, dtype=np.float64)
     x, y = (
         _equal_area(found.crs, np.array([c, c + a]), np.zeros(2))[0],
         _equal_area(found.crs, np.zeros(len(edges)), edges)[1],
@@ -63,7 +63,7 @@ def polygon_areas_m2(found: ClassMap, polygons: NDArray[Any]) -> NDArray[np.floa
 
 
 def keeps_areas(found: ClassMap) -> bool:
-    """Whether areas in the map's projection are those on the ground, to one per cent."""
+    """Whether areas in the map's projection are true to one per cent."""
     return bool(found.crs.is_projected and np.abs(_area_scales(found) - 1).max() <= TOLERANCE)
 
 

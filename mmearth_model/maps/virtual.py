@@ -155,6 +155,6 @@ def _band(root: ET.Element, first: Any, band: int, boxes: dict[Path, Box]) -> No
         ET.SubElement(part, "SourceFilename", relativeToVRT="1").text = source.name
         ET.SubElement(part, "SourceBand").text = str(band)
         size = {"xSize": str(across), "ySize": str(down)}
-        ET.SubElement(part, "SrcRect", xOff="0", yOff="0", **size)
-        ET.SubElement(part, "DstRect", xOff=str(column), yOff=str(row), **size)
+        ET.SubElement(part, "SrcRect", {"xOff": "0", "yOff": "0", **size})
+        ET.SubElement(part, "DstRect", {"xOff": str(column), "yOff": str(row), **size})
         ET.SubElement(part, "NODATA").text = nodata

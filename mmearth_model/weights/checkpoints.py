@@ -482,7 +482,10 @@ def _as_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the encoder of a network as a checkpoint without decoder and heads."""
     record = config.get("record")
     record = record if isinstance(record, dict) else {}
-    label = record.get("label")
+    store, label = record.get("store"), record.get("label")
+    licences, learned = (
+        list(part) if isinstance(part := record.get(name), list) else [] for name in ("licences", "learned")
+    )
     return {
         "architecture": ENCODER_ONLY,
         "format": config.get("format"),
@@ -490,10 +493,10 @@ def _as_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
         "loss": {},
         "normaliser": config.get("normaliser"),
         "recipe": {},
-        "store": record.get("store") or {"path": ""},
+        "store": store if isinstance(store, dict) and isinstance(store.get("path"), str) else {"path": ""},
         "progress": {},
-        "licences": list(record.get("licences", ())),
-        "learned": [*record.get("learned", ()), *([label] if label else [])],
+        "licences": licences,
+        "learned": [*learned, *([label] if label else [])],
     }
 
 

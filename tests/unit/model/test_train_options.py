@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from mmearth_model.tasks import TaskKind
 from mmearth_model.threads import COUNTS, PASSIVE
 from mmearth_model.training.pretraining import _bfloat16, prepare
 from mmearth_model.training.random_numbers import Position
+from mmearth_model.weights.checkpoints import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +69,8 @@ TILE = "55d4a802aea54002"
 LOUD = ("finetune", "run", "--task", "store:biome", "--epochs", "3", "--batch-size", "6", "--lr", "0.05", "--json")
 EMBED = ("embed", "toy.zarr", "--checkpoint", "run", "--cache", "c", "--out", "x.parquet")
 CONVERT = ("convert", "run", "--out", "x")
+DESCRIBE = ("describe", "weights")
+EXPORT = ("export", "run", "--to", "torch-export", "--out", "x.pt2")
 BENCH = ("bench", "--batch-size", "2", "--image-size", "16", "--runs", "1", "--form", "sparse", "--device", "cpu", "--json")  # fmt: skip
 PREDICT = ("predict", "net", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
 TILES = ("predict", "tiles", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
@@ -87,7 +91,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     (inputs / "binary").write_bytes(bytes(range(256)))
     (inputs / "task.yaml").write_text(TASK)
     (inputs / "table.csv").write_text(TABLE)
-    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary"))
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary", "weights", "edited"))
     save_network(inputs / "net", make_network())
     save_network(inputs / "tiles", make_network(TaskKind.SINGLE_LABEL))
     values = numbers(70, 70)
@@ -98,6 +102,9 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     write_scene(inputs / "nameless.tif", values, [""] * len(BANDS))
     (inputs / "bands.yaml").write_text(f"name: mine\nlayout: folder\nkind: single-label\nbands: [{', '.join(BANDS)}]\n")
     walk.prepare("toy.zarr", "--recipe", "tiny.yaml", "--out", "run", "--device", "cpu")
+    for name in ("weights", "edited"):
+        shutil.copytree(find_checkpoint(inputs / "run"), inputs / name)
+    (inputs / "edited" / "README.md").write_text("My own words.")
     return walk
 
 
@@ -161,6 +168,11 @@ def drawn(result: Result) -> Any:
     """Sections of the page of a report, and the tiles whose reconstructions it shows."""
     text = Path("p.html").read_text(encoding="utf-8")
     return re.findall(r'<section id="([^"]+)"', text), re.findall(r"[0-9a-f]{16}  \(", text)
+
+
+def described(result: Result) -> str:
+    """First lines of the card that was written."""
+    return next(Path().glob("*/README.md")).read_text(encoding="utf-8")[:40]
 
 
 def workload(command_line: Sequence[str]) -> Any:
@@ -277,6 +289,16 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--store": [Followed(CONVERT, ("--store", "toy.zarr"), lambda result: files_here(".json")), Refused((*CONVERT, "--to", "timm", "--store", "toy.zarr"))],
         "--bands": [Followed((*CONVERT, "--store", "toy.zarr"), ("--bands", "sentinel2=B2"), left), Refused((*CONVERT, "--bands", "sentinel2=B2"))],
     },
+    "describe": {
+        "--licence": [Followed(DESCRIBE, ("--licence", "MIT"), described), Refused((*DESCRIBE, "--licence", "free"))],
+        "--force": [Followed(("describe", "edited"), ("--force",), described)],
+    },
+    "export": {
+        "--to": [Refused((*EXPORT, "--to", "onnx")), Elsewhere("unit/model/test_program.py", "test_both_files_give_the_encoders_features", "onnx")],
+        "--features": [Elsewhere("unit/model/test_program.py", "test_a_map_of_features_at_a_fixed_level", "features")],
+        "--level": [Refused((*EXPORT, "--level", "L3")), Elsewhere("unit/model/test_program.py", "test_a_map_of_features_at_a_fixed_level", "level")],
+        "--out": [Refused((*EXPORT, "--out", "toy.pth"))],
+    },
     "bench": {
         "--size": [Chosen(BENCH, ("--size", "femto"), workload)],
         "--image-size": [Chosen(BENCH, ("--image-size", "24"), workload)],
@@ -306,6 +328,12 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--out": [Followed(PREDICT, ("--out", "n.tif"), left)],
         "--device": refused_device(*PREDICT),
         "--threads": THREADS,
+        "--mosaic": [Refused((*PREDICT, "--mosaic", "m"))],
+        "--vector": [Followed(PREDICT, ("--vector", "v.parquet"), left)],
+        "--report": [Followed(PREDICT, ("--report", "a.csv"), left)],
+        "--validation": [Refused((*PREDICT, "--validation", "nosuch.csv")), Elsewhere("unit/model/test_map_stores.py", "test_from_a_store_to_areas", "validation")],
+        "--draw-validation": [Followed(PREDICT, ("--draw-validation", "20"), left)],
+        "--seed": [Followed((*PREDICT, "--draw-validation", "20"), ("--seed", "1"), lambda result: files_here(".csv")), Refused((*PREDICT, "--seed", "1"))],
         "--json": [Followed(PREDICT, ("--json",), is_json)],
     },
     "experiment": {
@@ -367,6 +395,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "finetune": FINETUNE[1:],
     "embed": EMBED[1:],
     "convert": (*CONVERT[1:], "--store", "toy.zarr"),
+    "describe": DESCRIBE[1:],
     "bench": (*BENCH[1:], "--image-size", "12"),
     "predict": PREDICT[1:],
     "experiment": ("list",),
