@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mmearth_model.maps.dense import embed_dense
     from mmearth_model.maps.dense_pictures import write_picture, write_similarity
     from mmearth_model.maps.describing import SceneOptions
-    from mmearth_model.maps.predict import WindowOptions, predict_scene
+    from mmearth_model.maps.planning import WindowOptions
+    from mmearth_model.maps.predict import predict_scene
     from mmearth_model.maps.vectors import open_vectors
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
@@ -45,7 +46,8 @@ _MODULES = {
     "maps.dense": "embed_dense",
     "maps.dense_pictures": "write_picture write_similarity",
     "maps.vectors": "open_vectors",
-    "maps.predict": "WindowOptions predict_scene",
+    "maps.planning": "WindowOptions",
+    "maps.predict": "predict_scene",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",

@@ -281,6 +281,11 @@ def is_finished(path: Path, identity: str) -> bool:
             found = dataset.tags().get(IDENTITY_TAG)
     except FileInputError:
         found = None
+    return refuse_other(path, found, identity)
+
+
+def refuse_other(path: Path, found: str | None, identity: str) -> bool:
+    """Return True if a file has the identity of a result; raises `InputError` if it is something else."""
     if found == identity:
         return True
     got = "another file" if found is None else "the result of another network, scene or option"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -149,6 +150,30 @@ def test_labels_have_a_band_each(scene: tuple[Path, np.ndarray], tmp_path: Path)
     assert seen.any()
     undecided = np.abs(numbers_.astype(int) - 125) <= 1
     assert ((found == 1) == (numbers_ > 125))[seen & ~undecided].all()
+
+
+def test_answers_of_windows_are_a_table_that_geopandas_reads(scene: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    """One row for each pixel of the map that has data, with the outline of its window."""
+    network, out = make_network(TaskKind.SINGLE_LABEL), tmp_path / "windows.parquet"
+    assert predict_scene(network, [scene[0]], out) == (out,)
+    before = out.read_bytes()
+    assert predict_scene(network, [scene[0]], out) == (out,)
+    assert out.read_bytes() == before
+    predict_scene(network, [scene[0]], tmp_path / "map.tif")
+    found = geopandas.read_parquet(out)
+    with rasterio.open(tmp_path / "map.tif") as dataset:
+        codes, size = dataset.read(1), network.window_px
+        crs, corner = dataset.crs, (dataset.transform.c, dataset.transform.f)
+    assert found["class"].tolist() == codes[codes != 255].tolist()
+    assert (found["score"] == found[[f"score_{output.name}" for output in CLASSES]].max(axis=1)).all()
+    areas = found.to_crs(crs).area
+    np.testing.assert_allclose(areas, (10 * size) ** 2, rtol=1e-3)
+    first = found.to_crs(crs).total_bounds
+    np.testing.assert_allclose((first[0], first[3]), corner, atol=1e-2)
+    with pytest.raises(InputError, match="with a network that answers per pixel, got a table"):
+        predict_scene(make_network(), [scene[0]], out)
+    with pytest.raises(InputError, match="another network, scene or option"):
+        predict_scene(network, [scene[0]], out, tiling=WindowOptions(stride_px=8))
 
 
 # ---------------------------------------------------------------- the files
