@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import click
 from annotated_types import Interval
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mmearth_model import Checkpoint, Evaluation, Network, Report, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.network.encoder import Padding
 
+Loaded = TypeVar("Loaded", bound="Checkpoint | Network")
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
 FILE, FOLDER, PICTURE = FilePath(), PathOrUrl(), FilePath(".png", ".pdf", ".svg")
 PADDING = option(
@@ -679,8 +681,8 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 
 
 @cli.command(resumes=lambda given: True, first=("bands", "level", "offset", "scores", "workers", "out"))
-@click.argument("network", type=FILE)
-@click.argument("inputs", type=FILE, nargs=-1, required=True, metavar="INPUT...")
+@click.argument("network", type=FOLDER)
+@click.argument("inputs", type=FOLDER, nargs=-1, required=True, metavar="INPUT...")
 @BANDS
 @LEVEL
 @OFFSET
@@ -755,8 +757,8 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 @option("--seed N", WHAT, "Seed of --draw-validation.", Number(int, Interval(ge=0)), default=0)
 @JSON
 def predict(
-    network: Path,
-    inputs: tuple[Path, ...],
+    network: str | Path,
+    inputs: tuple[str | Path, ...],
     out: Path | None,
     mosaic: Path | None,
     device: str,
@@ -775,7 +777,7 @@ def predict(
     each. Bands are named by --bands, by the descriptions in the files, or by the names of files with one band
     (T32UQD_..._B02_10m.jp2). Running the same command again resumes an interrupted one.
     """
-    of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or inputs[0].is_dir())
+    of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or Path(inputs[0]).is_dir())
     use_threads(threads if of_store and mosaic is None else threads or 1)
     from mmearth_model import load_network
     from mmearth_model.maps.products import Products
@@ -783,7 +785,7 @@ def predict(
     if draw is None:
         refuse_unused("without --draw-validation", "seed")
     products = Products(vector=vector, report=area_report, validation=validation, draw=draw or 0, seed=seed)
-    loaded = load_network(network)
+    loaded = _fetched(network, load_network)
     target = mosaic if mosaic is not None and of_store else out
     if target is None or (mosaic is not None and out is not None):
         raise click.UsageError("expected --out, or --mosaic for a store, got neither or both; give one of them.")
@@ -810,7 +812,7 @@ def predict(
 
 
 def _predict_scene(
-    network: Network, inputs: tuple[Path, ...], out: Path, device: str, options: dict[str, Any], mosaic: bool
+    network: Network, inputs: tuple[str | Path, ...], out: Path, device: str, options: dict[str, Any], mosaic: bool
 ) -> list[Path]:
     """Map a scene; return the files."""
     from mmearth_data import meter
@@ -836,7 +838,7 @@ def _predict_scene(
 
 
 def _predict_store(
-    network: Network, inputs: tuple[Path, ...], out: Path, device: str, options: dict[str, Any], mosaic: bool
+    network: Network, inputs: tuple[str | Path, ...], out: Path, device: str, options: dict[str, Any], mosaic: bool
 ) -> list[Path]:
     """Predict the tiles of a store; return the files, or the folder."""
     from mmearth_data import meter
@@ -946,7 +948,7 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
 
 
 @cli.command()
-@click.argument("source", type=FILE, metavar="CKPT|NETWORK")
+@click.argument("source", type=FOLDER, metavar="CKPT|NETWORK")
 @option(
     "--to",
     WHAT,
@@ -969,7 +971,7 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
     shown="an input",
 )
 @option("--out FILE", OUTPUT, "File to write: x.onnx or x.pt2.", FILE, required=True)
-def export(source: Path, to: str, features: str | None, level: str | None, out: Path) -> None:
+def export(source: str | Path, to: str, features: str | None, level: str | None, out: Path) -> None:
     """Export an encoder or a network with its normalisation, to run without this package.
 
     The exported program takes stored numbers, knows which are missing, and returns features or answers, for any batch and
@@ -978,8 +980,9 @@ def export(source: Path, to: str, features: str | None, level: str | None, out: 
     from mmearth_data import meter
     from mmearth_model import export_program
 
-    with meter(f"Exporting {short_path(source)}", "steps") as show:
-        export_program(source, out, to=to, features=features, level=level, report=show)
+    loaded = _load(source, None, networks=True)
+    with meter(f"Exporting {loaded.name}", "steps") as show:
+        export_program(loaded, out, to=to, features=features, level=level, report=show)
     click.echo(f"{out}: exported, {out.stat().st_size / 2**20:.1f} MiB.")
 
 
@@ -1245,16 +1248,21 @@ def _load(path: str | Path, padding: Padding | None, *, networks: Literal[False]
 @overload
 def _load(path: str | Path, padding: Padding | None, *, networks: Literal[True]) -> Checkpoint | Network: ...
 def _load(path: str | Path, padding: Padding | None, *, networks: bool = False) -> Checkpoint | Network:
-    """Open a checkpoint or, with ``networks``, also a network, and say which one it is if it was downloaded."""
-    from mmearth_data import meter
+    """Open a checkpoint or, with ``networks``, also a network."""
     from mmearth_model import load_checkpoint
     from mmearth_model.heads.network import load_weights
 
-    load = load_weights if networks else load_checkpoint
+    return _fetched(path, partial(load_weights if networks else load_checkpoint, padding=padding))
+
+
+def _fetched(path: str | Path, load: Callable[..., Loaded]) -> Loaded:
+    """Load weights, and say which ones they are if they were downloaded."""
+    from mmearth_data import meter
+
     if "://" not in str(path):
-        return load(path, padding=padding)
+        return load(path)
     with meter(f"Fetching {path}", "MiB") as show:
-        found = load(path, padding=padding, report=_bytes_shown(show))
+        found = load(path, report=_bytes_shown(show))
     _say(str(found.origin))
     return found
 

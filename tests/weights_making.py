@@ -11,6 +11,7 @@ from toy_store import TINY
 
 from mmearth_data import Store, __version__
 from mmearth_model import load_checkpoint, make_recipe, plan_training
+from mmearth_model.data.targets import Normaliser
 from mmearth_model.heads.network import Network, Output, save_network
 from mmearth_model.heads.unet import UNet
 from mmearth_model.tasks import TaskKind
@@ -35,11 +36,13 @@ def make_checkpoint(store: Store, folder: Path, *, seed: int = 0, **fields: Any)
 def make_network(checkpoint: Path, folder: Path, **record: Any) -> Path:
     """Write a network for a task per pixel with three classes, with random weights; ``record`` is added to its record."""
     loaded = load_checkpoint(checkpoint)
+    seen = loaded.normaliser
+    inputs = [seen.modalities[name] for name in seen.inputs]
     torch.manual_seed(1)
     names = (("Trees", 10, "#006400"), ("Water | ice", 80, "#0064c8"), ("Rest", 255, None))
     network = Network(
         module=UNet(loaded.encoder(), len(names)).eval(),
-        normaliser=loaded.normaliser,
+        normaliser=Normaliser(inputs, {"train": seen.statistics}, inputs=seen.inputs),
         kind=TaskKind.SEGMENTATION,
         outputs=tuple(Output(name=name, code=code, colour=colour) for name, code, colour in names),
         window_px=24,

@@ -101,7 +101,8 @@ def check_network(network: Network, task: LabelledSet) -> None:
     check_bands(network.normaliser, task)
     if not len(task.parts.test):
         raise InputError(f"{task.name}: expected test samples, got none; {task.remedy}.")
-    _check_levels(network, task)
+    remedy = "test samples; choose another task, or train a network on it"
+    check_levels(network, levels_of(task), task.name, remedy)
 
 
 def outputs_asked(network: Network, task: LabelledSet) -> NDArray[np.intp]:
@@ -138,20 +139,23 @@ def _described(output: Output) -> str:
     return f"{output.name} in {output.units}" if output.units not in ("", "1") else output.name
 
 
-def _check_levels(network: Network, task: LabelledSet) -> None:
-    """Refuse test samples of a product level of which the network has no statistics: it would see nothing of them."""
+def check_levels(network: Network, codes: NDArray[Any], name: object, remedy: str) -> None:
+    """Refuse images of a product level of which the network has no statistics: it would see nothing of them.
+
+    ``codes`` (N,) are those of the levels of the images of ``name``.
+    """
     by_level = [m for m in map(network.normaliser.modalities.get, network.normaliser.inputs) if m and m.statistics_by]
     if not by_level:
         return
     known = {LEVELS.index(level) for level in network.levels} if network.levels else {len(LEVELS)}
-    codes = np.minimum(levels_of(task), len(LEVELS))
+    codes = np.minimum(codes, len(LEVELS))
     names = (*LEVELS, "no level")
     wrong = sorted({int(code) for code in codes} - known)
     if wrong:
         raise InputError(
-            f"{task.name}: expected images of {' or '.join(names[code] for code in sorted(known))}, of which {network.name} "
+            f"{name}: expected images of {' or '.join(names[code] for code in sorted(known))}, of which {network.name} "
             f"has statistics of {by_level[0].name}, got {' and '.join(names[code] for code in wrong)} in "
-            f"{int(np.isin(codes, wrong).sum())} of {len(codes)} test samples; choose another task, or train a network on it."
+            f"{int(np.isin(codes, wrong).sum())} of {len(codes)} {remedy}."
         )
 
 

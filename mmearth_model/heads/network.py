@@ -75,6 +75,7 @@ MODULES: dict[str, type[Classifier] | type[UNet] | type[PaperUNet] | type[TilePr
 }
 PER_PIXEL = (UNet, PaperUNet, PixelProbe)
 """Modules with an output for every pixel."""
+ARCHITECTURE = NETWORK
 FORMAT = 1
 NETWORK_FILES = frozenset({MODEL_FILE, CONFIG_FILE, CARD_FILE, ITEM_FILE})
 """Names of all files in a network's folder."""
@@ -331,13 +332,13 @@ def is_network(folder: Path) -> bool:
         config = read_json(folder / CONFIG_FILE, "a network")
     except FileInputError:
         return False
-    return isinstance(config, dict) and config.get("architecture") == NETWORK
+    return isinstance(config, dict) and config.get("architecture") == ARCHITECTURE
 
 
 def _config_of(network: Network) -> dict[str, Any]:
     mean, deviation = network.scale
     return {
-        "architecture": NETWORK,
+        "architecture": ARCHITECTURE,
         "format": FORMAT,
         "module": type(network.module).__name__,
         "kind": str(network.kind),
@@ -428,7 +429,7 @@ def _check_format(file: Path, config: Any) -> None:  # noqa: ANN401 - JSON
             file,
             "expected a network, got one of an earlier version, which did not record how to apply it; fine-tune again.",
         )
-    if name != NETWORK or not isinstance(form, int) or form < FORMAT:
+    if name != ARCHITECTURE or not isinstance(form, int) or form < FORMAT:
         raise FileInputError(file, "expected the configuration of a network, got something else; correct the path.")
     if form > FORMAT:
         raise FileInputError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data import InputError, __version__, make_folder
+from mmearth_model.devices import resolve_device
 from mmearth_model.heads.network import Network, load_network
 from mmearth_model.maps.blocks import plan_blocks
 from mmearth_model.maps.jobs import Job
@@ -17,6 +18,7 @@ from mmearth_model.maps.making import SCORES_SUFFIX, Plan, forms_of, make_map, t
 from mmearth_model.maps.raster import RasterGrid
 from mmearth_model.maps.store_tiles import PIXEL_M, StoreTiles, check_grids, opened
 from mmearth_model.maps.virtual import write_vrt
+from mmearth_model.maps.zones import Zone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,40 +33,6 @@ MOST_EMPTY_PX = 10**9
 LEAST_COVERED = 0.01
 """Share of a larger extent that the tiles must cover."""
 MOSAIC = "mosaic.vrt"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Zone:
-    """Tiles of a store in one UTM zone, on one grid of 10 m.
-
-    Attributes
-    ----------
-    epsg
-        Zone.
-    rows
-        (N,) rows of the tiles in the whole store.
-    tops, lefts
-        (N,) row and column of the first pixel of each tile in the grid of the zone.
-    ulx, uly
-        Upper-left corner of the grid, metres.
-    height, width
-        Pixels of the grid.
-    """
-
-    epsg: int
-    rows: NDArray[np.intp]
-    tops: NDArray[np.int64]
-    lefts: NDArray[np.int64]
-    ulx: float
-    uly: float
-    height: int
-    width: int
-
-    def touching(self, block: Block, size_px: int) -> NDArray[np.intp]:
-        """Positions, among the zone's tiles, of those that share pixels with a block."""
-        below = (self.tops < block.row + block.height) & (self.tops + size_px > block.row)
-        beside = (self.lefts < block.column + block.width) & (self.lefts + size_px > block.column)
-        return np.flatnonzero(below & beside)
 
 
 def plan_zones(store: Store) -> tuple[Zone, ...]:
@@ -97,7 +65,17 @@ def _zone(store: Store, epsg: int) -> Zone:
             f"{store.path}: expected tiles next to each other for --mosaic, got {len(rows)} that cover {100 * covered:.2g} % of "
             f"{height:,} x {width:,} px in EPSG:{epsg}; leave out --mosaic, or build the store with --cover."
         )
-    return Zone(epsg, store.rows[rows], tops.astype(np.int64), lefts.astype(np.int64), west, north, height, width)
+    return Zone(
+        epsg=epsg,
+        west=west,
+        north=north,
+        height=height,
+        width=width,
+        size_px=size,
+        tiles=store.rows[rows],
+        tops=tops.astype(np.int64),
+        lefts=lefts.astype(np.int64),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +95,9 @@ class MosaicJob(Job):
 
     def values(self, network: Network, block: Block) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """See `Job.values`."""
-        tiles = StoreTiles.of(network, opened(self.store), self.device)
-        size = tiles.store.layout.size_px
-        inside = self.zone.touching(block, size)
-        positions = np.searchsorted(tiles.store.rows, self.zone.rows[inside])  # a finished store may have empty rows
+        tiles, size = StoreTiles(network, opened(self.store), resolve_device(self.device)), self.zone.size_px
+        inside = self.zone.within(block, 1)
+        positions = np.searchsorted(tiles.store.rows, self.zone.tiles[inside])  # a finished store may have empty rows
         places = {
             int(position): (self.zone.tops[n] - block.row, self.zone.lefts[n] - block.column)
             for position, n in zip(positions, inside, strict=True)
@@ -157,9 +134,8 @@ class MosaicPlan(Plan):
     @property
     def blocks(self) -> tuple[Block, ...]:
         """Blocks with any tile."""
-        size = self.store.layout.size_px
-        planned = plan_blocks(self.grid.height, self.grid.width, size)
-        return tuple(block for block in planned if len(self.zone.touching(block, size)))
+        planned = plan_blocks(self.grid.height, self.grid.width, self.zone.size_px)
+        return tuple(block for block in planned if len(self.zone.within(block, 1)))
 
     def job(self, folder: WorkFolder, device: str) -> MosaicJob:
         """Make what computes a block."""
@@ -253,15 +229,15 @@ def _plan(network: Network, store: Store, zone: Zone, folder: Path, *, scores: b
         "version": __version__,
         "network": network.digest,
         "store": store.digest,
-        "tiles": hashlib.blake2b(zone.rows.tobytes(), digest_size=16).hexdigest(),
-        "zone": [zone.epsg, zone.ulx, zone.uly, zone.height, zone.width],
+        "tiles": hashlib.blake2b(zone.tiles.tobytes(), digest_size=16).hexdigest(),
+        "zone": [zone.epsg, zone.west, zone.north, zone.height, zone.width],
         "scores": scores,
     }
     return MosaicPlan(
         network=network,
         grid=RasterGrid(
             crs=CRS.from_epsg(zone.epsg).to_wkt(),
-            transform=(PIXEL_M, 0.0, zone.ulx, 0.0, -PIXEL_M, zone.uly),
+            transform=zone.transform,
             height=zone.height,
             width=zone.width,
         ),

@@ -13,6 +13,7 @@ from mmearth_data import InputError, open_store
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.evaluation.embedding import unlabelled
 from mmearth_model.evaluation.features import input_normaliser
+from mmearth_model.evaluation.testing import check_levels
 from mmearth_model.maps.jobs import apply_network
 from mmearth_model.maps.windows import plan_windows, smooth_ramp, step_of
 from mmearth_model.network.pooling import whole_patches
@@ -47,9 +48,12 @@ class StoreTiles:
         Raises
         ------
         InputError
-            If the store lacks what the network takes, or its tiles are too small.
+            If the store lacks what the network takes, its level is another one, or its tiles are too small.
         """
         input_normaliser(network.normaliser, unlabelled(StoreImages(store)))
+        check_levels(
+            network, store.coords["s2_level"], store.path, "tiles; select the others, or train a network on them"
+        )
         if store.layout.size_px < network.patch_px:
             raise InputError(
                 f"{store.path}: expected tiles of at least {network.patch_px} px, the network's stride, got "
@@ -135,7 +139,9 @@ def _blended(
 
 
 def check_grids(store: Store) -> None:
-    """Refuse a store with tiles whose grid is unknown, as in data that were imported."""
+    """Refuse a store without tiles, or with tiles whose grid is unknown, as in data that were imported."""
+    if not len(store):
+        raise InputError(f"{store.path}: expected tiles, got none; choose another store.")
     unknown = int((~np.isfinite(store.coords["ulx"]) | ~np.isfinite(store.coords["uly"])).sum())
     if unknown:
         raise InputError(

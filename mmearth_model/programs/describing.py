@@ -9,13 +9,13 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data import __version__
+from mmearth_data import __version__, licences
 from mmearth_model.data.targets import LEVELS
 from mmearth_model.programs.program import LEVEL, Answers, LastMap, Pooled, Program
 from mmearth_model.tasks import TaskKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import nn
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "mmearth"
 """Key of the description in an ONNX file's metadata; with ``.json``, its name in a .pt2 file."""
+RECORDED = ("synthetic", "data_digest", "licence")
+"""What the description repeats of the record of training, where it is known."""
+RESULT = ("metric", "value", "test_tiles")
+"""What it repeats of the test result."""
 IMAGES = ("batch", "rows", "columns")
 """Names of the axes whose lengths vary: images, and patches along the sides."""
 
@@ -49,7 +53,7 @@ class Content:
     task
         Name of the task; None for an encoder.
     record
-        What is known of its training: ``synthetic``, ``data_digest``, ``result``.
+        What is known of its training: `RECORDED`, ``result``, and ``licences`` of the data that it learned from.
     """
 
     head: nn.Module
@@ -59,12 +63,6 @@ class Content:
     window_px: int
     task: str | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """Product levels that have statistics; empty if the statistics do not depend on the level."""
-        known = [self.normaliser.statistics[m.name] for m in self.inputs if m.statistics_by == "s2_level"]
-        return tuple(level for level in LEVELS if any(statistics.get(level) for statistics in known))
 
     @property
     def inputs(self) -> tuple[Modality, ...]:
@@ -99,8 +97,8 @@ def encoder_content(
     )
 
 
-def network_content(network: Network) -> Content:
-    """Content of a network: answers, and the probabilities of classes or labels."""
+def network_content(network: Network, licence: str | None = None) -> Content:
+    """Content of a network: answers, and the probabilities of classes or labels. ``licence`` is that of the weights."""
     return Content(
         head=Answers(network),
         normaliser=network.normaliser,
@@ -108,7 +106,7 @@ def network_content(network: Network) -> Content:
         patch_px=network.patch_px,
         window_px=network.window_px,
         task=network.task,
-        record=network.record,
+        record={**network.record, "licence": licence},
     )
 
 
@@ -130,20 +128,22 @@ def _answers(network: Network) -> tuple[dict[str, Any], ...]:
 
 def describe(content: Content, level: str | None) -> dict[str, Any]:
     """Describe an exported program, JSON-ready."""
-    record = {
-        key: content.record[key] for key in ("synthetic", "data_digest", "licence", "result") if key in content.record
-    }
+    known = {key: value for key in RECORDED if (value := content.record.get(key)) is not None}
+    result = content.record.get("result")
     return {
         "kind": "encoder" if content.task is None else "network",
         "version": __version__,
         **({} if content.task is None else {"task": content.task}),
-        **record,
+        **known,
+        **({"result": {part: result[part] for part in RESULT}} if result else {}),
         "inputs": [*(_input(m, content.patch_px) for m in content.inputs), *_level_input(content, level)],
         **({} if level is None else {"level": level}),
         "outputs": list(content.outputs),
         "patch_px": content.patch_px,
         "window_px": content.window_px,
-        "licences": _licences(content.normaliser.modalities.values()),
+        "licences": list(
+            content.record.get("licences") or map(asdict, licences(content.normaliser.modalities.values()))
+        ),
     }
 
 
@@ -170,12 +170,7 @@ def _input(m: Modality, patch_px: int) -> dict[str, Any]:
 def _level_input(content: Content, level: str | None) -> list[dict[str, Any]]:
     if level is not None or all(m.statistics_by == "none" for m in content.inputs):
         return []
-    codes = {name: LEVELS.index(name) for name in content.levels}
+    codes = {name: LEVELS.index(name) for name in content.normaliser.levels}
     return [
         {"name": LEVEL, "long_name": "Product level of each image", "type": "int64", "shape": ["batch"], "codes": codes}
     ]
-
-
-def _licences(modalities: Sequence[Modality]) -> list[dict[str, str]]:
-    """Terms of the data that it learned from, each once."""
-    return list({m.licence.name: asdict(m.licence) for m in modalities}.values())

@@ -136,7 +136,8 @@ class Program(nn.Module):
             raw = raw[:, modality.band_indices(modality.model_bands)]
         if not raw.is_floating_point() and raw.dtype not in NATIVE_TYPES:  # torch compares few unsigned types
             raw = raw.to(torch.int32 if raw.itemsize <= 2 else torch.int64)
-        raw = raw.unflatten(3, (-1, self.patch_px)).unflatten(2, (-1, self.patch_px))
+        for axis in (3, 2):
+            raw = raw.unflatten(axis, (-1, self.patch_px))  # type: ignore[no-untyped-call]
         observed = ~torch.isnan(raw) if math.isnan(modality.nodata) else raw != int(modality.nodata)
         mean, inverse_std, usable = self._scales(modality, inputs)[:, :, None, None, None, None].unbind(-1)
         images = torch.where(observed & (usable > 0), (raw.float() - mean) * inverse_std, 0.0)

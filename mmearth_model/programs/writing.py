@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmearth_data import InputError, check_output, write_bytes
-from mmearth_model.heads.network import ARCHITECTURE, Network, load_network
+from mmearth_model.heads.network import Network, load_weights
 from mmearth_model.network.encoder import ConvNeXtV2
 from mmearth_model.programs.describing import DESCRIPTION, IMAGES, Content, describe, encoder_content, network_content
 from mmearth_model.programs.program import LEVEL
 from mmearth_model.training.layout import CONFIG_FILE
-from mmearth_model.weights.checkpoints import load_checkpoint, read_json
+from mmearth_model.weights.checkpoints import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from mmearth_model.programs.program import Program
+    from mmearth_model.weights.checkpoints import Checkpoint
 
     Report = Callable[[int, int, str], None]
 
@@ -39,12 +40,13 @@ FEATURES = ("pooled", "map")
 ONNX_LIBRARIES = ("onnx", "onnxscript")
 ONNX_BYTES = 2**31 - 2**20
 """Weights that fit into one ONNX file: a protocol buffer of at most 2 GiB."""
+STEPS = 3
 TRACED_PATCHES = 3
 """Side of the images that are traced; more than one of everything, since a tracer takes a length of 1 as constant."""
 
 
 def export_program(
-    source: str | Path | ConvNeXtV2 | Network,
+    source: str | Path | Checkpoint | ConvNeXtV2 | Network,
     out: str | Path,
     *,
     to: str,
@@ -60,7 +62,7 @@ def export_program(
     Parameters
     ----------
     source
-        Folder of a checkpoint, a run or a network; or one that is loaded.
+        Folder or URL of a checkpoint, a run or a network (see `load_checkpoint`), or what was loaded from it.
     out
         New file: ``.onnx``, or ``.pt2`` for torch-export.
     to
@@ -90,16 +92,20 @@ def export_program(
     _check_level(content, level)
     if to == "onnx":
         _check_size(content.head)
-    step = report or (lambda done, total, text: None)
-    step(0, 3, "tracing")
+    _say(report, 0, "tracing")
     traced = _trace(content, level)
     description = json.dumps(describe(content, level), ensure_ascii=False)
-    step(1, 3, "translating")
-    data = (_as_onnx if to == "onnx" else _as_archive)(traced, content, description)
-    step(2, 3, "writing")
+    _say(report, 1, "translating")
+    data = _as_onnx(traced, content, description) if to == "onnx" else _as_archive(traced, description)
+    _say(report, 2, "writing")
     write_bytes(out, data)
-    step(3, 3, "")
+    _say(report, STEPS, "")
     return out
+
+
+def _say(report: Report | None, done: int, current: str) -> None:
+    if report is not None:
+        report(done, STEPS, current)
 
 
 def _check(out: Path, to: str) -> None:
@@ -117,46 +123,44 @@ def _check(out: Path, to: str) -> None:
         )
 
 
-def _content(source: str | Path | ConvNeXtV2 | Network, features: str | None) -> Content:
+def _content(source: str | Path | Checkpoint | ConvNeXtV2 | Network, features: str | None) -> Content:
     if features not in (None, *FEATURES):
         raise InputError(f"--features: expected {' or '.join(FEATURES)}, got {features!r}.")
-    if isinstance(source, str | Path) and _is_network(Path(source)):
-        source = load_network(source)
-    if isinstance(source, Network):
+    found = load_weights(source) if isinstance(source, str | Path) else source
+    if isinstance(found, Network):
         if features is not None:
             raise InputError(
-                f"--features: expected an encoder, got the network of {source.task}, whose outputs are its answers; leave it out."
+                f"--features: expected an encoder, got the network of {found.task}, whose outputs are its answers; leave it out."
             )
-        return network_content(source)
-    record: dict[str, Any] = {}
-    name = "the encoder"
-    if not isinstance(source, ConvNeXtV2):
-        checkpoint, name = load_checkpoint(source), str(source)
-        source = checkpoint.encoder()
-        record = {"synthetic": checkpoint.config["store"].get("synthetic")}
-    if source.normaliser is None:
+        return network_content(found, licence=None if found.folder is None else _licence(found.folder))
+    if isinstance(found, ConvNeXtV2):
+        return _encoder_content("the encoder", found, features, {})
+    record = {"synthetic": found.config["store"].get("synthetic"), "licence": _licence(found.folder)}
+    return _encoder_content(found.name, found.encoder(), features, record)
+
+
+def _encoder_content(name: str, encoder: ConvNeXtV2, features: str | None, record: dict[str, Any]) -> Content:
+    if encoder.normaliser is None:
         raise InputError(
             f"{name}: expected statistics to normalise stored numbers with, got weights without; convert them again "
             "with --store STORE."
         )
-    return encoder_content(source, source.normaliser, features or "pooled", record)
+    return encoder_content(encoder, encoder.normaliser, features or "pooled", record)
 
 
-def _is_network(path: Path) -> bool:
-    """Whether a folder holds a network, rather than a checkpoint or a run."""
-    file = path / CONFIG_FILE
-    if not file.is_file():
-        return False
-    config = read_json(file, "the configuration of a checkpoint or a network")
-    return isinstance(config, dict) and config.get("architecture") == ARCHITECTURE
+def _licence(folder: Path) -> str | None:
+    """SPDX identifier of the weights' licence, if it was stated."""
+    found: str | None = read_json(folder / CONFIG_FILE, "the configuration of weights").get("licence")
+    return found
 
 
 def _check_level(content: Content, level: str | None) -> None:
-    if level is None or level in content.levels:
+    levels = content.normaliser.levels
+    if level is None or level in levels:
         return
-    if content.levels:
+    if levels:
         raise InputError(
-            f"--level: expected a product level with statistics ({', '.join(content.levels)}), got {level}; choose one of them."
+            f"--level: expected a product level with statistics ({', '.join(levels)}), got {level}; choose one of them."
         )
     raise InputError("--level: expected none, since the statistics do not depend on the product level; leave it out.")
 
@@ -190,7 +194,7 @@ def _trace(content: Content, level: str | None) -> ExportedProgram:
     return traced
 
 
-def _as_archive(traced: ExportedProgram, content: Content, description: str) -> bytes:
+def _as_archive(traced: ExportedProgram, description: str) -> bytes:
     stream = io.BytesIO()
     torch.export.save(traced, stream, extra_files={f"{DESCRIPTION}.json": description})
     return stream.getvalue()

@@ -282,9 +282,9 @@ class Recorder(Callback):
         modules: dict[str, nn.Module] = {"model": module.model, "losses": module.losses}
         refuse_nan(modules, module.step)
         state = optimizer_tensors(optimizer, module.parameter_names())
-        progress = {"step": module.step, "steps": self.plan.steps}
-        config = {**self.config, "progress": {**progress, "loss": self.means.last.get("loss")}}
-        progress = {**progress, "means": self.means.state}
+        position = {"step": module.step, "steps": self.plan.steps}
+        config = {**self.config, "progress": {**position, "loss": self.means.last.get("loss")}}
+        progress = {**position, "means": self.means.state}
         self.saved = self.run.publish(
             module.step,
             lambda folder: write_checkpoint(folder, modules, config, optimizer=state, progress=progress),

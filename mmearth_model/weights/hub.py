@@ -97,12 +97,13 @@ def _download(url: str, wanted: HubFolder, report: Callable[[int], None] | None)
     prefix = f"{wanted.folder}/" if wanted.folder else ""
     try:
         with _quiet():
-            return snapshot_download(
+            found = snapshot_download(
                 wanted.repository,
                 revision=wanted.revision,
                 allow_patterns=[prefix + name for name in (CONFIG_FILE, MODEL_FILE)],
                 tqdm_class=None if report is None else _counter(report),
             )
+        return str(found)
     except errors.HFValidationError:
         raise InputError(f"{url}: expected {FORM}, got a name that the Hub does not accept; correct it.") from None
     except errors.GatedRepoError:
@@ -149,7 +150,7 @@ def _counter(report: Callable[[int], None]) -> type[Any]:
     """Class of progress bars that draw nothing, and report the bytes received."""
     from tqdm.auto import tqdm
 
-    class Counter(tqdm):  # type: ignore[type-arg]
+    class Counter(tqdm):  # type: ignore[misc]
         """Bar of one kind of bytes; the Hub's library uses several."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:

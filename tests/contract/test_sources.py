@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,6 +148,21 @@ def test_arrays_have_the_declared_shapes_and_types(world: World) -> None:
             assert (values.shape, values.dtype) == (m.array_shape(SIZE_PX), m.dtype), name
             codes = {m.nodata, *(label.code for label in m.classes)}
             assert not m.classes or set(np.unique(values).tolist()) <= codes, name
+
+
+def test_a_location_with_a_grid_gets_exactly_it_and_shares_pixels_with_its_neighbour(world: World) -> None:
+    """As in a cover: the grid of the location is the grid of the tile, and overlapping tiles agree in every pixel."""
+    first = world.surveys[0]
+    shift = 3
+    grid = replace(first.grid, ulx=first.grid.ulx + 10 * shift, uly=first.grid.uly - 10 * shift)
+    (second,) = world.source.survey([replace(first.place, grid=grid)])
+    assert isinstance(second, Survey)
+    assert (second.grid, second.time_ms, second.s2_level) == (grid, first.time_ms, first.s2_level)
+    ours, theirs = (arrays_of(world.source, survey, world.wanted) for survey in (first, second))
+    rasters = [m.name for m in world.wanted if m.kind.is_raster and m.name in theirs]
+    assert rasters
+    for name in rasters:
+        np.testing.assert_array_equal(theirs[name][:, :-shift, :-shift], ours[name][:, shift:, shift:], err_msg=name)
 
 
 def test_pixels_depend_on_the_survey_alone(world: World) -> None:

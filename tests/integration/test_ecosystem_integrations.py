@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, std=0.2)
     folder = tmp_path_factory.mktemp("checkpoint")
-    config = {"architecture": ENCODER_ONLY, "model": {"encoder": {**shape, "in_channels": encoder.config.in_channels}}, "loss": {}, "normaliser": normaliser.to_config(), "recipe": {}, "store": {"path": ""}, "progress": {}}  # fmt: skip
+    config = {"architecture": ENCODER_ONLY, "model": {"encoder": asdict(encoder.config)}, "loss": {}, "normaliser": normaliser.to_config(), "recipe": {}, "store": {"path": ""}, "progress": {}}  # fmt: skip
     write_checkpoint(folder, {"model.encoder": encoder}, config)
     return folder
 
@@ -216,7 +217,7 @@ def test_the_benchmarks_bands_reach_the_encoders_channels(bench: Any, encoder: C
 
 
 def test_the_benchmark_evaluates_it(bench: Any) -> None:
-    """Its own k nearest neighbours and logistic regression tell the two kinds apart."""
+    """Its own k nearest neighbours and logistic regression separate the two kinds."""
     main = importlib.import_module("torchgeo_bench.main")
     *_, loader = make_data(int)
     x, y = main.embed_split(bench.eval(), loader, torch.device("cpu"), verbose=False)

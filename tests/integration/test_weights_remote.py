@@ -275,6 +275,12 @@ def test_commands_take_urls_and_record_them(
     assert record["encoder"] == url
     assert record["encoder_origin"]["sha256"][MODEL] == digest
     assert f"base_model: {place.name}" in Path("tuned/README.md").read_text()
+    written = CliRunner().invoke(cli, ["export", f"{url}/maps/cover", "--to", "torch-export", "--out", "cover.pt2"])
+    assert written.exit_code == 0, (written.stderr, written.exception)
+    assert f"{url}/maps/cover, revision {commit}" in written.stderr
+    refused = CliRunner().invoke(cli, ["predict", f"{url}/maps/cover", "nothing.tif", "--out", "map.tif"])
+    assert refused.exit_code == 2
+    assert "nothing.tif" in refused.stderr.splitlines()[-1]
     run("convert", url, "--out", "again")
     assert load_checkpoint("again").config["origin"]["revision"] == commit
 

@@ -74,7 +74,8 @@ class ModelFacts:
     def encoder(self) -> Mapping[str, Any]:
         """Fields of the encoder's configuration."""
         found: Mapping[str, Any] = self.config["encoder" if self.role is Role.NETWORK else "model"]
-        return found.get("encoder", found)
+        own: Mapping[str, Any] = found.get("encoder", found)
+        return own
 
     @property
     def encoder_name(self) -> str:

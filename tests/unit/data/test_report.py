@@ -137,9 +137,10 @@ def test_tiles_overlap_across_180_degrees() -> None:
 
 def test_one_split_is_not_praised_for_leaking_nothing() -> None:
     lon, lat = np.array([10.0, 10.1]), np.array([50.0, 50.0])
-    notice = facts._verdict(lon, lat, np.array([255, 255], dtype=np.uint8), 64)
-    assert notice.tone is not Tone.GOOD
-    assert "one split" in notice.text
+    for split, words in ((0, "one split"), (255, "no split")):
+        notice = facts._verdict(lon, lat, np.full(2, split, dtype=np.uint8), 64)
+        assert notice.tone is not Tone.GOOD
+        assert words in notice.text
 
 
 def test_hidden_names_cannot_become_markup(path: Path, tmp_path: Path) -> None:

@@ -397,7 +397,7 @@ def test_empty_rows_move_no_tile(network: Network, store: Store, mosaic: Path, t
     def emptied(columns: Columns) -> None:
         place(columns)
         columns["tile_id"][0], columns["split"][0], columns["time"][0] = 0, 255, -(2**63)
-        columns["valid"][0] = 0
+        columns["sentinel2"][0] = 0
 
     path = tmp_path / "holes.zarr"
     write_store(path, TILES, names=("sentinel2",), change=emptied)

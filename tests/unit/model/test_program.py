@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,7 @@ def make_network(encoder: ConvNeXtV2, module: Any, kind: TaskKind, outputs: tupl
 
 
 def make_tiles(tiles: int, side: int, seed: int = 0, level: int | None = None) -> Any:
-    """Tiles with missing pixels; the first lacks radar (NaN), the second a band; of both levels, or of one."""
+    """Tiles with missing pixels, of both levels or of one; the first has no radar (NaN), the last has no values of one band."""
     batch: dict[str, Any] = dict(raw_batch(INPUTS, tiles, side, seed=seed))
     batch["sentinel1"][0] = np.nan
     batch["sentinel2"][-1, 3] = 0
@@ -374,18 +374,14 @@ def test_a_side_that_is_no_multiple_of_a_patch_is_refused(exported: Exported) ->
 def folders(encoder: ConvNeXtV2, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with statistics, one without, and a network."""
     folder = tmp_path_factory.mktemp("folders")
-    shape = {
-        "depths": [1, 0, 0, 0],
-        "widths": [8, 8, 8, 8],
-        "in_channels": encoder.config.in_channels,
-        "image_size": 64,
-    }
+    shape = asdict(encoder.config)
     assert encoder.normaliser is not None
     config = {"architecture": ENCODER_ONLY, "model": {"encoder": shape}, "loss": {}, "recipe": {}, "store": {"path": "", "synthetic": True}, "progress": {}}  # fmt: skip
     for name, entry in (("checkpoint", encoder.normaliser.to_config()), ("bare", None)):
         (folder / name).mkdir()
         write_checkpoint(folder / name, {"model.encoder": encoder}, {**config, "normaliser": entry})
-    save_network(folder / "network", make_network(encoder, Classifier, TaskKind.SINGLE_LABEL))
+    whole = make_encoder(encoder.normaliser, depths=(1, 1, 1, 1), widths=(8, 8, 8, 8))
+    save_network(folder / "network", make_network(whole, Classifier, TaskKind.SINGLE_LABEL))
     (folder / "file.onnx").touch()
     return folder
 

@@ -396,6 +396,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "embed": EMBED[1:],
     "convert": (*CONVERT[1:], "--store", "toy.zarr"),
     "describe": DESCRIBE[1:],
+    "export": ("run", "--to", "torch-export", "--out", "table.csv/x.pt2"),
     "bench": (*BENCH[1:], "--image-size", "12"),
     "predict": PREDICT[1:],
     "experiment": ("list",),
