@@ -69,7 +69,7 @@ class ScenePlan(Plan):
     def blocks(self) -> tuple[Block, ...]:
         """Blocks of the map."""
         if self.network.kind.per_pixel:
-            return plan_blocks(self.grid.height, self.grid.width, self.rows.window)
+            return plan_blocks(self.grid.height, self.grid.width, self.rows.window, channels=len(self.network.outputs))
         return plan_blocks(self.grid.height, self.grid.width, 1, side=TILE_BLOCK_PX)
 
     def job(self, folder: WorkFolder, device: str) -> Job:

@@ -27,6 +27,7 @@ from mmearth_data import (
     write_bytes,
     write_text,
 )
+from mmearth_model.maps.scene import bounded_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,7 +158,7 @@ def write_cog(path: Path, plain: Path, form: RasterForm, grid: RasterGrid, block
     from rasterio.errors import RasterioError
 
     first, second = plain / f"{path.name}.plain.tif", plain / f"{path.name}.cog.tif"
-    with staged_file(path) as beside:
+    with staged_file(path) as beside, bounded_cache():
         try:
             _write_plain(first, form, grid, blocks)
             rasterio.shutil.copy(first, second, driver="COG", **_cog_options(form))
