@@ -40,6 +40,8 @@ MIN_ROWS, WINDOWS_PER_BLOCK = 1024, 8
 necessary windows for half a window of overlap."""
 
 
+FEW_BLOCKS = 8
+"""Blocks of the usual size below which a result is divided into smaller ones."""
 MAX_NUMBERS = 2**25
 """Most numbers (float32) of a block that are held at a time: 128 MiB."""
 
@@ -88,7 +90,9 @@ def plan_blocks(
         Rows of a block; None takes enough that few windows reach into two blocks. Blocks are twice as wide.
     """
     fitting = int((MAX_NUMBERS / (2 * channels)) ** 0.5) // MULTIPLE * MULTIPLE
-    wanted = -(-max(MIN_ROWS, WINDOWS_PER_BLOCK * window) // MULTIPLE) * MULTIPLE
+    wanted = _whole(max(MIN_ROWS, WINDOWS_PER_BLOCK * window))
+    if height * width < FEW_BLOCKS * 2 * wanted**2:  # several processes shall have some each
+        wanted = min(wanted, _whole(2 * window))
     rows = side or max(MULTIPLE, min(wanted, fitting))
     columns = 2 * rows
     return tuple(
@@ -96,6 +100,11 @@ def plan_blocks(
         for row in range(0, height, rows)
         for column in range(0, width, columns)
     )
+
+
+def _whole(rows: int) -> int:
+    """Round up to a multiple of `MULTIPLE`."""
+    return -(-rows // MULTIPLE) * MULTIPLE
 
 
 @dataclass(frozen=True, slots=True)
