@@ -93,12 +93,13 @@ def make_map(
     """Compute and publish a map, or resume it; a finished one is left unchanged. Raises as `predict_scene`."""
     for path in plan.forms:
         check_output(path)
-    identity, folder = digest_of(plan.identity), WorkFolder.beside(next(iter(plan.forms)))
+    whole = {**plan.identity, "blocks": len(plan.blocks)}
+    identity, folder = digest_of(whole), WorkFolder.beside(next(iter(plan.forms)))
     states = [plan.is_finished(path, identity) for path in plan.forms]
     finished = all(states)
     if finished and not folder.path.exists():
         return tuple(plan.forms)
-    with folder.hold(plan.identity):
+    with folder.hold(whole):
         if not finished:
             if not (folder.path / NETWORK).is_dir():
                 save_network(folder.path / NETWORK, plan.network)
