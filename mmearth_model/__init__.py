@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from mmearth_model.maps.describing import SceneOptions
     from mmearth_model.maps.drawing import draw_validation, write_validation
     from mmearth_model.maps.mosaic import predict_mosaic
+    from mmearth_model.maps.planning import WindowOptions
     from mmearth_model.maps.polygons import write_polygons
-    from mmearth_model.maps.predict import WindowOptions, predict_scene
+    from mmearth_model.maps.predict import predict_scene
     from mmearth_model.maps.stores import predict_rasters, predict_table
     from mmearth_model.maps.vectors import open_vectors
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
@@ -55,7 +56,8 @@ _MODULES = {
     "maps.dense": "embed_dense",
     "maps.dense_pictures": "write_picture write_similarity",
     "maps.vectors": "open_vectors",
-    "maps.predict": "WindowOptions predict_scene",
+    "maps.planning": "WindowOptions",
+    "maps.predict": "predict_scene",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",

@@ -164,7 +164,7 @@ def make_inputs(folder: Path, rows: int) -> Path:
     recipe.write_text(yaml.safe_dump(RECIPE))
     (folder / "toy.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     save_network(folder / "network", make_network())
-    write_scene(folder / "scene.tif", numbers(rows * 110, 24))  # three blocks for 20 rows
+    write_scene(folder / "scene.tif", numbers(rows * 110, 24))  # five blocks for 20 rows
     run(train_cli, "pretrain", toy, "--recipe", recipe, "--epochs", 1, "--out", folder / "run", "--device", "cpu")
     return folder
 

@@ -59,7 +59,7 @@ def make_network(
     head: type | None = None,
     synthetic: bool = False,
 ) -> Network:
-    """Network with random weights; ``gamma`` is GRN's, and scales how much a place depends on its whole window."""
+    """Network with random weights; ``gamma`` is GRN's, and scales how much a location depends on its whole window."""
     generator = torch.Generator().manual_seed(3)
     body = ConvNeXtV2(EncoderConfig(**{**TINY, "in_channels": len(BANDS), "image_size": window_px, **(encoder or {})}))
     module = (head or HEADS[kind])(body, len(outputs))

@@ -40,6 +40,12 @@ MIN_ROWS, WINDOWS_PER_BLOCK = 1024, 8
 necessary windows for half a window of overlap."""
 
 
+FEW_BLOCKS = 8
+"""Blocks of the usual size below which a result is divided into smaller ones."""
+MAX_NUMBERS = 2**25
+"""Most numbers (float32) of a block that are held at a time: 128 MiB."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Block:
     """Part of a result, in its pixels."""
@@ -65,7 +71,9 @@ class Block:
         return f"block-{self.row:07d}-{self.column:07d}.npz"
 
 
-def plan_blocks(height: int, width: int, window: int, *, side: int | None = None) -> tuple[Block, ...]:
+def plan_blocks(
+    height: int, width: int, window: int, *, channels: int = 1, side: int | None = None
+) -> tuple[Block, ...]:
     """Divide a result into blocks.
 
     The division depends on sizes only, and never on how many processes work on it.
@@ -76,16 +84,27 @@ def plan_blocks(height: int, width: int, window: int, *, side: int | None = None
         Pixels of the result.
     window
         Pixels of the result that one window covers, along one axis.
+    channels
+        Numbers per pixel that are held while a block is computed, which limit its size.
     side
         Rows of a block; None takes enough that few windows reach into two blocks. Blocks are twice as wide.
     """
-    rows = side or -(-max(MIN_ROWS, WINDOWS_PER_BLOCK * window) // MULTIPLE) * MULTIPLE
+    fitting = int((MAX_NUMBERS / (2 * channels)) ** 0.5) // MULTIPLE * MULTIPLE
+    wanted = _whole(max(MIN_ROWS, WINDOWS_PER_BLOCK * window))
+    if height * width < FEW_BLOCKS * 2 * wanted**2:  # several processes shall have some each
+        wanted = min(wanted, _whole(2 * window))
+    rows = side or max(MULTIPLE, min(wanted, fitting))
     columns = 2 * rows
     return tuple(
         Block(row, column, min(rows, height - row), min(columns, width - column))
         for row in range(0, height, rows)
         for column in range(0, width, columns)
     )
+
+
+def _whole(rows: int) -> int:
+    """Round up to a multiple of `MULTIPLE`."""
+    return -(-rows // MULTIPLE) * MULTIPLE
 
 
 @dataclass(frozen=True, slots=True)

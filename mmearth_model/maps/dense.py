@@ -15,7 +15,7 @@ from mmearth_model.evaluation.embedding import file_digest, named_information, s
 from mmearth_model.maps.blocks import Block, WorkFolder, digest_of, run_blocks
 from mmearth_model.maps.describing import SceneOptions, describe_scene
 from mmearth_model.maps.lattice import Lattice, block_vectors, make_lattice
-from mmearth_model.maps.predict import WindowOptions
+from mmearth_model.maps.planning import WindowOptions
 from mmearth_model.maps.similarity import check_inside
 from mmearth_model.maps.strips import open_strips
 from mmearth_model.maps.vector_files import TYPES, Origin, finished_vectors, write_vectors

@@ -14,6 +14,7 @@ from mmearth_model.heads.network import Network, load_network
 from mmearth_model.maps.raster import NO_SCORE, SCORE_SCALE
 from mmearth_model.maps.strips import open_strips
 from mmearth_model.maps.windows import Axis, Blend
+from mmearth_model.network.inference import quicken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 ANSWERS, SCORES = "answers", "scores"
 """Arrays of a block: (bands, height, width) of the map, and uint8 probabilities (outputs, height, width)."""
+SPAN_ROWS = 64
+"""Rows of a block that are turned into answers together, for which more memory is needed than for the answers."""
 NETWORK = "network"
 """Folder of the network in a work folder."""
 
@@ -35,7 +38,11 @@ NETWORK = "network"
 @lru_cache(maxsize=1)
 def loaded(folder: Path, device: str) -> Network:
     """Load the network of a work folder, once per process."""
-    return load_network(folder / NETWORK, device=resolve_device(device))
+    where = resolve_device(device)
+    network = load_network(folder / NETWORK, device=where)
+    if where.type == "cpu":
+        quicken(network.module)
+    return network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,9 @@ class Job:
         self, network: Network, values: NDArray[np.float32], observed: NDArray[np.bool_]
     ) -> dict[str, NDArray[Any]]:
         """Turn probabilities or quantities into the arrays of a block."""
-        return arrays_of(network, values, observed, self.form, scores=self.scores)
+        spans = [slice(row, row + SPAN_ROWS) for row in range(0, values.shape[1], SPAN_ROWS)]
+        parts = [arrays_of(network, values[:, s], observed[s], self.form, scores=self.scores) for s in spans]
+        return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
 def arrays_of(

@@ -65,6 +65,21 @@ class Plan:
         """Make what computes a block."""
         raise NotImplementedError
 
+    def is_finished(self, path: Path, identity: str) -> bool:
+        """Whether a file is there already. Raises `InputError` if it is something else, which would be lost."""
+        return is_finished(path, identity)
+
+    def publish(self, folder: WorkFolder, identity: str) -> None:
+        """Write the files of the map from its blocks."""
+        for (path, form), name in zip(self.forms.items(), (ANSWERS, SCORES), strict=False):
+
+            def blocks(name: str = name) -> Iterator[tuple[Block, NDArray[Any]]]:
+                for block in self.blocks:
+                    yield block, folder.read(block)[name]
+
+            tagged = dataclasses.replace(form, tags={**form.tags, IDENTITY_TAG: identity})
+            write_cog(path, folder.path, tagged, self.grid, blocks)
+
 
 def make_map(
     plan: Plan,
@@ -78,32 +93,21 @@ def make_map(
     """Compute and publish a map, or resume it; a finished one is left unchanged. Raises as `predict_scene`."""
     for path in plan.forms:
         check_output(path)
-    identity, folder = digest_of(plan.identity), WorkFolder.beside(next(iter(plan.forms)))
-    states = [is_finished(path, identity) for path in plan.forms]
+    whole = {**plan.identity, "blocks": len(plan.blocks)}
+    identity, folder = digest_of(whole), WorkFolder.beside(next(iter(plan.forms)))
+    states = [plan.is_finished(path, identity) for path in plan.forms]
     finished = all(states)
     if finished and not folder.path.exists():
         return tuple(plan.forms)
-    with folder.hold(plan.identity):
+    with folder.hold(whole):
         if not finished:
             if not (folder.path / NETWORK).is_dir():
                 save_network(folder.path / NETWORK, plan.network)
             job = plan.job(folder, device)
             run_blocks(job, plan.blocks, folder, workers=workers, scheduler=scheduler, threads=threads, report=report)
-            _publish(plan, folder, identity)
+            plan.publish(folder, identity)
         folder.remove()
     return tuple(plan.forms)
-
-
-def _publish(plan: Plan, folder: WorkFolder, identity: str) -> None:
-    """Write the files of a map from its blocks."""
-    for (path, form), name in zip(plan.forms.items(), (ANSWERS, SCORES), strict=False):
-
-        def blocks(name: str = name) -> Iterator[tuple[Block, NDArray[Any]]]:
-            for block in plan.blocks:
-                yield block, folder.read(block)[name]
-
-        tagged = dataclasses.replace(form, tags={**form.tags, IDENTITY_TAG: identity})
-        write_cog(path, folder.path, tagged, plan.grid, blocks)
 
 
 def forms_of(network: Network, out: Path, tags: Mapping[str, str], *, scores: bool) -> dict[Path, RasterForm]:

@@ -27,6 +27,7 @@ from mmearth_data import (
     write_bytes,
     write_text,
 )
+from mmearth_model.maps.scene import bounded_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,7 +158,7 @@ def write_cog(path: Path, plain: Path, form: RasterForm, grid: RasterGrid, block
     from rasterio.errors import RasterioError
 
     first, second = plain / f"{path.name}.plain.tif", plain / f"{path.name}.cog.tif"
-    with staged_file(path) as beside:
+    with staged_file(path) as beside, bounded_cache():
         try:
             _write_plain(first, form, grid, blocks)
             rasterio.shutil.copy(first, second, driver="COG", **_cog_options(form))
@@ -178,7 +179,7 @@ def _write_plain(path: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks)
     from rasterio.windows import Window
 
     tiling = {"tiled": True, "blockxsize": form.tile_px, "blockysize": form.tile_px, "bigtiff": "IF_SAFER", "zlevel": 1}
-    profile = {**_profile(form, grid), **tiling}
+    profile = {**_profile(form, grid), **tiling, "num_threads": "ALL_CPUS"}
     with rasterio.open(path, "w", **profile) as plain:
         _describe(plain, form)
         for block, values in blocks():
@@ -222,7 +223,7 @@ def _describe(plain: Any, form: RasterForm) -> None:  # noqa: ANN401 - rasterio 
 def _cog_options(form: RasterForm) -> dict[str, Any]:
     predictor = "NO" if form.resampling == "MODE" else "YES"
     return {
-        "compress": "DEFLATE", "predictor": predictor, "blocksize": form.tile_px, "bigtiff": "IF_SAFER",
+        "compress": "DEFLATE", "predictor": predictor, "blocksize": form.tile_px, "bigtiff": "IF_SAFER", "num_threads": "ALL_CPUS",
         "overview_resampling": form.resampling,
     }  # fmt: skip
 
@@ -281,6 +282,11 @@ def is_finished(path: Path, identity: str) -> bool:
             found = dataset.tags().get(IDENTITY_TAG)
     except FileInputError:
         found = None
+    return refuse_other(path, found, identity)
+
+
+def refuse_other(path: Path, found: str | None, identity: str) -> bool:
+    """Return True if a file has the identity of a result; raises `InputError` if it is something else."""
     if found == identity:
         return True
     got = "another file" if found is None else "the result of another network, scene or option"

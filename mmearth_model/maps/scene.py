@@ -134,7 +134,7 @@ class Scene:
             If a file cannot be read, now or within the context.
         """
         with ExitStack() as stack:
-            stack.enter_context(_bounded_cache())
+            stack.enter_context(bounded_cache())
             yield SceneReader(self, [stack.enter_context(open_raster(f.path, f.path)) for f in self.files])
 
     def tiles(self, count: int) -> dict[str, Any]:
@@ -203,7 +203,8 @@ class SceneReader:
 
 
 @contextmanager
-def _bounded_cache() -> Iterator[None]:
+def bounded_cache() -> Iterator[None]:
+    """Limit GDAL's cache of decoded blocks within the block, to `CACHE_MB`."""
     import rasterio
 
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB * 2**20):

@@ -83,14 +83,14 @@ def predict_table(
         **sample_columns(
             format_tile_ids(ids).tolist(), store.coords["lon"], store.coords["lat"], store.coords["time"], ids
         ),
-        **_answer_columns(net, values),
+        **answer_columns(net, values),
     }
     about = {**tags_of(net, store.synthetic), "inputs": Path(str(store.path)).name}
     write_geoparquet(Path(out), columns, StoreImages(store).outlines(), {"mmearth": about})
     return Path(out)
 
 
-def _answer_columns(network: Network, values: NDArray[np.float32]) -> dict[str, pa.Array]:
+def answer_columns(network: Network, values: NDArray[np.float32]) -> dict[str, pa.Array]:
     """Columns of the answers of N tiles from (N, K) probabilities or raw quantities."""
     import pyarrow as pa
 

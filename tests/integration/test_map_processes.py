@@ -22,7 +22,7 @@ PROGRAM = "from mmearth_model.cli import cli; cli()"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network, a scene of six blocks, and its map, made by this process alone (``alone.tif``)."""
+    """A network, a scene of twelve blocks, and its map, made by this process alone (``alone.tif``)."""
     folder = tmp_path_factory.mktemp("maps")
     save_network(folder / "net", make_network())
     write_scene(folder / "scene.tif", numbers(6000, 40))

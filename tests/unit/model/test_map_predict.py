@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
 import torch
-from map_world import CLASSES, MEAN, QUANTITY, STD, make_network, numbers, write_scene
+from map_world import BANDS, CLASSES, MEAN, QUANTITY, STD, make_network, numbers, write_scene
 
 from mmearth_data import InputError
 from mmearth_model import Output, SceneOptions, WindowOptions, predict_scene
 from mmearth_model.heads.network import Network
 from mmearth_model.maps import blocks as blocks_module
 from mmearth_model.maps.blocks import plan_blocks
+from mmearth_model.network.inference import QuickGRN, quicken
 from mmearth_model.tasks import TaskKind
 
 HALF_FIELD = 58
@@ -148,6 +150,30 @@ def test_labels_have_a_band_each(scene: tuple[Path, np.ndarray], tmp_path: Path)
     assert seen.any()
     undecided = np.abs(numbers_.astype(int) - 125) <= 1
     assert ((found == 1) == (numbers_ > 125))[seen & ~undecided].all()
+
+
+def test_answers_of_windows_are_a_table_that_geopandas_reads(scene: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    """One row for each pixel of the map that has data, with the outline of its window."""
+    network, out = make_network(TaskKind.SINGLE_LABEL), tmp_path / "windows.parquet"
+    assert predict_scene(network, [scene[0]], out) == (out,)
+    before = out.read_bytes()
+    assert predict_scene(network, [scene[0]], out) == (out,)
+    assert out.read_bytes() == before
+    predict_scene(network, [scene[0]], tmp_path / "map.tif")
+    found = geopandas.read_parquet(out)
+    with rasterio.open(tmp_path / "map.tif") as dataset:
+        codes, size = dataset.read(1), network.window_px
+        crs, corner = dataset.crs, (dataset.transform.c, dataset.transform.f)
+    assert found["class"].tolist() == codes[codes != 255].tolist()
+    assert (found["score"] == found[[f"score_{output.name}" for output in CLASSES]].max(axis=1)).all()
+    areas = found.to_crs(crs).area
+    np.testing.assert_allclose(areas, (10 * size) ** 2, rtol=1e-3)
+    first = found.to_crs(crs).total_bounds
+    np.testing.assert_allclose((first[0], first[3]), corner, atol=1e-2)
+    with pytest.raises(InputError, match="with a network that answers per pixel, got a table"):
+        predict_scene(make_network(), [scene[0]], out)
+    with pytest.raises(InputError, match="another network, scene or option"):
+        predict_scene(network, [scene[0]], out, tiling=WindowOptions(stride_px=8))
 
 
 # ---------------------------------------------------------------- the files
@@ -313,3 +339,15 @@ def test_a_real_scene_keeps_its_georeference(test_data: Path, tmp_path: Path, ki
         found = dataset.read(1)
     assert np.isfinite(found).all()
     assert len(np.unique(found)) > 1
+
+
+def test_quick_layers_give_the_numbers_of_the_network() -> None:
+    """To rounding, for every head; whatever PyTorch was built with."""
+    images = torch.randn(3, len(BANDS), 32, 32, generator=torch.Generator().manual_seed(1))
+    for kind in (TaskKind.SEGMENTATION, TaskKind.PIXEL_REGRESSION, TaskKind.SINGLE_LABEL):
+        network = make_network(kind)
+        with torch.inference_mode():
+            expected = network.module(images)
+            found = quicken(network.module)(images)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert any(isinstance(layer, QuickGRN) for layer in network.module.modules())
