@@ -46,7 +46,7 @@ device_batch: 32
 base_lr: 8.0e-3
 precision: float32
 """
-POINTS, DRAWS = 50, 300
+POINTS, DRAWS = 50, 3000
 COMMON = 0.01
 """Share of the mapped area from which on a class is found in more than a few of the points of other classes."""
 
@@ -120,7 +120,7 @@ def test_intervals_cover_the_true_areas_in_95_of_100_samples(pixels: tuple[Array
         hits += (found.area_low <= areas) & (areas <= found.area_high)
     covered = {int(code): float(hit / DRAWS) for code, hit in zip(known, hits, strict=True)}
     common = {int(code) for code, area in zip(known, areas / areas.sum(), strict=True) if area > COMMON}
-    assert all(share >= 0.9 for share in covered.values()), covered
+    assert all(share >= 0.92 for share in covered.values()), covered
     assert all(covered[code] <= 0.98 for code in common), covered
 
 
