@@ -1,0 +1,52 @@
+"""Vectors in memory, for the tests of files of dense embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+
+from mmearth_model.maps.vector_files import Origin
+from mmearth_model.maps.vectors import VectorGrid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ORIGIN = Origin(
+    about={"version": "1", "synthetic": "true", "checkpoint": "run"},
+    model="ni:///sha-256;AA",
+    source_data=("urn:uuid:1b4e28ba-2fa1-11d2-883f-0016d3cca427",),
+)
+HEIGHT, WIDTH, FEATURES, STEP = 70, 45, 5, 80.0
+WEST, NORTH = 600_000.0, 5_300_000.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """Vectors in memory."""
+
+    values: NDArray[np.float32]
+    grid: VectorGrid
+    name: str = ""
+    side: int = 32
+
+    def read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        return self.values[:, rows, columns]
+
+
+def make_field(name: str = "", epsg: int = 32632, west: float = WEST) -> Given:
+    """Vectors that vary smoothly, with a corner without data."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    phases = np.linspace(0, 3, FEATURES)[:, None, None]
+    values = (np.cos(x / 9 + phases) + np.sin(y / 13) * phases).astype(np.float32)
+    values[:, :33, :33] = np.nan
+    grid = VectorGrid(
+        crs=CRS.from_epsg(epsg),
+        transform=Affine(STEP, 0, west, 0, -STEP, NORTH),
+        shape=(HEIGHT, WIDTH),
+        features=FEATURES,
+    )
+    return Given(values, grid, name)
