@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         write_text,
     )
     from mmearth_data.files.yamlfiles import read_yaml
+    from mmearth_data.findings import describe_validation
     from mmearth_data.inspection.canvas import encode_figure, picture_format
     from mmearth_data.inspection.cards.writing import describe
     from mmearth_data.inspection.figures import tile_figure
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.loading.tensors import TensorBatch, TileSamples, to_tensors
     from mmearth_data.opened import Store, open_store
+    from mmearth_data.pages.markdown import CITATION, markdown_code, markdown_list, markdown_table
     from mmearth_data.pages.parts import (
         Amount,
         Badge,
@@ -133,15 +135,18 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.mapping import RasterMapping, read_mapping
     from mmearth_data.sources.rasters.tiff import missing_end
     from mmearth_data.store import verify
+    from mmearth_data.store.about import LicenceUse, licences
     from mmearth_data.store.conventions import grid_attributes
     from mmearth_data.store.derived import derived
     from mmearth_data.store.schema import SPLIT_NAMES
+    from mmearth_data.store.storage import storage_at
     from mmearth_data.store.tile import Tile
     from mmearth_data.terminal.commands import CommandGroup
     from mmearth_data.terminal.options import (
         FilePath,
         Number,
         Pair,
+        PathOrUrl,
         Several,
         field_option,
         field_options,
@@ -172,6 +177,7 @@ _MODULES = {
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
     "fields": "About Fields Group documented",
+    "findings": "describe_validation",
     "files.listing": "is_data",
     "files.tables": "Table read_table",
     "files.temporary": "is_running",
@@ -193,6 +199,7 @@ _MODULES = {
     "loading.scaling": "NO_LEVEL resolve_statistics scale_of",
     "loading.tensors": "TensorBatch TileSamples to_tensors",
     "opened": "Store open_store",
+    "pages.markdown": "CITATION markdown_code markdown_list markdown_table",
     "pages.parts": "Amount Badge Button Choices CodeBlock Columns Data Details Facts Gallery GalleryItem Legend Link Notice Page "
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
@@ -205,12 +212,14 @@ _MODULES = {
     "sources.rasters.mapping": "RasterMapping read_mapping",
     "sources.rasters.tiff": "missing_end",
     "store": "verify",
+    "store.about": "LicenceUse licences",
     "store.conventions": "grid_attributes",
     "store.derived": "derived",
     "store.schema": "SPLIT_NAMES",
+    "store.storage": "storage_at",
     "store.tile": "Tile",
     "terminal.commands": "CommandGroup",
-    "terminal.options": "FilePath Number Pair Several field_option field_options option refuse_unused",
+    "terminal.options": "FilePath Number Pair PathOrUrl Several field_option field_options option refuse_unused",
     "terminal.progress": "Meter meter",
     "terminal.tables": "FittedTable NamedValues Paragraphs TableColumn wrapped_path",
     "terminal.volume": "is_quiet",
@@ -220,6 +229,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
+    "CITATION",
     "NO_LEVEL",
     "SPLIT_NAMES",
     "WGS84_PROJJSON",
@@ -254,6 +264,7 @@ __all__ = [
     "InputError",
     "Kind",
     "Legend",
+    "LicenceUse",
     "Link",
     "Loader",
     "MMEarthError",
@@ -269,6 +280,7 @@ __all__ = [
     "Paragraph",
     "Paragraphs",
     "Part",
+    "PathOrUrl",
     "Picture",
     "Pictures",
     "Place",
@@ -319,6 +331,7 @@ __all__ = [
     "describe",
     "describe_modality",
     "describe_os_error",
+    "describe_validation",
     "did_you_mean",
     "differences",
     "documented",
@@ -336,10 +349,14 @@ __all__ = [
     "is_quiet",
     "is_running",
     "is_there",
+    "licences",
     "load_catalog",
     "make_folder",
     "make_recipe",
     "map_figure",
+    "markdown_code",
+    "markdown_list",
+    "markdown_table",
     "merge",
     "meter",
     "missing_end",
@@ -382,6 +399,7 @@ __all__ = [
     "staged_file",
     "staged_folder",
     "staged_stream",
+    "storage_at",
     "store_report",
     "subset",
     "summarise",

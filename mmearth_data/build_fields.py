@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -78,6 +79,16 @@ class BuildFields(SourceFields):
         ),
     ] = "global"
     mainland: Annotated[bool, About("Keep only the largest part of the region.", WHERE)] = False
+    cover: Annotated[
+        bool, About("Cover the region with tiles, without a gap and without splits, instead of sampling it.", WHERE)
+    ] = False
+    overlap_px: Annotated[
+        int,
+        About(
+            "With --cover: pixels that neighbouring tiles share; fewer than --tile-size.", WHERE, "PX", flag="--overlap"
+        ),
+        Interval(ge=0, lt=2048),
+    ] = 0
     tiles: Annotated[int, About("Number of tiles.", WHAT, "N"), Interval(ge=1, le=MAX_TILES)] = 1000
     tile_size: Annotated[int, About("Side of a tile in 10 m pixels: a multiple of 16, at most 2032.", WHAT, "PX")] = 128
     seed: Annotated[
@@ -145,13 +156,30 @@ class BuildFields(SourceFields):
         Literal["L1C", "L2A"] | None, About("Sentinel-2 level to use if a raster mapping has both.", WHAT)
     ] = None
     years: Annotated[tuple[int, ...], About("Years of the scenes.", WHAT, "Y,Y,...")] = (2017, 2018, 2019, 2020)
-    levels: Annotated[tuple[Literal["L2A", "L1C"], ...], About("Sentinel-2 levels to choose from.", WHAT, "L,L")] = (
+    date_range: Annotated[
+        tuple[date, date] | None,
+        About(
+            "With --cover: first and last day of the scenes, of which each tile gets the least cloudy one.",
+            WHAT,
+            "START,END",
+            default="2020-01-01,2020-12-31",
+        ),
+    ] = None
+    levels: Annotated[
+        tuple[Literal["L2A", "L1C"], ...],
+        About("Sentinel-2 levels to choose from; one with --cover, by default L2A.", WHAT, "L,L"),
+    ] = (
         "L2A",
         "L1C",
     )
     cloud_percent: Annotated[
         float,
-        About("Use only scenes with a smaller cloud cover, in per cent.", WHAT, "PCT", flag="--cloud"),
+        About(
+            "Use only scenes with a smaller cloud cover, in per cent; 100 by default with --cover.",
+            WHAT,
+            "PCT",
+            flag="--cloud",
+        ),
         Interval(gt=0, le=100),
     ] = 10.0
     era5_window: Annotated[

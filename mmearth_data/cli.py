@@ -23,6 +23,7 @@ from mmearth_data import (
     MMEarthError,
     Number,
     Pair,
+    PathOrUrl,
     StoreDamaged,
     __version__,
     check_output,
@@ -46,16 +47,7 @@ WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Gro
 FILE, PICTURE, HTML = FilePath(), FilePath(".png", ".pdf", ".svg"), FilePath(".html")
 
 
-class _StoreType(click.ParamType["str | Path"]):
-    """Folder of a store, or its URL (kept as text: `Path` would drop one of its slashes)."""
-
-    name = "store"
-
-    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
-        return value if "://" in str(value) else FILE.convert(value, param, ctx)
-
-
-STORE = _StoreType()
+STORE = PathOrUrl()
 WORKERS = Number(int, Interval(ge=1, le=1024))
 """Worker processes of one machine."""
 REQUESTS = Number(int, Interval(ge=1, le=10**6))
@@ -77,6 +69,9 @@ SAMPLE_WITHOUT = (
     "cloud_percent",
     "tiles_per_shard",
     "assets",
+    "cover",
+    "overlap_px",
+    "date_range",
 )
 """Fields of a build that do not concern its locations."""
 
@@ -595,11 +590,17 @@ def recipes(name: str | None, as_json: bool) -> None:
 
 def _tell_store(store: Store, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
+        cells = {} if store.overlap_px is None else {"cells": store.layout.tiles}
+        click.echo(json.dumps({"store": str(store.path), "tiles": len(store), **cells, "synthetic": store.synthetic}))
         return
     synthetic = "synthetic " if store.synthetic else ""
     path = short_path(store.path)
-    click.echo(f"{path}: {len(store)} {synthetic}tiles. Inspect it: mmearth-data inspect {shlex.quote(str(path))}")
+    cells = f" of {store.layout.tiles} cells" if store.overlap_px is not None else ""
+    click.echo(
+        f"{path}: {len(store)} {synthetic}tiles{cells}. Inspect it: mmearth-data inspect {shlex.quote(str(path))}"
+    )
+    if cells and len(store) < store.layout.tiles:
+        click.echo(f"{store.layout.tiles - len(store)} cells are empty; rejected.parquet lists the reasons.")
 
 
 def _require_tiles(store: Store) -> None:
@@ -616,7 +617,8 @@ def _require_tiles(store: Store) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in (summarise(store).rejected or {}).items())
         raise MMEarthError(
             f"{short_path(store.path)}: no tile was delivered, all candidates were rejected ({reasons}); rejected.parquet lists them. "
-            "Relax --cloud, use other --years or --levels, or check --asset, and build into another --out."
+            "Relax --cloud, use other --years (--date-range with --cover) or --levels, or check --asset, and build into "
+            "another --out."
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,9 +29,19 @@ if TYPE_CHECKING:
 
 FILES = ("ecoregions", "tiles_file")
 """Fields that name a file; a store records the digest of the file's content, never its path."""
-PLACING = frozenset({"region", "mainland", "tiles", "balance", "oversample", "split_guard_m", "min_distance_m"})
+SAMPLING = frozenset({"tiles", "balance", "oversample", "split_guard_m", "min_distance_m"})
+"""Fields that only have an effect if the locations are sampled."""
+REGION = frozenset({"region", "mainland"})
+"""Fields that determine the region to sample or to cover."""
+PLACING = REGION | SAMPLING
 """Fields that have no effect if the locations are given."""
-SCENES = frozenset({"years", "levels", "cloud_percent"})
+COVERED = SAMPLING | {"tiles_file", "split", "split_shares", "years"}
+"""Fields that have no effect if a region is covered: its tiles are neither chosen nor split, and have one period."""
+COVERING = frozenset({"overlap_px", "date_range"})
+"""Fields that only have an effect if a region is covered."""
+COVER_DATES = (date(2020, 1, 1), date(2020, 12, 31))
+"""Period of the scenes of a cover by default: the year of ESA WorldCover v100 and of the canopy height model."""
+SCENES = frozenset({"years", "levels", "cloud_percent", "date_range"})
 """Fields that have no effect if the scenes are given too."""
 SERVICE = frozenset(fields_of(SourceFields)) - {"source"}
 """Fields that have no effect for a source that sends no requests to Earth Engine."""
@@ -39,6 +50,7 @@ WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
     (SCENES, "brings its own scenes", "leave it out"),
     (SERVICE | {"assets", "era5_window"}, "asks nothing of Earth Engine", "leave it out, or use --source earthengine"),
     (frozenset({"level"}), "has no files of both levels", "leave it out, or name the levels to choose from: --levels"),
+    (frozenset({"seed"}), "covers a region without random choices", "leave it out"),
 )
 """Fields, why a source does not use them, and what to do."""
 NOT_IDENTITY = SERVICE | {"source", "threads"}
@@ -173,6 +185,8 @@ class BuildRecipe(BuildFields, Recipe):
         InputError
             Names the first such field, the reason and the remedy.
         """
+        if self.cover:
+            used = (used | (REGION if self.source_file is not None else frozenset())) - self._without_effect_on_cover
         for fields, why, remedy in WHY_UNUSED:
             unused = sorted((self.given & fields) - used)
             if unused:
@@ -199,8 +213,37 @@ class BuildRecipe(BuildFields, Recipe):
         return value
 
     @model_validator(mode="after")
+    def _cover_is_no_sample(self) -> Self:
+        unused = sorted(self.model_fields_set & (COVERED if self.cover else COVERING))
+        given = [name for name in unused if getattr(self, name) is not None]
+        if given:
+            where = "with" if self.cover else "without"
+            why = "whose tiles are neither sampled nor split" if self.cover else "which covers a region"
+            raise InputError(f"{given[0]} ({_flag(given[0])}): expected none {where} --cover, {why}; leave it out.")
+        return self
+
+    @model_validator(mode="after")
+    def _cover_has_one_kind_of_scene(self) -> Self:
+        if not self.cover:
+            return self
+        if self.overlap_px >= self.tile_size:
+            raise InputError(
+                f"overlap_px (--overlap): expected fewer pixels than the {self.tile_size} of a tile, got {self.overlap_px}; "
+                "choose fewer."
+            )
+        defaults = {"levels": ("L2A",), "cloud_percent": 100.0, "date_range": COVER_DATES}
+        for name in defaults.keys() - self.model_fields_set:
+            object.__setattr__(self, name, defaults[name])
+        if len(self.levels) != 1:
+            raise InputError(
+                f"levels (--levels): expected one level with --cover, which all tiles have, got {', '.join(self.levels)}; "
+                "name one of them."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _split_fits_source(self) -> Self:
-        if self.split is None:
+        if self.split is None and not self.cover:
             object.__setattr__(self, "split", "block" if self.source_file is None else "random")
         return self
 
@@ -234,6 +277,23 @@ class BuildRecipe(BuildFields, Recipe):
             raise InputError(f"split_shares: expected three shares that add up to 100, got {list(value)}; try 90,5,5.")
         return value
 
+    @field_validator("date_range", mode="before")
+    @classmethod
+    def _dates(cls, value: Any) -> Any:  # noqa: ANN401 - as given
+        if value is None:
+            return None
+        days = [str(day) for day in value] if isinstance(value, list | tuple) else [str(value)]
+        try:
+            first, last = map(date.fromisoformat, days)
+        except ValueError:
+            raise InputError(
+                "date_range (--date-range): expected the first and the last day, such as 2020-06-01,2020-08-31, got "
+                f"{','.join(days)!r}; correct them."
+            ) from None
+        if first > last:
+            raise InputError(f"date_range (--date-range): expected START before END, got {first},{last}; swap them.")
+        return first, last
+
     @field_validator("years")
     @classmethod
     def _years(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -261,6 +321,16 @@ class BuildRecipe(BuildFields, Recipe):
         _, colon, file = self.source.partition(":")
         return Path(file) if colon else None
 
+    @property
+    def covers_region(self) -> bool:
+        """Whether tiles cover a region of the recipe, rather than the area of a source's own files."""
+        return self.cover and (self.source_file is None or bool(REGION & self.model_fields_set))
+
+    @property
+    def _without_effect_on_cover(self) -> frozenset[str]:
+        """Nothing is random about a cover; only the synthetic planet has a seed."""
+        return frozenset() if self.source == "synthetic" else frozenset({"seed"})
+
     def identity(self) -> dict[str, Any]:
         """Return the part that a store records and compares, JSON-ready; files are represented by their digests.
 
@@ -269,9 +339,9 @@ class BuildRecipe(BuildFields, Recipe):
         FileInputError
             If a file cannot be read.
         """
-        without = NOT_IDENTITY
+        without = NOT_IDENTITY | ((COVERED | self._without_effect_on_cover) if self.cover else {"cover"} | COVERING)
         if self.source_file is not None or self.tiles_file is not None:
-            without |= PLACING
+            without |= SAMPLING if self.covers_region else PLACING
         if self.source_file is not None:
             without |= SCENES
         if not self.assets:
@@ -293,8 +363,8 @@ def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
     base
         Name of a recipe in ``pipelines/build``, path of a YAML file, or None.
     overrides
-        Field -> value. ``tiles_file`` replaces the fields that sample locations; assets are added to those of the
-        recipe.
+        Field -> value. ``tiles_file`` and ``cover`` replace the fields that sample locations; assets are added to those
+        of the recipe.
 
     Raises
     ------
@@ -304,7 +374,8 @@ def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
     file = None if base is None else BUILD_RECIPES.read(base)
     if file is not None and "assets" in overrides and isinstance(file.values.get("assets"), dict):
         overrides = {**overrides, "assets": {**file.values["assets"], **overrides["assets"]}}
-    recipe = BuildRecipe.combined(file, overrides, {"tiles_file": PLACING})
+    replaces = {"tiles_file": PLACING, **({"cover": COVERED} if overrides.get("cover") else {})}
+    recipe = BuildRecipe.combined(file, overrides, replaces)
     return recipe.with_given(overrides) if base in BUILD_RECIPES.names() else recipe
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
-    from mmearth_model.heads.network import Network, Output, load_network, save_network
+    from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
     from mmearth_model.maps.dense import embed_dense
     from mmearth_model.maps.dense_pictures import write_picture, write_similarity
     from mmearth_model.maps.describing import SceneOptions
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mmearth_model.training.recipe import TrainRecipe, make_recipe
     from mmearth_model.weights.checkpoints import Checkpoint, load_checkpoint, load_encoder
     from mmearth_model.weights.converting import convert
+    from mmearth_model.weights.describing import describe
 
 _MODULES = {
     "benchmarking": "Timing Workload bench",
@@ -38,7 +39,7 @@ _MODULES = {
     "data.targets": "Normaliser",
     "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
-    "heads.network": "Network Output load_network save_network",
+    "heads.network": "Network Output Predicted load_network save_network",
     "maps.describing": "SceneOptions",
     "maps.dense": "embed_dense",
     "maps.dense_pictures": "write_picture write_similarity",
@@ -55,6 +56,7 @@ _MODULES = {
     "training.recipe": "TrainRecipe make_recipe",
     "weights.checkpoints": "Checkpoint load_checkpoint load_encoder",
     "weights.converting": "convert",
+    "weights.describing": "describe",
 }
 """Module -> the public names that it defines."""
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -71,6 +73,7 @@ __all__ = [
     "Network",
     "Normaliser",
     "Output",
+    "Predicted",
     "Report",
     "SceneOptions",
     "TileDataset",
@@ -84,6 +87,7 @@ __all__ = [
     "Workload",
     "bench",
     "convert",
+    "describe",
     "embed_dense",
     "evaluate",
     "load_checkpoint",

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import click
 from annotated_types import Interval
@@ -17,6 +17,7 @@ from mmearth_data import (
     Group,
     Number,
     Pair,
+    PathOrUrl,
     Several,
     __version__,
     check_output,
@@ -34,16 +35,16 @@ from mmearth_model.fields import FineTuneFields, TrainFields, WorkFields
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
 
     from mmearth_data import Meter, Store
-    from mmearth_model import Checkpoint, Evaluation, Report, Timing, TrainProgress, TrainRecipe, Workload
+    from mmearth_model import Checkpoint, Evaluation, Network, Report, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
-FILE, PICTURE = FilePath(), FilePath(".png", ".pdf", ".svg")
+FILE, FOLDER, PICTURE = FilePath(), PathOrUrl(), FilePath(".png", ".pdf", ".svg")
 PADDING = option(
     "--padding",
     MODEL,
@@ -52,7 +53,7 @@ PADDING = option(
     shown="from CKPT",
 )
 STORE = option(
-    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FILE, shown="the store of CKPT"
+    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FOLDER, shown="the store of CKPT"
 )
 DEVICE = field_option(WorkFields, "device", default="auto")
 THREADS = option(
@@ -94,6 +95,8 @@ CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, show
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
+OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "cache")
+"""Options of evaluate that concern probes and baselines only."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
 
@@ -136,7 +139,7 @@ def cli() -> None:
 
 
 @cli.command(resumes=lambda given: not given["dry_run"], first=("base", "exclude", "epochs", "out", "dry_run"))
-@click.argument("store", type=FILE)
+@click.argument("store", type=FOLDER)
 @option(
     "--recipe NAME|FILE",
     WHAT,
@@ -151,7 +154,7 @@ def cli() -> None:
 @option("--dry-run", OUTPUT, "Print the plan and stop.", is_flag=True)
 @JSON
 def pretrain(
-    store: Path,
+    store: str | Path,
     base: str,
     out: Path | None,
     device: str,
@@ -195,7 +198,7 @@ def pretrain(
 
 
 @cli.command(resumes=lambda given: True, first=("tasks", "store", "protocols", "baselines", "out"))
-@click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
+@click.argument("checkpoints", type=FOLDER, nargs=-1, metavar="[CKPT|NETWORK...]")
 @option(
     "--task TASK",
     WHAT,
@@ -240,32 +243,43 @@ def pretrain(
 @DEVICE
 @THREADS
 @option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
+@option(
+    "--keep-probe DIR",
+    OUTPUT,
+    "Folder for the fitted linear probe as a network: of one CKPT, one task and one share of labels, with the first seed.",
+    FILE,
+    name="keep",
+)
 @HTML
 @CACHE
 @JSON
 def evaluate(
-    checkpoints: tuple[Path, ...],
+    checkpoints: tuple[str | Path, ...],
     tasks: tuple[str, ...],
-    store: Path | None,
+    store: str | Path | None,
     protocols: tuple[Any, ...],
     baselines: tuple[Any, ...],
     labels: list[str],
     padding: Padding | None,
     out: Path | None,
+    keep: Path | None,
     page: Path | None,
     as_json: bool,
     cache: Path | None,
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Probe frozen encoders and compare them with baselines.
+    """Probe frozen encoders and compare them with baselines; test networks.
 
-    CKPT is a checkpoint folder or a run folder (its last checkpoint); without one, only baselines are compared.
+    NETWORK is a folder of finetune --out or evaluate --keep-probe: it is tested as it is on the test samples of its task, or
+    of another one of the same kind whose classes it knows. CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint: hf://OWNER/NAME[@REVISION]
+    [/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... Without any, only baselines are
+    compared.
     """
     use_threads(threads)
     from mmearth_data import cache_folder, meter
+    from mmearth_model import Network
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
 
@@ -275,8 +289,12 @@ def evaluate(
         refuse_unused("with only tasks from files", "store", "test_share")
     if out is not None:
         check_output(out, folder=True)
+        if keep is not None and keep.absolute() == out.absolute():
+            raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
     _check_page(page)
-    loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
+    loaded = [_load(path, padding, networks=True) for path in checkpoints]
+    if loaded and all(isinstance(each, Network) for each in loaded):
+        refuse_unused("with only networks, which are tested as they are", *OF_PROBES)
     opened = _store_of(tasks, store, loaded)
     with meter("Evaluating", "probes") as show:
         result = evaluate_encoders(
@@ -284,7 +302,8 @@ def evaluate(
             opened,
             tasks,
             protocols=protocols or ("knn", "linear"),
-            baselines=[name for name in baselines if name != "none"] if baselines else ("random",),
+            baselines=[name for name in baselines if name != "none"] if baselines else None,
+            keep=keep,
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
             report=show,
@@ -294,7 +313,9 @@ def evaluate(
     about["test_share"] = options["test_share"]
     if out is not None:
         write_results(result, out, about)
-    _write_results_page(result, about, "Probes of frozen encoders", page)
+    if keep is not None:
+        _say(f"{keep}: the probe as a network")
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
         return
@@ -302,7 +323,7 @@ def evaluate(
 
 
 @cli.command(first=("task", "store", "labels", "epochs", "out"))
-@click.argument("checkpoint", type=FILE, metavar="CKPT")
+@click.argument("checkpoint", type=FOLDER, metavar="CKPT")
 @option("--task TASK", WHAT, "As for evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.", required=True)
 @STORE
 @option("--labels SHARE", WHAT, "Share of the training labels, or shots (10-shot).", default="100%")
@@ -323,9 +344,9 @@ def evaluate(
 @HTML
 @JSON
 def finetune(
-    checkpoint: Path,
+    checkpoint: str | Path,
     task: str,
-    store: Path | None,
+    store: str | Path | None,
     padding: Padding | None,
     out: Path | None,
     page: Path | None,
@@ -338,12 +359,11 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained encoder on a labelled task and test it.
 
-    The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
+    CKPT is as for evaluate. The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
     """
     from mmearth_data import meter
 
     use_threads(threads)
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.finetune import choose_recipe
     from mmearth_model.evaluation.finetune import finetune as finetune_encoder
     from mmearth_model.tasks import LabelShare, open_task
@@ -353,7 +373,7 @@ def finetune(
     _check_page(page)
     if options["frozen"]:
         refuse_unused("with --frozen, which does not train the encoder", "layer_decay", "drop_path")
-    loaded = load_checkpoint(checkpoint, padding=padding)
+    loaded = _load(checkpoint, padding)
     opened = _store_of((task,), store, [loaded])
     found, share = open_task(task, opened), LabelShare.parse(labels)
     given = {key: value for key, value in options.items() if value is not None}
@@ -366,7 +386,7 @@ def finetune(
 
         result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
-    _write_results_page(result, about, "Fine-tuned encoder", page)
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -380,8 +400,8 @@ def finetune(
     resumes=lambda given: given["dense"],
     first=("checkpoint", "task", "outs", "neighbours", "map_path", "dense", "query"),
 )
-@click.argument("sources", type=FILE, nargs=-1, required=True, metavar="STORE|FOLDER|SCENE...")
-@option("--checkpoint CKPT", WHAT, "Checkpoint folder, or a run folder.", FILE)
+@click.argument("sources", type=FOLDER, nargs=-1, required=True, metavar="STORE|FOLDER|SCENE...")
+@option("--checkpoint CKPT", WHAT, "Checkpoint folder or run folder, or the URL of a checkpoint.", FOLDER)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
 @option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one to --figure.")
 @option("--dense", WHAT, "One vector per position of a scene or of a store of adjoining tiles.", is_flag=True)
@@ -466,8 +486,8 @@ def finetune(
 )
 @CACHE
 def embed(
-    sources: tuple[Path, ...],
-    checkpoint: Path | None,
+    sources: tuple[str | Path, ...],
+    checkpoint: str | Path | None,
     dense: bool,
     outs: tuple[Path, ...],
     threads: int | None,
@@ -488,7 +508,7 @@ def embed(
         if options["query"] is None and options["picture"] is None:
             raise click.UsageError(f"expected --picture or --query with {sources[0]}, got neither.")
         _check_shown(options["query"], options["picture"], options["similarity"])
-        _show_dense(sources[0], **options)
+        _show_dense(Path(sources[0]), **options)
         return
     if checkpoint is None:
         raise click.UsageError("expected --checkpoint CKPT, or x.zarr or x.tif of --dense as the source, got neither.")
@@ -512,8 +532,8 @@ OF_DENSE = (*OF_SCENES, "stride", "overlap", "blend", "kind", "workers", "schedu
 
 
 def _embed_tiles(
-    source: Path,
-    checkpoint: Path,
+    source: str | Path,
+    checkpoint: str | Path,
     outs: tuple[Path, ...],
     *,
     task: str | None,
@@ -527,7 +547,6 @@ def _embed_tiles(
 ) -> None:
     """One vector per tile."""
     from mmearth_data import cache_folder, meter
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.embedding import embed as embed_tiles
     from mmearth_model.evaluation.embedding import map_figure, neighbours_figure
     from mmearth_model.evaluation.embedding_files import refuse_other_content, write_parquet, write_zarr
@@ -548,7 +567,7 @@ def _embed_tiles(
     for picture, flag in ((figure if neighbours else None, "--figure"), (map_path, "--map")):
         if picture is not None:
             check_output(picture, option=flag)
-    loaded = load_checkpoint(checkpoint, padding=padding)
+    loaded = _load(checkpoint, padding)
     store = _open(source) if task is None else None
     rasters = store or open_task(f"{task}={source}")
     with meter(f"Embedding {short_path(source)}", "tiles") as show:
@@ -565,9 +584,9 @@ def _embed_tiles(
             click.echo(f"{found.names[place]}  {similarity:.3f}")
 
 
-def _is_dense(source: Path) -> bool:
+def _is_dense(source: str | Path) -> bool:
     """Whether a source is a file of dense embeddings; a quick look at most sources."""
-    if source.suffix not in (".zarr", ".tif") or "://" in str(source):
+    if isinstance(source, str) or source.suffix not in (".zarr", ".tif"):
         return False
     from mmearth_model.maps.vectors import is_dense
 
@@ -575,8 +594,8 @@ def _is_dense(source: Path) -> bool:
 
 
 def _embed_dense(
-    sources: tuple[Path, ...],
-    checkpoint: Path,
+    sources: tuple[str | Path, ...],
+    checkpoint: str | Path,
     outs: tuple[Path, ...],
     *,
     padding: Padding | None,
@@ -594,7 +613,7 @@ def _embed_dense(
 ) -> None:
     """One vector per position."""
     from mmearth_data import meter
-    from mmearth_model import SceneOptions, WindowOptions, embed_dense, load_checkpoint
+    from mmearth_model import SceneOptions, WindowOptions, embed_dense
     from mmearth_model.devices import default_workers
     from mmearth_model.maps.similarity import parse_place
 
@@ -603,13 +622,13 @@ def _embed_dense(
     if scheduler is not None:
         refuse_unused("with --scheduler, whose workers compute the vectors", "workers")
     _check_shown(query, picture, similarity)
-    scene = len(sources) > 1 or sources[0].is_file()
+    scene = len(sources) > 1 or (isinstance(sources[0], Path) and sources[0].is_file())
     if not scene:
         refuse_unused("with a store, which has its bands and levels", *OF_SCENES)
     given = SceneOptions(**{name: options[name] for name in OF_SCENES})
     with meter(f"Embedding {short_path(sources[0])}", "positions") as show:
         found = embed_dense(
-            load_checkpoint(checkpoint, padding=padding),
+            _load(checkpoint, padding),
             sources if scene else _open(sources[0]),
             outs[0],
             given=given,
@@ -690,6 +709,9 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 @WORKERS
 @SCHEDULER
 @DEVICE
+@option(
+    "--threads N", HARDWARE, "Number of CPU threads of each process.", Number(int, Interval(ge=1, le=1024)), default=1
+)
 @option("--out FILE", OUTPUT, "Map to write, a cloud-optimised GeoTIFF.", FilePath(".tif", ".tiff"), required=True)
 @JSON
 def predict(
@@ -702,6 +724,7 @@ def predict(
     workers: int | None,
     scheduler: str | None,
     device: str,
+    threads: int,
     out: Path,
     as_json: bool,
     **given: Any,
@@ -714,12 +737,12 @@ def predict(
     """
     from mmearth_data import meter
 
-    use_threads(1)
+    use_threads(threads)
     from mmearth_model import SceneOptions, WindowOptions, predict_scene
     from mmearth_model.devices import default_workers
 
     if scheduler is not None:
-        refuse_unused("with --scheduler, whose workers compute the map", "workers")
+        refuse_unused("with --scheduler, whose workers compute the map", "workers", "threads")
     with meter(f"Predicting {short_path(out)}", "px") as show:
         written = predict_scene(
             network,
@@ -730,8 +753,9 @@ def predict(
             scores=scores,
             workers=workers or default_workers(device),
             scheduler=scheduler,
+            threads=threads,
             device=device,
-            report=show,
+            report=_mapping_shown(show, out),
         )
     if as_json:
         click.echo(json.dumps({"written": [short_path(path) for path in written]}))
@@ -753,15 +777,17 @@ def predict(
     "preset reference); timm: plain ConvNeXt V2.",
     click.Choice(["finetune", "dense", "sparse", "timm"]),
 )
-@option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FILE)
+@option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FOLDER)
 @field_option(TrainFields, "bands", text="With --store: input bands of the weights.", shown="")
 @option("--out PATH", OUTPUT, "Folder to write, or with --to a file.", FILE, required=True)
-def convert(source: str, out: Path, to: str | None, store: Path | None, bands: dict[str, list[str]] | None) -> None:
+def convert(
+    source: str, out: Path, to: str | None, store: str | Path | None, bands: dict[str, list[str]] | None
+) -> None:
     """Convert weights of third-party code, or back with --to.
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
     classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights with the names of its authors or of timm (.pth,
-    .safetensors), or a checkpoint or run of this program. From pickles, only tensors, containers and the numbers in
+    .safetensors), or a checkpoint or run of this program, also as a URL (see evaluate). From pickles, only tensors, containers and the numbers in
     args (the options of the run) are read; nothing is imported or executed, and pickles that ask for more are refused.
     """
     from mmearth_data import meter
@@ -775,9 +801,31 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: d
             to=to,
             store=opened,
             bands=bands or {},
-            report=lambda received: show(0, None, f"{received / 2**20:.1f} MiB"),
+            report=_bytes_shown(show),
         )
     click.echo(f"{written}: converted.")
+
+
+@cli.command()
+@click.argument("folder", type=FILE)
+@option(
+    "--licence SPDX",
+    WHAT,
+    "Licence of the weights, an identifier of the SPDX list such as CC-BY-4.0; config.json records it.",
+    shown="as recorded",
+)
+@option("--force", OUTPUT, "Replace cards that were edited.", is_flag=True)
+def describe(folder: Path, licence: str | None, force: bool) -> None:
+    """Write a model card and a STAC item of weights.
+
+    FOLDER is a checkpoint, a network, or a run (its last checkpoint). README.md is a model card with the header of the
+    Hugging Face Hub, item.json a STAC item with the Machine Learning Model extension. Checkpoints and networks already have
+    both; this writes them again with a licence, or for folders of earlier versions.
+    """
+    from mmearth_model import describe as describe_weights
+
+    written = describe_weights(folder, licence=licence, force=force)
+    click.echo(f"{short_path(written.absolute())}: README.md, item.json")
 
 
 @cli.command(first=("size", "batch", "image_size", "forms", "device"))
@@ -935,7 +983,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
 @HTML
-@option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FILE, shown="the store of each run")
+@option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FOLDER, shown="the store of each run")
 @option(
     "--store-page FILE",
     WHAT,
@@ -956,7 +1004,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 def report(
     runs: tuple[Path, ...],
     page: Path | None,
-    store: Path | None,
+    store: str | Path | None,
     store_page: Path | None,
     tiles: int,
     embedded: int,
@@ -1031,10 +1079,34 @@ def _pair(text: str) -> tuple[str, str]:
 # ---------------------------------------------------------------- shared pieces
 
 
-def _open(path: Path) -> Store:
+def _open(path: str | Path) -> Store:
     from mmearth_data import open_store
 
     return open_store(path)
+
+
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[False] = False) -> Checkpoint: ...
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[True]) -> Checkpoint | Network: ...
+def _load(path: str | Path, padding: Padding | None, *, networks: bool = False) -> Checkpoint | Network:
+    """Open a checkpoint or, with ``networks``, also a network, and say which one it is if it was downloaded."""
+    from mmearth_data import meter
+    from mmearth_model import load_checkpoint
+    from mmearth_model.heads.network import load_weights
+
+    load = load_weights if networks else load_checkpoint
+    if "://" not in str(path):
+        return load(path, padding=padding)
+    with meter(f"Fetching {path}", "MiB") as show:
+        found = load(path, padding=padding, report=_bytes_shown(show))
+    _say(str(found.origin))
+    return found
+
+
+def _bytes_shown(show: Meter) -> Callable[[int], None]:
+    """Show the progress of a download."""
+    return lambda received: show(0, None, f"{received / 2**20:.1f} MiB")
 
 
 def _of_store(task: str) -> bool:
@@ -1042,8 +1114,10 @@ def _of_store(task: str) -> bool:
     return "=" not in task
 
 
-def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
-    """Store that the tasks come from: the given one, or that of the first checkpoint."""
+def _store_of(
+    tasks: tuple[str, ...], store: str | Path | None, checkpoints: Sequence[Checkpoint | Network]
+) -> Store | None:
+    """Store that the tasks come from: the given one, or that of the first checkpoint or network."""
     from mmearth_model.weights.store_record import find_store
 
     if store is not None:
@@ -1052,13 +1126,21 @@ def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Chec
         return None
     if not checkpoints:
         raise click.UsageError("expected a store for the tasks, got none; give --store, or NAME=PATH as --task.")
-    record, folder = checkpoints[0].config["store"], checkpoints[0].folder
-    if not record["path"]:
+    record, folder = checkpoints[0].store, checkpoints[0].folder
+    if folder is None or not record["path"]:
         raise click.UsageError(
-            f"expected a store for the tasks, got none, and {folder} was converted without one; "
-            "convert it again with --store STORE."
+            f"expected a store for the tasks, got none, and {checkpoints[0].name} {_without_store(checkpoints[0])}."
         )
     return find_store(record, folder.parent)
+
+
+def _without_store(found: Checkpoint | Network) -> str:
+    """Say why weights record no store, and what to do."""
+    from mmearth_model import Network
+
+    if isinstance(found, Network):
+        return "was trained on files; give --store STORE"
+    return "was converted without one; convert it again with --store STORE"
 
 
 def _say(text: str) -> None:
@@ -1078,8 +1160,14 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     from mmearth_model.evaluation.terminal import render_results
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
-    frozen = all(not row.protocol.startswith("finetune") for row in result.rows)
-    _print(render_results(f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", result))
+    _print(render_results(f"{_title(result)}{synthetic}", result))
+
+
+def _title(result: Evaluation) -> str:
+    """Heading of results."""
+    from mmearth_model.formatting import title_of
+
+    return title_of({row.protocol for row in result.rows})
 
 
 def _print_timings(found: list[Timing], work: Workload) -> None:
@@ -1097,6 +1185,19 @@ def _print_timings(found: list[Timing], work: Workload) -> None:
         table.add(name, *(f"{value:.1f}" for value in values))
     _print(Paragraphs([f"Training steps: {title}"], style="bold"))
     _print(table)
+
+
+def _mapping_shown(show: Meter, out: Path) -> Callable[[float, float], None]:
+    """Show the progress of a map, and first where it resumes."""
+    begun: list[float] = []
+
+    def report(done: float, total: float) -> None:
+        if done and not begun:
+            _say(f"Resuming {short_path(out)}: {done:,.0f} of {total:,.0f} px are finished.")
+        begun.append(done)
+        show(done, total)
+
+    return report
 
 
 def _training_shown(show: Meter) -> Callable[[TrainProgress], None]:

@@ -12,6 +12,7 @@ from mmearth_data import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 CPU_SLICE = 4
 """Images per forward pass on a CPU: a pass that fits its cache is several times as fast (measured on two cores)."""
@@ -19,15 +20,20 @@ CPU_TRAINING_SLICE = 8
 """The same while training, where most patches are hidden (a tenth faster than 4, `make bench-encoder`)."""
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Compute with one thread within the block: for small work, threads cost more than they gain."""
+    return limited_threads(1)
+
+
+@contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """Compute with so many threads within the block."""
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(threads):
             yield
     finally:
         torch.set_num_threads(before)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 PERCENT = frozenset({"accuracy", "f1", "jaccard", "map"})
 """Metrics shown in per cent."""
 
@@ -15,3 +20,12 @@ def shown(metric: str, value: float) -> str:
     ('50.0', '0.500')
     """
     return f"{100 * value:.1f}" if metric in PERCENT else f"{value:.3f}"
+
+
+def title_of(protocols: Collection[str]) -> str:
+    """Heading of results: what was evaluated, by the protocols of the rows."""
+    if any(name.startswith("finetune") for name in protocols):
+        return "Fine-tuned encoders"
+    if "network" not in protocols:
+        return "Frozen encoders"
+    return "Networks" if set(protocols) == {"network"} else "Frozen encoders and networks"

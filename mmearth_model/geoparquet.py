@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import WGS84_PROJJSON
+from mmearth_data import WGS84_PROJJSON, staged_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -25,6 +27,39 @@ def categories(texts: NDArray[Any]) -> pa.Array:
     import pyarrow as pa
 
     return pa.array(texts, pa.string(), mask=texts == "").dictionary_encode()
+
+
+def sample_columns(
+    names: Sequence[str],
+    lon: NDArray[np.float64],
+    lat: NDArray[np.float64],
+    time: NDArray[np.datetime64] | None,
+    tile_ids: NDArray[np.uint64] | None = None,
+) -> dict[str, pa.Array]:
+    """Columns ``id`` (text), ``tile_id`` (tiles only), ``lon``, ``lat`` and ``time`` (if known) of N samples."""
+    import pyarrow as pa
+
+    return {
+        "id": pa.array(names, pa.string()),
+        **({} if tile_ids is None else {"tile_id": pa.array(tile_ids)}),
+        "lon": pa.array(lon, from_pandas=True),
+        "lat": pa.array(lat, from_pandas=True),
+        **({} if time is None else {"time": pa.array(time, pa.timestamp("ms", tz="UTC"))}),
+    }
+
+
+def write_geoparquet(
+    path: Path, columns: Mapping[str, pa.Array], shapes: NDArray[Any], texts: Mapping[str, Any]
+) -> None:
+    """Write columns and geometries (N,) in EPSG:4326, None where unknown, with ``texts`` as JSON metadata, atomically."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table({**columns, **geometry_columns(shapes)})
+    metadata = {"geo": geo_metadata(shapes), **texts}
+    table = table.replace_schema_metadata({name: json.dumps(value) for name, value in metadata.items()})
+    with staged_file(path) as beside:
+        parquet.write_table(table, beside, row_group_size=ROW_GROUP)
 
 
 def geometry_columns(shapes: NDArray[Any]) -> dict[str, pa.Array]:

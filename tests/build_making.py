@@ -164,6 +164,9 @@ class RemoteSource(LoggedSource):
     def places(self, size_px: int) -> list[Place]:
         return []
 
+    def area(self) -> tuple[Any, ...]:
+        return ()
+
     def ecoregions(self) -> Any:
         raise InputError("expected a source whose locations are sampled, got one that is given its locations")
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import yaml
 from click.testing import CliRunner, Result
+from map_world import make_network, numbers, write_scene
 from published_world import NAME, make_published
 from toy_store import TINY, write_store
 
 from mmearth_data import format_tile_id, open_store
 from mmearth_data.cli import cli as data_cli
+from mmearth_model import save_network
 from mmearth_model.cli import cli as train_cli
 
 if TYPE_CHECKING:
@@ -77,6 +79,14 @@ CASES = {
         Case("pretrain", "pretrain IN/toy.zarr --recipe IN/tiny.yaml --out OUT/run --device cpu", train_cli, "run/step-*"),
         Case("evaluate", f"{EVALUATE} --out OUT/results", train_cli, "cache/[!.]*.npy", resumes=""),
         Case(
+            "evaluate-keep-probe",
+            "evaluate IN/run --task store:esa_worldcover --protocol linear --baseline none --seeds 1 --cache OUT/cache "
+            "--keep-probe OUT/probe --device cpu",
+            train_cli,
+            "cache/[!.]*.npy",
+            resumes="",
+        ),
+        Case(
             "finetune",
             "finetune IN/run --task store:esa_worldcover --epochs 1 --seed 1 --out OUT/tuned --device cpu",
             train_cli,
@@ -86,6 +96,12 @@ CASES = {
             "embed IN/toy.zarr --checkpoint IN/run --out OUT/x.parquet --out OUT/x.zarr --map OUT/map.png "
             "--neighbours TILE --figure OUT/near.png --cache OUT/cache --device cpu",
             train_cli,
+        ),
+        Case(
+            "predict",
+            "predict IN/network IN/scene.tif --out OUT/map.tif --scores --overlap 16 --workers 1 --device cpu",
+            train_cli,
+            ".map.tif.work/block-*.npz",
         ),
         Case("report", "report IN/run --html OUT/report.html --tiles 1 --embeddings 0 --device cpu", train_cli),
         Case("convert", "convert IN/run --out OUT/again", train_cli),
@@ -147,6 +163,8 @@ def make_inputs(folder: Path, rows: int) -> Path:
     toy, recipe = write_store(folder / "toy.zarr").path, folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
     (folder / "toy.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    save_network(folder / "network", make_network())
+    write_scene(folder / "scene.tif", numbers(rows * 110, 24))  # three blocks for 20 rows
     run(train_cli, "pretrain", toy, "--recipe", recipe, "--epochs", 1, "--out", folder / "run", "--device", "cpu")
     return folder
 

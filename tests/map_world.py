@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import rasterio
 import torch
 from rasters_world import write_tif
 
@@ -92,10 +93,47 @@ def numbers(height: int, width: int, seed: int = 1) -> np.ndarray[Any, Any]:
 
 def write_scene(path: Path, values: np.ndarray[Any, Any], bands: Sequence[str] = BANDS, **profile: Any) -> Path:
     """Write a scene of 10 m pixels whose bands and tags say all that a network asks for."""
-    import rasterio
-
     tags = {"PROCESSING_LEVEL": "Level-2A", "PROCESSING_BASELINE": "02.12", **profile.pop("tags", {})}
     write_tif(path, values, **{"nodata": 0, **profile, "tags": {k: v for k, v in tags.items() if v is not None}})
     with rasterio.open(path, "r+") as dataset:
         dataset.descriptions = tuple(bands)
     return path
+
+
+def write_planet_scene(
+    folder: Path, lon: float, lat: float, size_px: int, *, seed: int = 0, year: int = 2020
+) -> list[Path]:
+    """Write part of a Level-2A scene of the synthetic planet: a file for each resolution of its bands.
+
+    The upper-left corner is next to a location. It is the least cloudy scene of a year.
+    """
+    from mmearth_data.catalog.tile import TileGrid, utm_epsg
+    from mmearth_data.planet.grids import Window
+    from mmearth_data.planet.planet import L2A, Planet
+    from mmearth_data.planet.products import Sentinel2, year_start_ms
+    from mmearth_data.planet.scenes import Box
+
+    corner = TileGrid.around(lon, lat, utm_epsg(lon, lat), 6)
+    west, _, _, north = corner.bounds
+    west, north = west // 60 * 60, north // 60 * 60  # on the grids of all bands
+    box = Box(corner.epsg, west, north - 10.0 * size_px, west + 10.0 * size_px, north)
+    product = Planet(seed).products[L2A]
+    assert isinstance(product, Sentinel2)
+    scenes = product.scenes(box, year_start_ms(year), year_start_ms(year + 1), cloud_limit=60, whole=True)
+    image = product.image(min(scenes, key=lambda scene: scene.cloud_percent))
+    files = []
+    for metres in (10, 20, 60):
+        bands = [band for band in BANDS if S2.native_m[band] == metres]
+        grid = product.grid(image, bands[0])
+        column, row = (round(float(at)) for at in (grid.column(np.float64(west)), grid.row(np.float64(north))))
+        side = -(-size_px * 10 // metres)
+        layers = [product.read(image, band, Window(column, row, side, side)) for band in bands]
+        values = np.stack([np.where(True if v.valid is None else v.valid, v.values, 0) for v in layers]).astype(
+            np.uint16
+        )
+        profile = {"crs": f"EPSG:{corner.epsg}", "transform": rasterio.Affine(metres, 0, west, 0, -metres, north)}
+        path = folder / f"planet_{metres}m.tif"
+        files.append(
+            write_scene(path, values, bands, tags={"synthetic": "yes"}, compress="DEFLATE", zlevel=1, **profile)
+        )
+    return files

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.tile import Place
+from mmearth_data.catalog.tile import Place, TileGrid
 from mmearth_data.errors import InputError
 from mmearth_data.sampling import deal_reserves, largest_remainder
+from mmearth_data.sampling.blocks import NO_SPLIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
 
+    from mmearth_data.sampling.covering import Cover, Labels
     from mmearth_data.store.schema import StoreLayout
 
 NO_BIOME, NO_ECO_REGION = 255, 65535
 """Class ids that mean "not known", as in the catalog."""
+PLACE_COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region")
+GRID_COLUMNS = ("epsg", "ulx", "uly")
+"""Columns of locations whose pixel grids are given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,10 +104,23 @@ class BuildPlan:
         """Rows of those shards."""
         return sum(len(self.rows(shard)) for shard in self.shards if shard not in done)
 
+    def spread(self, count: int) -> list[Place]:
+        """Locations of some slots, evenly distributed over all of them."""
+        rows = self.layout.tiles - self.first_row
+        return self._places(np.unique(np.linspace(0, rows - 1, min(count, rows)).astype(np.intp)))[1]
+
+    def columns(self, positions: slice | NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+        """Columns of ``places`` at some positions, with ``epsg``, ``ulx`` and ``uly`` of their pixel grids if given."""
+        return {name: column[positions] for name, column in self.places.items()}
+
     def _places(self, positions: slice | NDArray[np.intp]) -> tuple[list[int], list[Place]]:
         """Return the splits and locations at some positions of ``places``."""
-        found = {name: column[positions].tolist() for name, column in self.places.items()}
+        found = {name: column.tolist() for name, column in self.columns(positions).items()}
         size_px = self.layout.size_px
+        grids: list[TileGrid | None] = [None] * len(found["split"])
+        if GRID_COLUMNS[0] in found:
+            corners = zip(*(found[name] for name in GRID_COLUMNS), strict=True)
+            grids = [TileGrid(epsg=epsg, ulx=ulx, uly=uly, size_px=size_px) for epsg, ulx, uly in corners]
         places = [
             Place(
                 tile_id=tile_id,
@@ -111,12 +129,38 @@ class BuildPlan:
                 size_px=size_px,
                 biome=None if biome == NO_BIOME else biome,
                 eco_region=None if eco_region == NO_ECO_REGION else eco_region,
+                grid=grid,
             )
-            for tile_id, lon, lat, biome, eco_region in zip(
-                *(found[name] for name in ("tile_id", "lon", "lat", "biome", "eco_region")), strict=True
+            for tile_id, lon, lat, biome, eco_region, grid in zip(
+                *(found[name] for name in PLACE_COLUMNS), grids, strict=True
             )
         ]
         return found["split"], places
+
+
+@dataclass(frozen=True)
+class CoverPlan(BuildPlan):
+    """Plan of a cover, whose locations are computed shard by shard, since there may be many millions of them.
+
+    Attributes
+    ----------
+    cover
+        Cells, one per row of the store.
+    labels
+        Biomes and ecoregions of points; None if the store has neither.
+    """
+
+    cover: Cover | None = None
+    labels: Labels | None = None
+
+    def columns(self, positions: slice | NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+        """Columns of some cells; see `BuildPlan.columns`."""
+        assert self.cover is not None
+        cells = np.arange(*positions.indices(len(self.cover))) if isinstance(positions, slice) else positions
+        found = self.cover.columns(cells)
+        known = None if self.labels is None else self.labels(found["lon"], found["lat"])
+        biome, eco_region = known or (np.full(len(cells), NO_BIOME), np.full(len(cells), NO_ECO_REGION))
+        return {**found, "biome": biome, "eco_region": eco_region, "split": np.full(len(cells), NO_SPLIT)}
 
 
 def plan_sampled(frame: GeoDataFrame, layout: StoreLayout, first_row: int = 0) -> BuildPlan:
@@ -158,6 +202,11 @@ def plan_given(
     if len(np.unique(columns["tile_id"])) < len(ordered):
         raise InputError("Expected tiles at different locations, got one twice; two sites cover the same area.")
     return BuildPlan(layout=layout, places=columns, pools=())
+
+
+def plan_cover(cover: Cover, layout: StoreLayout, labels: Labels | None) -> CoverPlan:
+    """Plan a cover: one row per cell, in their order, in no split and without reserves."""
+    return CoverPlan(layout=layout, places={}, pools=(), cover=cover, labels=labels)
 
 
 def random_slots(count: int, shares: Sequence[float], seed: int) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.building.covering import cells_of, describe_cover, labels_of
 from mmearth_data.building.given import given_tiles, refuse_overlaps
-from mmearth_data.building.plan import plan_given, plan_sampled
+from mmearth_data.building.plan import plan_cover, plan_given, plan_sampled
 from mmearth_data.building.price import describe_needs
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import format_tile_ids
@@ -43,9 +44,11 @@ class PreparedBuild:
     plan
         Shards, slots and reserves.
     sample
-        How the locations were chosen; None if the source has its own.
+        How the locations were chosen; None if the source has its own, or a region is covered.
     notes
         Messages for the user.
+    cover
+        Description of the cells of a cover, JSON-ready; None if there is none.
     """
 
     recipe: BuildRecipe
@@ -53,13 +56,15 @@ class PreparedBuild:
     plan: BuildPlan
     sample: Sample | None
     notes: tuple[str, ...] = ()
+    cover: dict[str, Any] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Describe what the build would do: tiles, shards, requests, bytes before compression; JSON-ready."""
         tiles = self.plan.layout.tiles - self.plan.first_row
         account = describe_needs(self.recipe, self.source, self.plan.layout, tiles)
         notes = {"notes": list(self.notes)} if self.notes else {}
-        return account | notes | {"sample": None if self.sample is None else self.sample.report.to_dict()}
+        cover = {"cover": self.cover} if self.cover else {}
+        return account | notes | cover | {"sample": None if self.sample is None else self.sample.report.to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,8 +122,10 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
 
 
 def planned(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
-    """Choose locations, those of the source or sampled ones, and assign them to shards."""
+    """Choose locations, those of the source, of a cover or sampled ones, and assign them to shards."""
     source = inputs.source
+    if recipe.cover:
+        return _planned_cover(recipe, inputs)
     if recipe.source_file is not None:
         given = given_tiles(source, recipe)
         layout = layout_of(recipe, inputs.modalities, len(given.places))
@@ -128,6 +135,19 @@ def planned(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
     _refuse_overlaps(recipe, chosen.frame)
     layout = layout_of(recipe, inputs.modalities, chosen.report.tiles)
     return PreparedBuild(recipe=recipe, source=source, plan=plan_sampled(chosen.frame, layout), sample=chosen)
+
+
+def _planned_cover(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
+    cells = cells_of(recipe, inputs.source)
+    layout = layout_of(recipe, inputs.modalities, len(cells))
+    labels = labels_of(recipe, inputs.modalities, inputs.ecoregions_to_sample)
+    return PreparedBuild(
+        recipe=recipe,
+        source=inputs.source,
+        plan=plan_cover(cells, layout, labels),
+        sample=None,
+        cover=describe_cover(recipe, cells),
+    )
 
 
 def _refuse_overlaps(recipe: BuildRecipe, frame: GeoDataFrame) -> None:
@@ -168,6 +188,10 @@ def draw_sample(
     report
         Called with the number of locations found so far and their total, reserves included.
     """
+    if recipe.cover:
+        raise InputError(
+            "cover (--cover): expected a recipe that samples locations, got one that covers a region; build it directly."
+        )
     if recipe.source_file is not None:
         raise InputError(
             f"source (--source): expected one whose locations are sampled, got {recipe.source}, which has its own; "

@@ -133,6 +133,6 @@ def describe_needs(recipe: BuildRecipe, source: Source, layout: StoreLayout, til
             per_second=recipe.per_second,
             latency_s=recipe.latency_s,
             eecu_per_tile=recipe.eecu_per_tile,
-            oversample=recipe.oversample,
+            oversample=1.0 if recipe.cover else recipe.oversample,
         )
     return account

@@ -53,9 +53,9 @@ def profile(recipe: BuildRecipe, tiles: int, *, catalog: Catalog | None = None) 
         raise InputError(f"--profile: expected at least one tile, got {tiles}.")
     inputs = read_inputs(recipe, catalog, connect=True)
     plan = planned(recipe.model_copy(update={"tiles": tiles, "tiles_per_shard": tiles}), inputs).plan
-    places = [slot.place for slot in plan.shard(0).slots]
+    places = plan.spread(tiles)
     found = profile_tiles(inputs.source, places, plan.layout)
-    all_tiles = recipe.tiles if recipe.source_file is None else plan.layout.tiles
+    all_tiles = plan.layout.tiles if recipe.cover or recipe.source_file is not None else recipe.tiles
     measured = recipe.model_copy(
         update={"latency_s": seconds_of(found, "image:computePixels"), "eecu_per_tile": found["eecu_per_tile"] or None}
     )

@@ -258,3 +258,14 @@ class Place:
     biome: int | None = None
     eco_region: int | None = None
     """Published MMEarth class ids, or None if unknown."""
+    grid: TileGrid | None = None
+    """Pixel grid of the tile if it is given, as in a cover; None if it follows from the scene."""
+
+    @property
+    def own_grid(self) -> TileGrid:
+        """Pixel grid in the location's own zone, before its scene is known; TileUnavailable beyond 84 N or 80 S."""
+        return self.grid or self.grid_in(utm_epsg(self.lon, self.lat))
+
+    def grid_in(self, epsg: int) -> TileGrid:
+        """Pixel grid of the tile: the given one, or the one around the location in the CRS of its scene."""
+        return self.grid or TileGrid.around(self.lon, self.lat, epsg, self.size_px)

@@ -110,6 +110,33 @@ def _codes(frame: gpd.GeoDataFrame, path: str | Path) -> tuple[Ints, list[str]]:
     return code, unmatched
 
 
+class PointLabels:
+    """Labels points with the ecoregion that they are in; use `label_points` for a single call.
+
+    ``ecoregions`` are those of `read_ecoregions`.
+    """
+
+    def __init__(self, ecoregions: gpd.GeoDataFrame) -> None:
+        self._pieces = prepare(ecoregions)
+        self._order = np.argsort(self._pieces.cell, kind="stable")
+        self._biome = np.append(ecoregions["biome"].to_numpy(), NO_BIOME).astype(np.uint8)
+        self._eco_region = np.append(ecoregions["eco_region"].to_numpy(), NO_ECO_REGION).astype(np.uint16)
+
+    def __call__(self, lon: ArrayLike, lat: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        """Biome and ecoregion of points, as `label_points` returns them."""
+        lon, lat = np.atleast_1d(np.asarray(lon, np.float64)), np.atleast_1d(np.asarray(lat, np.float64))
+        pieces, order = self._pieces, self._order
+        cells = pieces.grid.cell_of(lon, lat)
+        found, point = matches(pieces.cell[order], cells, cells)
+        piece = order[found]
+        whole = shapely.is_missing(pieces.geometry[piece])
+        inside = whole.copy()
+        inside[~whole] = shapely.intersects_xy(pieces.geometry[piece[~whole]], lon[point[~whole]], lat[point[~whole]])
+        row = np.full(len(lon), len(self._biome) - 1, dtype=np.int64)
+        np.minimum.at(row, point[inside], pieces.owner[piece[inside]])
+        return self._biome[row], self._eco_region[row]
+
+
 def label_points(
     ecoregions: gpd.GeoDataFrame, lon: ArrayLike, lat: ArrayLike
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
@@ -117,19 +144,7 @@ def label_points(
 
     Where polygons of ``ecoregions`` (from `read_ecoregions`) overlap, the smaller id wins.
     """
-    lon, lat = np.atleast_1d(np.asarray(lon, np.float64)), np.atleast_1d(np.asarray(lat, np.float64))
-    pieces = prepare(ecoregions)
-    order = np.argsort(pieces.cell, kind="stable")
-    cells = pieces.grid.cell_of(lon, lat)
-    found, point = matches(pieces.cell[order], cells, cells)
-    piece = order[found]
-    whole = shapely.is_missing(pieces.geometry[piece])
-    inside = whole.copy()
-    inside[~whole] = shapely.intersects_xy(pieces.geometry[piece[~whole]], lon[point[~whole]], lat[point[~whole]])
-    row = np.full(len(lon), len(ecoregions), dtype=np.int64)
-    np.minimum.at(row, point[inside], pieces.owner[piece[inside]])
-    biome = np.append(ecoregions["biome"].to_numpy(), NO_BIOME)[row].astype(np.uint8)
-    return biome, np.append(ecoregions["eco_region"].to_numpy(), NO_ECO_REGION)[row].astype(np.uint16)
+    return PointLabels(ecoregions)(lon, lat)
 
 
 _prepared: dict[str, Pieces] = {}

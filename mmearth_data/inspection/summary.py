@@ -109,6 +109,8 @@ class Summary:
     rows: int
     """Rows of the store, empty ones included."""
     size_px: int
+    overlap_px: int | None
+    """As `Store.overlap_px`."""
     tiles_per_shard: int
     shards: int
     committed_shards: int
@@ -169,6 +171,7 @@ def summarise(store: Store) -> Summary:
         tiles=len(store),
         rows=layout.tiles,
         size_px=layout.size_px,
+        overlap_px=store.overlap_px,
         tiles_per_shard=layout.tiles_per_shard,
         shards=layout.shards,
         committed_shards=len(shards),

@@ -84,6 +84,7 @@ def _head(s: Summary) -> RenderableType:
     made = "computed, never measured" if s.synthetic else "measured"
     facts = [
         ("tiles", f"{s.tiles:,} of {side}{empty}"),
+        *([] if s.overlap_px is None else [("cover", f"of a region; neighbouring tiles share {s.overlap_px} px")]),
         ("source", f"{s.source.get('name', 'unknown')}: {made}"),
         ("scenes", f"{scenes}  {levels}".rstrip()),
         ("area", _area(s.bounds)),

@@ -68,6 +68,14 @@ class CopyPlan:
         return (store, first // theirs.tiles_per_shard) if same else None
 
 
+def cover_recipe(stores: Sequence[Store], size_px: int) -> dict[str, Any]:
+    """Fields that the recipe of a copy has if all stores are covers of one grid, with tiles cropped to ``size_px``."""
+    (overlap, side), *others = {(store.overlap_px, store.layout.size_px) for store in stores}
+    if others or overlap is None or side - size_px > overlap:
+        return {}
+    return {"cover": True, "overlap_px": overlap - (side - size_px)}
+
+
 def plan_copy(
     stores: Sequence[Store],
     rows: Sequence[NDArray[np.intp]],

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.errors import InputError
-from mmearth_data.interchange.copying import Copier, plan_copy
+from mmearth_data.interchange.copying import Copier, cover_recipe, plan_copy
 from mmearth_data.interchange.targets import check_finished
 from mmearth_data.recipes import differences
 from mmearth_data.store.overlaps import overlap_pairs, repeated
@@ -53,7 +53,10 @@ def merge_stores(
             sources.append(store.source)
     new = NewStore(
         layout=plan.layout,
-        recipe={"merge": {"of": [store.digest for store in stores], "drop_clashes": drop_clashes}},
+        recipe={
+            "merge": {"of": [store.digest for store in stores], "drop_clashes": drop_clashes},
+            **cover_recipe(stores, first.size_px),
+        },
         source=sources[0] if len(sources) == 1 else {"name": "merge", "sources": sources},
         synthetic=any(store.synthetic for store in stores),
     )

@@ -14,7 +14,7 @@ import numpy as np
 from mmearth_data.catalog.tile import HEX_ID, as_integer, check_tile_size, format_tile_id, is_tile_id, parse_tile_id
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.files.tables import PARQUET_SUFFIXES, read_table, read_text
-from mmearth_data.interchange.copying import Copier, plan_copy
+from mmearth_data.interchange.copying import Copier, cover_recipe, plan_copy
 from mmearth_data.interchange.entries import PUBLISHED_ID
 from mmearth_data.interchange.targets import check_finished
 from mmearth_data.recipes import file_digest
@@ -109,7 +109,7 @@ def make_subset(
     plan = plan_copy([store], [rows], tuple(selected.modalities.values()), size_px)
     new = NewStore(
         layout=plan.layout,
-        recipe={"subset": {"of": [store.digest], **part.identity()}},
+        recipe={"subset": {"of": [store.digest], **part.identity()}, **cover_recipe([store], size_px)},
         source=store.source,
         synthetic=store.synthetic,
     )

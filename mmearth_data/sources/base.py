@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
     from mmearth_data.catalog.modality import Modality
+    from mmearth_data.geography.zones import ZonePart
     from mmearth_data.sources.earthengine.quota import Limiter
 
 
@@ -37,6 +38,8 @@ FIELDS_OF_ALL = frozenset(
         "tiles_file",
         "split",
         "split_shares",
+        "cover",
+        "overlap_px",
         "tiles_per_shard",
         "threads",
     }
@@ -50,7 +53,7 @@ class Survey:
 
     place: Place
     grid: TileGrid
-    """The tile's pixel grid, in the CRS of its scene."""
+    """The tile's pixel grid: that of its location if that has one, otherwise in the CRS of its scene."""
     time_ms: int = NO_TIME
     """Time of the base scene, UTC milliseconds since 1970, or `NO_TIME`."""
     s2_level: int = LEVEL_NONE
@@ -103,6 +106,10 @@ class Source(Protocol):
 
     def places(self, size_px: int) -> list[Place]:
         """Locations that the source itself provides, in a fixed order; empty if locations are sampled."""
+        ...
+
+    def area(self) -> tuple[ZonePart, ...]:
+        """Areas that the source's own files cover, at most one per CRS; empty if a region has to be named."""
         ...
 
     def ecoregions(self) -> GeoDataFrame:

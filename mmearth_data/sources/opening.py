@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.sources.base import SourceOverNetwork
-from mmearth_data.sources.draws import check_years
+from mmearth_data.sources.draws import Period, check_years
 from mmearth_data.sources.wanted import adjusted_catalog, wanted_modalities
 
 if TYPE_CHECKING:
@@ -24,15 +24,33 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
 
         recipe.refuse_unused(RasterSource.recipe_fields)
         return RasterSource(recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions)
-    check_years(recipe.years, recipe.levels, recipe.source)
+    period = _period(recipe)
+    if period is None:
+        check_years(recipe.years, recipe.levels, recipe.source)
+    else:
+        check_years(period.years, recipe.levels, recipe.source, "date_range (--date-range)")
     return _synthetic(recipe) if recipe.source == "synthetic" else _earth_engine(recipe, catalog)
+
+
+def _period(recipe: BuildRecipe) -> Period | None:
+    """Period of the scenes of a cover; None if scenes are drawn from years."""
+    if not recipe.cover or recipe.date_range is None:
+        return None
+    first, last = recipe.date_range
+    return Period(first=first, last=last)
 
 
 def _synthetic(recipe: BuildRecipe) -> Source:
     from mmearth_data.sources.synthetic import SyntheticSource
 
     recipe.refuse_unused(SyntheticSource.recipe_fields)
-    return SyntheticSource(recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent)
+    return SyntheticSource(
+        recipe.seed,
+        years=recipe.years,
+        levels=recipe.levels,
+        cloud_percent=recipe.cloud_percent,
+        period=_period(recipe),
+    )
 
 
 def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
@@ -50,7 +68,13 @@ def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
         connections=recipe.in_flight,
         timeout_s=recipe.request_timeout_s,
     )
-    rules = SceneRules(seed=recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent)
+    rules = SceneRules(
+        seed=recipe.seed,
+        years=recipe.years,
+        levels=recipe.levels,
+        cloud_percent=recipe.cloud_percent,
+        period=_period(recipe),
+    )
     limiter = LocalLimiter(recipe.in_flight, recipe.per_second, recipe.restricted_in_flight)
     return EarthEngineSource(catalog, wanted_modalities(catalog, recipe), rules, options, limiter)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_L2A, TileGrid, utm_epsg
+from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_L2A
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.geography.equal_area import metres_per_degree
 from mmearth_data.planet.climate import month_index
@@ -21,7 +21,7 @@ from mmearth_data.planet.scenes import Box, OpticalScene, RadarScene, closest_ra
 from mmearth_data.planet.world import PLANET_VERSION
 from mmearth_data.recipes import PLACING, SCENES
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey, to_stored
-from mmearth_data.sources.draws import draw, year_window_ms
+from mmearth_data.sources.draws import Period, draw, year_window_ms
 from mmearth_data.sources.rasters.terrain import slope_degrees
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data.catalog.modality import Modality
-    from mmearth_data.catalog.tile import Place
+    from mmearth_data.catalog.tile import Place, TileGrid
+    from mmearth_data.geography.zones import ZonePart
     from mmearth_data.planet.grids import Grid
     from mmearth_data.planet.products import Product
     from mmearth_data.planet.resample import Reader
@@ -55,7 +56,8 @@ class SyntheticSource:
     """Tiles of a synthetic Earth, marked as synthetic.
 
     ``seed`` determines the planet and every random choice; ``years`` and ``levels`` are those of the Sentinel-2 scenes,
-    which have a lower percentage of cloudy pixels than ``cloud_percent``.
+    which have a lower percentage of cloudy pixels than ``cloud_percent``. With a ``period``, for covers, a tile has the
+    least cloudy scene of the period instead of a random one, at the first of the levels.
 
     Examples
     --------
@@ -75,11 +77,13 @@ class SyntheticSource:
         years: Sequence[int] = (2017, 2018, 2019, 2020),
         levels: Sequence[str] = ("L2A", "L1C"),
         cloud_percent: float = 10.0,
+        period: Period | None = None,
     ) -> None:
         self.seed = seed
         self.years = tuple(years)
         self.levels = tuple(levels)
         self.cloud_percent = float(cloud_percent)
+        self.period = period
         self.planet = Planet(seed)
 
     def identity(self) -> dict[str, Any]:
@@ -88,7 +92,7 @@ class SyntheticSource:
             "name": self.name,
             "planet": PLANET_VERSION,
             "seed": self.seed,
-            "years": list(self.years),
+            **({"years": list(self.years)} if self.period is None else {"date_range": self.period.identity()}),
             "levels": list(self.levels),
             "cloud_percent": self.cloud_percent,
         }
@@ -103,6 +107,10 @@ class SyntheticSource:
         """Return no locations: they are sampled."""
         return []
 
+    def area(self) -> tuple[ZonePart, ...]:
+        """Return no area: the region is named."""
+        return ()
+
     def ecoregions(self) -> gpd.GeoDataFrame:
         """Ecoregion polygons of the planet (see `Source`)."""
         return self.planet.ecoregions()
@@ -113,18 +121,10 @@ class SyntheticSource:
 
     def _survey(self, place: Place) -> Survey | Rejection:
         try:
-            box = _box(
-                TileGrid.around(place.lon, place.lat, utm_epsg(place.lon, place.lat), place.size_px), CLEARANCE_M
-            )
+            level, scene = self._drawn(place) if self.period is None else self._least_cloudy(place, self.period)
         except TileUnavailable as refusal:
             return Rejection(place=place, reason=refusal.reason, detail=refusal.detail)
-        year = self.years[draw(self.seed, place.tile_id, "year", len(self.years))]
-        level, scenes = self._scenes(box, year, self.levels[draw(self.seed, place.tile_id, "level", len(self.levels))])
-        if not scenes:
-            detail = f"no {level} scene of {year} with less than {self.cloud_percent:g} % clouds"
-            return Rejection(place=place, reason="sentinel2_missing", detail=detail)
-        scene = scenes[draw(self.seed, place.tile_id, "scene", len(scenes))]
-        grid = TileGrid.around(place.lon, place.lat, scene.epsg, place.size_px)
+        grid = place.grid_in(scene.epsg)
         radar = self._radar(grid, scene.time_ms)
         return Survey(
             place=place,
@@ -136,6 +136,26 @@ class SyntheticSource:
             facts=_facts(scene, level, radar),
             request=Request(scene, level, radar),
         )
+
+    def _drawn(self, place: Place) -> tuple[str, OpticalScene]:
+        """Level and scene of a tile, at random; TileUnavailable if there is none."""
+        box = _box(place.own_grid, CLEARANCE_M)
+        year = self.years[draw(self.seed, place.tile_id, "year", len(self.years))]
+        level, scenes = self._scenes(box, year, self.levels[draw(self.seed, place.tile_id, "level", len(self.levels))])
+        if not scenes:
+            raise _without_scene(level, f"of {year}", self.cloud_percent)
+        return level, scenes[draw(self.seed, place.tile_id, "scene", len(scenes))]
+
+    def _least_cloudy(self, place: Place, period: Period) -> tuple[str, OpticalScene]:
+        """Level and least cloudy scene of a tile, nearest to the middle of the period; TileUnavailable if there is none."""
+        level = self.levels[0]
+        product = self.planet.products[ASSETS[level]]
+        assert isinstance(product, Sentinel2)
+        box = _box(place.own_grid, CLEARANCE_M)
+        scenes = product.scenes(box, *period.window_ms, cloud_limit=self.cloud_percent, whole=True)
+        if not scenes:
+            raise _without_scene(level, period.words(), self.cloud_percent)
+        return level, min(scenes, key=lambda s: (s.cloud_percent, abs(s.time_ms - period.middle_ms), s.index))
 
     def _scenes(self, box: Box, year: int, level: str) -> tuple[str, list[OpticalScene]]:
         """Scenes of the chosen level; of Level 1C if there are none of Level 2A."""
@@ -151,6 +171,8 @@ class SyntheticSource:
 
     def _radar(self, grid: TileGrid, time_ms: int) -> dict[str, RadarScene | None]:
         start, end = year_window_ms(min(self.years))[0], year_window_ms(max(self.years))[1]
+        if self.period is not None:
+            start, end = self.period.years_ms
         box, world = _box(grid, CLEARANCE_M), self.planet.views.world
         return {way: closest_radar_scene(world, way, box, time_ms, start, end) for way in SENTINEL1}
 
@@ -291,6 +313,10 @@ REDUCERS: dict[str, Callable[..., NDArray[np.float64]]] = {"mean": np.mean, "min
 def _box(grid: TileGrid, clearance_m: float) -> Box:
     west, south, east, north = grid.bounds
     return Box(grid.epsg, west - clearance_m, south - clearance_m, east + clearance_m, north + clearance_m)
+
+
+def _without_scene(level: str, when: str, cloud_percent: float) -> TileUnavailable:
+    return TileUnavailable("sentinel2_missing", f"no {level} scene {when} with less than {cloud_percent:g} % clouds")
 
 
 def _days(radar: RadarScene | None, scene: OpticalScene) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.tile import PIXEL_M
+from mmearth_data.store.schema import SPLIT_NONE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,12 +46,12 @@ def overlapping_splits(
 def overlap_pairs(
     lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int
 ) -> NDArray[np.intp]:
-    """All pairs of overlapping tiles of different splits.
+    """All pairs of overlapping tiles of different splits; tiles in no split are in none of them.
 
     Parameters
     ----------
     lon, lat, split
-        (n,) centres of the tiles in degrees, and their splits.
+        (n,) centres of the tiles in degrees, and their splits, 255 for none.
     size_px
         Side of the tiles.
 
@@ -61,7 +62,7 @@ def overlap_pairs(
     """
     import shapely
 
-    if (split == split.min(initial=255)).all():
+    if len(np.unique(split[split != SPLIT_NONE])) < 2:
         return np.empty((2, 0), dtype=np.intp)
     side_m = SURE * PIXEL_M * size_px
     boxes = _cores(lon, lat, side_m)
@@ -72,7 +73,8 @@ def overlap_pairs(
     beyond = _cores(lon[crossing] - np.copysign(360, lon[crossing]), lat[crossing], side_m)
     left, right = tree.query(np.concatenate([boxes[asking], beyond]), predicate="intersects")
     pairs: NDArray[np.intp] = np.stack([np.concatenate([asking, crossing])[left], right])
-    wrong: NDArray[np.intp] = pairs[:, split[pairs[0]] != split[pairs[1]]]
+    known = (split[pairs] != SPLIT_NONE).all(axis=0)
+    wrong: NDArray[np.intp] = pairs[:, known & (split[pairs[0]] != split[pairs[1]])]
     return wrong
 
 

@@ -123,6 +123,14 @@ class Store:
         return recipe
 
     @property
+    def overlap_px(self) -> int | None:
+        """Pixels that neighbouring tiles share if the store covers a region (``build --cover``); None if it does not.
+
+        The tiles of a cover are in no split, and the pixels of tiles of one UTM zone are those of one grid.
+        """
+        return int(self.recipe["overlap_px"]) if self.recipe.get("cover") else None
+
+    @property
     def source(self) -> Mapping[str, Any]:
         """Identity of the source of the pixels."""
         source: Mapping[str, Any] = self._content.attributes["source"]

@@ -59,6 +59,17 @@ class FilePath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class PathOrUrl(click.ParamType["str | Path"]):
+    """Path as of `FilePath`, or a URL (kept as text: `Path` would drop one of its slashes)."""
+
+    name = "path"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        """Read a path or URL."""
+        path: str | Path = value if "://" in str(value) else FilePath().convert(value, param, ctx)
+        return path
+
+
 class Number(click.ParamType[float]):
     """Whole or finite number in a range."""
 

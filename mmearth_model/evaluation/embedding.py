@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import SPLIT_NAMES, InputError, __version__, format_tile_ids, parse_tile_id, short_path
+from mmearth_data import SPLIT_NAMES, InputError, __version__, format_tile_ids, parse_tile_id
 from mmearth_model.data.targets import LEVELS
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser
 from mmearth_model.tasks import IGNORED, LabelledSet, Parts, StoreImages, StoreTask, TaskKind
-from mmearth_model.weights.checkpoints import MODEL_FILE
+from mmearth_model.training.layout import MODEL_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -169,8 +169,9 @@ def embed(
     values = extract(extractor, normaliser, task.images, where, cache=cache, report=count)
     model = file_digest(checkpoint.folder / MODEL_FILE)
     about = {
-        "checkpoint": short_path(checkpoint.folder),
+        "checkpoint": checkpoint.name,
         "model_digest": f"sha256:{model.hex()}",
+        **_revision(checkpoint),
         "source": task.name,
         "source_digest": task.images.digest,
         "version": __version__,
@@ -181,6 +182,12 @@ def embed(
     if store is not None:
         return _of_store(values, about, store, chips)
     return _of_files(values, about, task, chips)
+
+
+def _revision(checkpoint: Checkpoint) -> dict[str, str]:
+    """Commit of a checkpoint of the Hugging Face Hub."""
+    commit = checkpoint.origin.revision if checkpoint.origin else None
+    return {} if commit is None else {"checkpoint_revision": commit}
 
 
 def _of_files(values: NDArray[np.float32], about: dict[str, str], task: LabelledSet, chips: Chips | None) -> Embeddings:

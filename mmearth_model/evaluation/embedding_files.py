@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, staged_file, staged_folder
-from mmearth_model.geoparquet import ROW_GROUP, categories, geo_metadata, geometry_columns
+from mmearth_data import InputError, staged_folder
+from mmearth_model.geoparquet import categories, sample_columns, write_geoparquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,28 +39,20 @@ def write_parquet(embeddings: Embeddings, path: Path) -> None:
     the bounding box of ``geometry``.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
-    shapes = _shapes(embeddings)
     flat = pa.array(np.ascontiguousarray(embeddings.values).reshape(-1))
-    numbers = {"tile_id": embeddings.ids} if embeddings.of_tiles else {}
-    time = embeddings.time
-    table = pa.table(
-        {
-            "id": pa.array(embeddings.names, pa.string()),
-            **numbers,
-            "lon": pa.array(embeddings.lon, from_pandas=True),
-            "lat": pa.array(embeddings.lat, from_pandas=True),
-            **({} if time is None else {"time": pa.array(time, pa.timestamp("ms", tz="UTC"))}),
-            **{name: categories(texts) for name, texts in embeddings.classes.items()},
-            COLUMN: pa.FixedSizeListArray.from_arrays(flat, embeddings.values.shape[1]),
-            **geometry_columns(shapes),
-        }
-    )
-    texts = {"geo": geo_metadata(shapes), "mmearth": {**embeddings.about, **_geoemb(embeddings)}}
-    table = table.replace_schema_metadata({name: json.dumps(value) for name, value in texts.items()})
-    with staged_file(path) as beside:
-        parquet.write_table(table, beside, row_group_size=ROW_GROUP)
+    columns = {
+        **sample_columns(
+            embeddings.names,
+            embeddings.lon,
+            embeddings.lat,
+            embeddings.time,
+            embeddings.ids if embeddings.of_tiles else None,
+        ),
+        **{name: categories(texts) for name, texts in embeddings.classes.items()},
+        COLUMN: pa.FixedSizeListArray.from_arrays(flat, embeddings.values.shape[1]),
+    }
+    write_geoparquet(path, columns, _shapes(embeddings), {"mmearth": {**embeddings.about, **_geoemb(embeddings)}})
 
 
 def _shapes(embeddings: Embeddings) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Compare frozen encoders with untrained baselines on labelled tasks."""
+"""Compare frozen encoders with untrained baselines on labelled tasks, and test networks on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from mmearth_data import InputError, short_path
+from mmearth_data import InputError
 from mmearth_model.data.targets import Normaliser
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.baselines import (  # fmt: skip
@@ -24,11 +24,14 @@ from mmearth_model.evaluation.baselines import (  # fmt: skip
 )
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser, missing_bands
 from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
+from mmearth_model.evaluation.keeping import check_keep, probe_network
 from mmearth_model.evaluation.metrics import Score, score
 from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.pixels import probe_pixels
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, adamw, knn, linear
 from mmearth_model.evaluation.results import Evaluation, Row
+from mmearth_model.evaluation.testing import check_network, measure_network
+from mmearth_model.heads.network import Network, save_network
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
 from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, StoreImages, open_task
@@ -40,9 +43,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data import Modality, Store
+    from mmearth_data import Store
     from mmearth_model.evaluation.features import Extractor
-    from mmearth_model.weights.checkpoints import Checkpoint
+    from mmearth_model.weights.checkpoints import Checkpoint, Learned
 
 Protocol = Literal["knn", "linear", "probe", "paper"]
 Baseline = Literal["random", "statistics", "rcf"]
@@ -60,9 +63,10 @@ class Candidate:
     seeds: tuple[int, ...]  # seeds with which it is probed
     normaliser: Normaliser | None  # of a checkpoint; None: the task's own
     encoder: Callable[[], ConvNeXtV2] | None = None  # loads the network, if there is one
-    learned: tuple[Modality, ...] = ()  # modalities that it was trained to predict
+    learned: tuple[Learned, ...] = ()  # modalities that it was trained to predict
     # without an encoder: random filters fitted to the training images of each seed, else image statistics
     fitted: bool = False
+    checkpoint: Checkpoint | None = None
 
     def leaky_for(self, task: LabelledSet) -> bool:
         """Whether it was trained on the task's labels, or on related ones."""
@@ -80,7 +84,7 @@ class Steps:
     Attributes
     ----------
     total
-        Number of probes: of an encoder on a task, with a seed and a share of the labels.
+        Number of probes: of an encoder on a task, with a seed and a share of the labels; and of tests of a network.
     report
         Called with the probes done, their total, and what is computed now.
     done
@@ -113,6 +117,8 @@ class Job:
     device: torch.device
     cache: Path | None
     steps: Steps
+    keep: Path | None = None  # folder for the probe of the checkpoint, with its first seed
+    kept: list[Network] = field(default_factory=list)
     memo: dict[tuple[str, int, str, int], NDArray[np.float32]] = field(default_factory=dict)
     divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
 
@@ -151,7 +157,7 @@ class Job:
 
 
 def evaluate(
-    checkpoints: Sequence[Checkpoint],
+    checkpoints: Sequence[Checkpoint | Network],
     store: Store | None,
     tasks: Sequence[str | LabelledSet],
     *,
@@ -159,18 +165,21 @@ def evaluate(
     seeds: int = 3,
     test_share: float | None = None,
     labels: Sequence[LabelShare] = (WHOLE,),
-    baselines: Sequence[Baseline] = ("random",),
+    baselines: Sequence[Baseline] | None = None,
     convnext: Path | None = None,
+    keep: Path | None = None,
     cache: Path | None = None,
     device: str = "auto",
     report: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
-    """Probe frozen encoders and baselines.
+    """Probe frozen encoders and baselines, and test networks as they are.
 
     Parameters
     ----------
     checkpoints
-        Loaded by `mmearth_model.load_checkpoint`; without any, only the baselines are compared.
+        Loaded by `mmearth_model.load_checkpoint`, to be probed; and networks, loaded by `mmearth_model.load_network`, to be
+        tested on the test samples. A network is not fitted to anything and normalises by its own statistics; its rows have
+        the protocol ``network``. Without any, only the baselines are compared.
     store
         Store of the tasks that are derived from one; None if there are none.
     tasks
@@ -183,13 +192,18 @@ def evaluate(
     seeds
         Number of seeds.
     test_share
-        Share of all labelled tiles of a store to test on, sampled per seed; None uses the store's own splits.
+        Share of all labelled tiles of a store to test on, sampled per seed; None uses the store's own splits. Not with
+        networks, which may have been trained on these tiles.
     labels
         Shares of the training labels.
     baselines
-        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features).
+        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features). None: ``random``, or no
+        baseline if there are only networks.
     convnext
         File of plain ConvNeXt V2 weights, compared as an additional baseline.
+    keep
+        Folder for the linear probe of the only checkpoint on the only task with the only share of labels, as a network
+        (`mmearth_model.load_network`): that of protocol ``linear`` or ``probe``, or per pixel, with the first seed.
     cache
         Folder that caches features.
     device
@@ -200,33 +214,79 @@ def evaluate(
     Raises
     ------
     InputError
-        When tasks, data and checkpoints do not fit each other.
+        When tasks, data, checkpoints and networks do not fit each other.
     """
-    if test_share is not None and not 0 < test_share < 1:
-        raise InputError(f"--test-share: expected a share between 0 and 1, got {test_share}; 0.3 is usual.")
-    if seeds < 1 or not (checkpoints or baselines or convnext):
-        raise InputError(f"expected a checkpoint or a baseline, and a seed, got none and {seeds}.")
+    encoders = [c for c in checkpoints if not isinstance(c, Network)]
+    networks = [c for c in checkpoints if isinstance(c, Network)]
+    if baselines is None:
+        baselines = () if networks and not encoders else ("random",)
+    _check_numbers(test_share, seeds, networks, some=bool(checkpoints or baselines or convnext))
     images = None if store is None else StoreImages(store)
     opened = [task if isinstance(task, LabelledSet) else open_task(task, images) for task in dict.fromkeys(tasks)]
     _check_protocols(opened, protocols)
+    if keep is not None:
+        check_keep(keep, encoders, opened, protocols, labels, test_share)
     where = resolve_device(device)
-    found = candidates(checkpoints, opened, seeds, baselines=baselines, convnext=convnext)
-    steps = Steps(len(opened) * len(labels) * sum(len(candidate.seeds) for candidate in found), report)
-    job = Job(opened, protocols, labels, test_share, where, cache, steps)
+    found = candidates(encoders, opened, seeds, baselines=baselines, convnext=convnext)
+    total = len(opened) * (len(networks) + len(labels) * sum(len(candidate.seeds) for candidate in found))
+    job = Job(opened, protocols, labels, test_share, where, cache, Steps(total, report), keep)
     _check(found, job)
+    for network, task in itertools.product(networks, opened):
+        check_network(network, task)
     results = [result for candidate in found for result in _probe(candidate, job)]
-    filled = {
-        (task.name, c.name): bands for c in found for task in opened if (bands := missing_bands(c.input(task), task))
-    }
-    skipped = tuple(
-        f"{c.name}: no encoder, so not probed by protocol paper."
-        for c in found
-        if "paper" in protocols and not c.encoder
-    )
-    kept = [task for task in opened if test_share is None or not task.images.redrawn]
+    results += [_measured(network, task, job) for network, task in itertools.product(networks, opened)]
+    for network in job.kept:
+        save_network(keep, network)
+    rows, sums = zip(*results, strict=True)
+    return Evaluation(rows, sums, _filled(found, networks, opened), _notes(found, checkpoints, job, store))
+
+
+def _check_numbers(test_share: float | None, seeds: int, networks: Sequence[Network], *, some: bool) -> None:
+    if test_share is not None and not 0 < test_share < 1:
+        raise InputError(f"--test-share: expected a share between 0 and 1, got {test_share}; 0.3 is usual.")
+    if test_share is not None and networks:
+        raise InputError(
+            f"--test-share: expected none with a network, got {test_share} with {networks[0].name}, which may have been "
+            "trained on these tiles; leave it out."
+        )
+    if seeds < 1 or not some:
+        raise InputError(f"expected a checkpoint or a baseline, and a seed, got none and {seeds}.")
+
+
+def _measured(network: Network, task: LabelledSet, job: Job) -> tuple[Row, NDArray[np.float64]]:
+    """Row of a network with the sums of its test samples."""
+    seen, total = 0, len(task.parts.test)
+
+    def count(tiles: int) -> None:
+        nonlocal seen
+        seen += tiles
+        job.steps.tell(f"{network.name} on {task.name}: {seen:,}/{total:,} tiles")
+
+    result = measure_network(network, task, job.device, count)
+    job.steps.finish()
+    return result
+
+
+def _filled(
+    found: Sequence[Candidate], networks: Sequence[Network], tasks: Sequence[LabelledSet]
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return the bands that are filled, for each task and encoder; see `Evaluation`."""
+    inputs = [(c.name, task, c.input(task)) for c in found for task in tasks]
+    inputs += [(network.name, task, network.normaliser) for network in networks for task in tasks]
+    return {(task.name, name): bands for name, task, own in inputs if (bands := missing_bands(own, task))}
+
+
+def _notes(
+    found: Sequence[Candidate], checkpoints: Sequence[Checkpoint | Network], job: Job, store: Store | None
+) -> tuple[str, ...]:
+    """Describe what is odd about the data, and what was left out."""
+    skipped = [c.name for c in found if "paper" in job.protocols and not c.encoder]
+    kept = [task for task in job.tasks if job.test_share is None or not task.images.redrawn]
     known = [checkpoint.normaliser.statistics for checkpoint in checkpoints]
-    notes = tuple(note for task in kept for note in data_notes(task, known, store))
-    return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled, notes + skipped)
+    return (
+        *(note for task in kept for note in data_notes(task, known, store)),
+        *(f"{name}: no encoder, so not probed by protocol paper." for name in skipped),
+    )
 
 
 def candidates(
@@ -239,7 +299,7 @@ def candidates(
 ) -> list[Candidate]:
     """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines."""
     every = tuple(range(seeds))
-    found = [Candidate(short_path(c.folder), every, c.normaliser, c.encoder, c.learned) for c in checkpoints]
+    found = [Candidate(c.name, every, c.normaliser, c.encoder, c.learned, checkpoint=c) for c in checkpoints]
     if "random" in baselines:
         found += _random(checkpoints, tasks, every)
     first = checkpoints[0].normaliser if checkpoints else None
@@ -347,8 +407,18 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
                 leaky=candidate.leaky_for(divided),
                 train_tiles=len(train),
             )
+            _keep(candidate, divided, prediction, row, job)
             yield row, found.sums
         job.steps.finish()
+
+
+def _keep(candidate: Candidate, task: LabelledSet, prediction: Prediction, row: Row, job: Job) -> None:
+    """Make a network of the probe that was asked for: of the checkpoint, with its first seed."""
+    wanted = job.keep is not None and row.seed == candidate.seeds[0]
+    if wanted and candidate.checkpoint is not None and prediction.model is not None:
+        reading = candidate.input(task)
+        network = probe_network(candidate.checkpoint, task, reading, prediction.model, row, job.keep)
+        job.kept.append(network)
 
 
 def _answers(

@@ -127,7 +127,7 @@ def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
 
     Raises `InputError` when the task has nothing of what the encoder takes.
     """
-    _check_bands(of_encoder, task)
+    check_bands(of_encoder, task)
     fit = task.images.own_normaliser
     modalities = [of_encoder.modalities[name] for name in of_encoder.inputs]
     statistics = of_encoder.statistics if fit is None else _with_stand_ins(fit(task.parts.train).statistics, task)
@@ -157,7 +157,7 @@ def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
     )
 
 
-def _check_bands(normaliser: Normaliser, task: LabelledSet) -> None:
+def check_bands(normaliser: Normaliser, task: LabelledSet) -> None:
     """Refuse images that lack what an encoder takes."""
     images, wanted = task.images, [normaliser.modalities[name] for name in normaliser.inputs]
     for m in wanted:

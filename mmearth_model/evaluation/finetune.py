@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmearth_data import InputError, MMEarthError, documented, short_path
+from mmearth_data import InputError, MMEarthError, documented
 from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.evaluation.features import input_normaliser, missing_bands
-from mmearth_model.evaluation.metrics import Score, from_sums, pixel_score, sample_sums, score
+from mmearth_model.evaluation.metrics import from_sums
 from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.paper import smoothed, start_head, thawed_group
 from mmearth_model.evaluation.parameter_groups import parameter_groups
 from mmearth_model.evaluation.pixels import cut_masks
 from mmearth_model.evaluation.probes import loss_function, standardise
 from mmearth_model.evaluation.results import Evaluation, Row
+from mmearth_model.evaluation.testing import READ_TILES, outputs_on, score_of, sums_of
 from mmearth_model.evaluation.trained import outputs_of, training_record
 from mmearth_model.fields import FineTuneFields
-from mmearth_model.heads.answers import decide
 from mmearth_model.heads.network import Network, check_network_output, save_network
 from mmearth_model.heads.paper_unet import PaperUNet
 from mmearth_model.heads.unet import UNet
@@ -45,10 +45,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_model.data.targets import Normaliser
+    from mmearth_model.evaluation.metrics import Score
+    from mmearth_model.evaluation.testing import Answered
     from mmearth_model.network.encoder import Padding
     from mmearth_model.weights.checkpoints import Checkpoint
 
-READ_TILES = 32
 CROP = 7 / 8
 """Side of the random crop that training sees, rounded to whole patches; the whole image is asked about."""
 KEPT_BYTES = 2**30
@@ -201,11 +202,11 @@ class FineTuner:
         self.outputs = task.outputs
         with seeded(recipe.seed, purpose="head"):
             self.model = _network(encoder, recipe, self.outputs, per_pixel=self.kind.per_pixel).to(device)
-        self.centre, self.spread = self._scale()
+        self.centre, self.spread = self._measured()
         self._kept: dict[int, torch.Tensor] = {}
         self._used = len(task.parts.used)
 
-    def _scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _measured(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and deviation of the training quantities."""
         if not self.kind.continuous:
             return np.zeros(1), np.ones(1)
@@ -317,7 +318,7 @@ class FineTuner:
             (batch,) = self.task.images.batches(absent, len(absent), self.normaliser.stored)
             images = whole_patches(self.model.encoder, self.normaliser.images(batch, self.device))
             if images[0].nbytes * self._used > KEPT_BYTES:
-                return images
+                return images.contiguous()
             self._kept |= dict(zip(map(int, absent), images, strict=True))
         return torch.stack([self._kept[int(row)] for row in rows])
 
@@ -350,36 +351,26 @@ class FineTuner:
             answers = smoothed(answers.to(outputs.dtype), self.recipe.label_smoothing)
         return loss_function(self.kind)(outputs, answers)
 
-    def outputs_of(self, rows: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.float64], NDArray[Any]]]:
-        """Yield outputs (B, K, ...) and answers of samples, batch by batch."""
-        self.model.eval()
-        for start in range(0, len(rows), READ_TILES):
-            images, answers = self._batch(rows[start : start + READ_TILES])
-            with torch.inference_mode():
-                parts = [self.model(p).cpu() for p in torch.split(images, slice_length(self.device, len(images)))]
-            yield torch.cat(parts).double().numpy(), answers.cpu().numpy()
-
     def sums(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return the contribution of each sample to the sums of the metric."""
-        batches = (self._decided(*pair) for pair in self.outputs_of(rows))
-        return np.concatenate([sample_sums(self.kind, answers, truth, self.outputs) for answers, truth, _ in batches])
-
-    def _decided(self, outputs: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], Any]:
-        """Answers and truth in the units of the labels, and scores of a multi-label task."""
-        answers, scores = decide(self.kind, outputs, self.centre, self.spread)
-        return answers, truth * self.spread + self.centre if self.kind.continuous else truth, scores
+        return sums_of(self.kind, self._outputs(rows), self.scale, self.outputs)
 
     def score(self, rows: NDArray[np.intp]) -> Score:
         """Return sums, all metrics and their counts on the test samples."""
-        if self.kind.per_pixel:
-            return pixel_score(self.kind, self.sums(rows))
-        outputs, truth = (np.concatenate(part) for part in zip(*self.outputs_of(rows), strict=True))
-        answers, truth, scores = self._decided(outputs, truth)
-        return score(self.kind, answers, truth, self.outputs, scores)
+        return score_of(self.kind, self._outputs(rows), self.scale, self.outputs)
 
-    def network(self, checkpoint: Checkpoint, row: Row) -> Network:
+    def _outputs(self, rows: NDArray[np.intp]) -> Iterator[Answered]:
+        self.model.eval()
+        return outputs_on(self.model, self.task, rows, self._images, self.device)
+
+    @property
+    def scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and deviation of the training quantities."""
+        return self.centre, self.spread
+
+    def network(self, checkpoint: Checkpoint, row: Row, folder: Path) -> Network:
         """Return the trained network with all that is needed to apply it; ``row`` is its result."""
-        record = training_record(self.task, checkpoint, row)
+        record = training_record(self.task, checkpoint, row, folder)
         return Network(
             module=self.model.eval(),
             normaliser=self.normaliser,
@@ -387,7 +378,7 @@ class FineTuner:
             outputs=outputs_of(self.task),
             window_px=self.image_px,
             task=self.task.name,
-            scale=(np.atleast_1d(self.centre), np.atleast_1d(self.spread)),
+            scale=self.scale,
             record={**record, "recipe": asdict(self.recipe)},
         )
 
@@ -468,7 +459,7 @@ def finetune(
     task.check()
     if out is not None:
         check_network_output(out)
-    name, normaliser = short_path(checkpoint.folder), checkpoint.normaliser
+    name, normaliser = checkpoint.name, checkpoint.normaliser
     reading = input_normaliser(normaliser, task)
     train = labels.choose(task, recipe.seed)
     tuner = FineTuner(checkpoint.encoder(), reading, task, train, recipe, resolve_device(device))
@@ -488,7 +479,7 @@ def finetune(
         train_tiles=len(train),
     )
     if out is not None:
-        save_network(out, tuner.network(checkpoint, row))
+        save_network(out, tuner.network(checkpoint, row, out))
     filled = missing_bands(reading, task)
     notes = data_notes(task, [normaliser.statistics])
     return Evaluation((row,), (found.sums,), {(task.name, name): filled} if filled else {}, notes)

@@ -58,7 +58,9 @@ def probe_pixels(
     for columns, masks in _maps(encoder, normaliser, task, task.parts.test):
         answers = model.predict(columns.permute(0, 2, 3, 1).reshape(-1, columns.shape[1]).numpy())
         sums.append(sample_sums(task.kind, answers.reshape(masks.shape), masks, len(task.classes)))
-    done = Prediction("pixels", np.empty(0), validation=best, converged=model.converged, chosen=f"C={strength:g}")
+    chosen = f"C={strength:g}"
+    none = np.empty(0)
+    done = Prediction("pixels", none, validation=best, converged=model.converged, chosen=chosen, model=model)
     return done, pixel_score(task.kind, np.concatenate(sums))
 
 

@@ -70,6 +70,7 @@ class Prediction:
     validation: float | None = None
     converged: bool | None = None  # whether the optimiser reached its tolerance; None if that does not apply
     chosen: str = ""  # what was chosen on validation samples
+    model: Linear | None = None  # the fitted function, if it is linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,9 @@ def linear(
     A probe that needs more than ``max_iterations`` is reported as not converged.
     """
     strength, model, best = fit_path(question, regularisation, max_iterations)
-    return Prediction(
-        "linear", *model(question.test.values), validation=best, converged=model.converged, chosen=f"C={strength:g}"
-    )
+    answered = model(question.test.values)
+    chosen = f"C={strength:g}"
+    return Prediction("linear", *answered, validation=best, converged=model.converged, chosen=chosen, model=model)
 
 
 def fit_path(
@@ -164,7 +165,7 @@ def adamw(question: Question, *, epochs: int = EPOCHS) -> Prediction:
     rate, model, best = _best(question, validation, path)
     if not len(question.validation):
         model = _layer(question, question.train, rate, epochs)
-    return Prediction("probe", *model(question.test.values), validation=best, chosen=f"lr={rate:g}")
+    return Prediction("probe", *model(question.test.values), validation=best, chosen=f"lr={rate:g}", model=model)
 
 
 def _best(

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 NOUNS = {"map": "labels", "r2": "targets"}
 """Units over which a metric averages, if not classes."""
-SETTINGS_SHOWN = frozenset({"paper", "finetune-paper"})
-"""Protocols whose settings are shown in the table, because they depend on the number of training samples."""
+SETTINGS_SHOWN = frozenset({"paper", "finetune-paper", "network"})
+"""Protocols whose settings are shown in the table: they depend on the number of training samples, or on the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ class Evaluation:
     def to_dict(self, baseline: str | None = None) -> dict[str, Any]:
         """JSON-ready form, with the differences from a ``baseline`` if there is one; undefined figures are None."""
         compared = {} if baseline is None else {"differences": [asdict(d) for d in self.differences(baseline)]}
-        found: dict[str, Any] = _defined(
+        found: dict[str, Any] = defined(
             {
                 "rows": [asdict(row) for row in self.rows],
                 "summary": [asdict(s) for s in self.summaries()],
@@ -265,12 +265,12 @@ class Evaluation:
         )
 
 
-def _defined(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Replace numbers that are not finite by None, because JSON cannot represent them."""
+def defined(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Replace numbers that are not finite by None, because JSON cannot represent them; tuples become lists."""
     if isinstance(value, dict):
-        return {key: _defined(part) for key, part in value.items()}
+        return {key: defined(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_defined(part) for part in value]
+        return [defined(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

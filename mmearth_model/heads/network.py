@@ -4,42 +4,90 @@
 
     NETWORK/model.safetensors  weights of encoder and head
     NETWORK/config.json        module, outputs, normalisation, image size, what it was trained on, its result
+    NETWORK/README.md, item.json  model card and STAC item (see `mmearth_model.weights.cards`)
+
+The record in ``config.json`` is that of `mmearth_model.evaluation.trained.training_record`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from pydantic import ValidationError
 
-from mmearth_data import FileInputError, InputError, check_output, staged_folder, write_text
+from mmearth_data import (
+    FileInputError,
+    InputError,
+    MMEarthError,
+    check_output,
+    describe_validation,
+    is_there,
+    reason_of,
+    short_path,
+    staged_folder,
+    write_text,
+)
 from mmearth_model.data.targets import Normaliser
+from mmearth_model.devices import slice_length
 from mmearth_model.heads.answers import decide, sigmoid, softmax
 from mmearth_model.heads.paper_unet import PaperUNet
 from mmearth_model.heads.probes import PixelProbe, TileProbe
+from mmearth_model.heads.stored import StoredNetwork
 from mmearth_model.heads.unet import UNet
 from mmearth_model.network.encoder import Classifier, ConvNeXtV2, EncoderConfig
+from mmearth_model.network.pooling import evaluating, whole_patches
 from mmearth_model.tasks import TaskKind
-from mmearth_model.training.layout import CONFIG_FILE
-from mmearth_model.weights.checkpoints import MODEL_FILE, fill, read_json, read_tensors, save_tensors
+from mmearth_model.training.layout import CARD_FILE, CONFIG_FILE, ITEM_FILE, MODEL_FILE
+from mmearth_model.weights.cards.writing import write_cards
+from mmearth_model.weights.checkpoints import ARCHITECTURE as PRETRAINED
+from mmearth_model.weights.checkpoints import (
+    ENCODER_ONLY,
+    NETWORK,
+    Checkpoint,
+    check_padding,
+    check_tensors,
+    checkpoints_of,
+    read_json,
+    read_tensors,
+    save_tensors,
+)
+from mmearth_model.weights.remote import locate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-    import torch
     from numpy.typing import NDArray
+
+    from mmearth_model.data.tiles import Tiles
+    from mmearth_model.network.encoder import Padding
+    from mmearth_model.weights.remote import Origin
 
 Module = Classifier | UNet | PaperUNet | TileProbe | PixelProbe
 MODULES: dict[str, type[Classifier] | type[UNet] | type[PaperUNet] | type[TileProbe] | type[PixelProbe]] = {
     module.__name__: module for module in (Classifier, UNet, PaperUNet, TileProbe, PixelProbe)
 }
-ARCHITECTURE = "network"
+PER_PIXEL = (UNet, PaperUNet, PixelProbe)
+"""Modules with an output for every pixel."""
 FORMAT = 1
-SECTIONS = ("module", "kind", "outputs", "encoder", "normaliser", "scale", "window_px", "task", "record")
+NETWORK_FILES = frozenset({MODEL_FILE, CONFIG_FILE, CARD_FILE, ITEM_FILE})
+"""Names of all files in a network's folder."""
+MAX_CONFIG_BYTES = 2**24
+"""Larger files are no configuration of a network."""
+FROM_ENCODER = (
+    "fine-tune it (mmearth-train finetune CKPT --task TASK --out DIR), or keep a probe (mmearth-train evaluate CKPT --task "
+    "TASK --keep-probe DIR)"
+)
+UNFIT = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError, MMEarthError)
+"""What the parts of a configuration raise that does not describe them."""
+MOST_CHARACTERS = 300
+"""Length at which a reason is cut in a message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +110,24 @@ class Output:
     code: int | None = None
     colour: str | None = None
     units: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """Answers of a network on B tiles.
+
+    Attributes
+    ----------
+    answers
+        Codes of classes (B,) or (B, H, W) int64, see `Output.code`; labels (B, K) int64, 0 or 1; or quantities in their
+        units, (B, K) or (B, H, W) float64.
+    probabilities
+        (B, K) or (B, K, H, W), in the order of `Network.outputs`: those of classes sum to 1, those of labels are each from 0
+        to 1; None for quantities.
+    """
+
+    answers: NDArray[Any]
+    probabilities: NDArray[Any] | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,6 +153,10 @@ class Network:
         Mean and deviation of the training quantities, (K,) or (1,); 0 and 1 for classes.
     record
         What it was trained on, and its test result, JSON-ready.
+    folder
+        Its folder; None if it was not loaded from one.
+    origin
+        Where it was downloaded from; None for a folder on this machine.
     """
 
     module: Module
@@ -97,6 +167,20 @@ class Network:
     task: str
     scale: tuple[NDArray[np.float64], NDArray[np.float64]] = field(default_factory=lambda: (np.zeros(1), np.ones(1)))
     record: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    origin: Origin | None = None
+
+    @property
+    def name(self) -> str:
+        """Its folder for display and for records, or the URL that it was downloaded from."""
+        if self.origin is not None:
+            return self.origin.url
+        return self.task if self.folder is None else short_path(self.folder)
+
+    @property
+    def store(self) -> Mapping[str, Any]:
+        """Record of the store that it was trained on; see `mmearth_model.weights.store_record`. Its path is "" for files."""
+        return self.record.get("store") or {"path": ""}
 
     @property
     def encoder(self) -> ConvNeXtV2:
@@ -129,7 +213,47 @@ class Network:
             (B, H, W) float64.
         """
         found, _ = decide(self.kind, outputs, *self.scale)
-        return self.codes[found] if self.kind in (TaskKind.SINGLE_LABEL, TaskKind.SEGMENTATION) else found
+        return self.codes[found] if self.kind.classes else found
+
+    def predict(self, tiles: Tiles) -> Predicted:
+        """Apply the network to tiles with values as stored, in evaluation mode.
+
+        Parameters
+        ----------
+        tiles
+            A batch of `Store.loader`, `TileDataset` or `Store.torch` (arrays, or tensors on any device), one tile
+            (``store[3]`` or ``store.tile(3)``), or a store (``store[:16]``); with all bands, not normalised. All answers are
+            kept in memory.
+
+        Returns
+        -------
+        Predicted
+            Answers and probabilities of the B tiles; one tile becomes a batch of one. If the size of the tiles is not a
+            multiple of `patch_px`, their centre is used, and answers per pixel are those of the centre. A network answers
+            best on images of `window_px`.
+
+        Raises
+        ------
+        InputError
+            If the tiles lack a modality or bands, are already normalised, or are smaller than a patch.
+
+        Examples
+        --------
+        >>> network = load_network("landcover")  # doctest: +SKIP
+        >>> found = network.predict(open_store("planet.zarr")[:16])  # doctest: +SKIP
+        >>> found.answers.shape, found.probabilities.shape  # doctest: +SKIP
+        ((16, 128, 128), (16, 11, 128, 128))
+        >>> {output.code: output.name for output in network.outputs}[found.answers[0, 0, 0]]  # doctest: +SKIP
+        'Tree cover'
+        """
+        device = next(self.module.parameters()).device
+        parts = []
+        with evaluating(self.module), torch.inference_mode():
+            for images in self.normaliser.prepare(tiles, device):
+                whole = whole_patches(self.encoder, images)
+                parts += [self.module(part).cpu().numpy() for part in whole.split(slice_length(device, len(whole)))]
+        outputs = np.concatenate(parts)
+        return Predicted(self.answers(outputs), self.probabilities(outputs))
 
     @property
     def digest(self) -> str:
@@ -147,27 +271,71 @@ class Network:
 
 
 def save_network(folder: Path, network: Network) -> None:
-    """Write a network's folder, whole or not at all. Raises `InputError` if the folder holds something else."""
+    """Write a network's folder, whole or not at all.
+
+    Raises
+    ------
+    InputError
+        If the folder holds something else, or the parts of the network do not fit each other.
+    """
     check_network_output(folder)
+    _check_parts(network)
     with staged_folder(folder) as beside:
         save_tensors(network.module.state_dict(), beside / MODEL_FILE)
-        write_text(beside / CONFIG_FILE, json.dumps(_config_of(network), indent=1, allow_nan=False) + "\n")
+        config = _config_of(network)
+        write_text(beside / CONFIG_FILE, json.dumps(config, indent=1, allow_nan=False) + "\n")
+        write_cards(beside, config)
 
 
-def check_network_output(folder: Path) -> None:
-    """Refuse a folder with files that are no earlier network: it would be replaced."""
-    check_output(folder, folder=True)
-    others = sorted({path.name for path in folder.iterdir()} - {MODEL_FILE, CONFIG_FILE}) if folder.is_dir() else []
-    if others:
+def check_network_output(folder: Path, option: str = "--out") -> None:
+    """Check that a network can be written to a folder; it may be new, empty, or that of an earlier network.
+
+    Raises
+    ------
+    InputError
+        If the folder holds anything else, which would be replaced.
+    """
+    check_output(folder, folder=True, option=option)
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in found if name not in NETWORK_FILES]
+    if found and (others or not is_network(folder)):
         raise InputError(
-            f"{folder}: expected a new folder or an earlier network, got one with {others[0]}; choose another folder."
+            f"{option} {folder}: expected a new folder or an earlier network, got one with {(others or found)[0]}; choose "
+            "another folder."
         )
+
+
+def load_weights(
+    path: str | Path, *, padding: Padding | None = None, report: Callable[[int], None] | None = None
+) -> Checkpoint | Network:
+    """Load a network, or open a checkpoint, whichever a folder or URL holds; see `load_network` and `load_checkpoint`.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or a network is given a ``padding``.
+    """
+    folder, origin = locate(path, report)
+    if not is_network(folder):
+        return Checkpoint.read(folder, None if padding is None else check_padding(padding), origin)
+    if padding is not None:
+        raise InputError(f"--padding: expected none for the network {path}, which has its own; leave it out.")
+    return network_at(folder, origin)
+
+
+def is_network(folder: Path) -> bool:
+    """Whether a folder is that of a network, of any format and possibly damaged otherwise."""
+    try:
+        config = read_json(folder / CONFIG_FILE, "a network")
+    except FileInputError:
+        return False
+    return isinstance(config, dict) and config.get("architecture") == NETWORK
 
 
 def _config_of(network: Network) -> dict[str, Any]:
     mean, deviation = network.scale
     return {
-        "architecture": ARCHITECTURE,
+        "architecture": NETWORK,
         "format": FORMAT,
         "module": type(network.module).__name__,
         "kind": str(network.kind),
@@ -181,70 +349,152 @@ def _config_of(network: Network) -> dict[str, Any]:
     }
 
 
-def load_network(path: str | Path, *, device: torch.device | str = "cpu") -> Network:
+def load_network(
+    path: str | Path, *, device: torch.device | str = "cpu", report: Callable[[int], None] | None = None
+) -> Network:
     """Load a network written by fine-tuning or by a probe, in evaluation mode.
 
     Parameters
     ----------
     path
-        Its folder.
+        Its folder, or its URL (see `mmearth_model.load_checkpoint`).
     device
         Where to load it.
+    report
+        Called with the number of bytes of a download.
 
     Raises
     ------
     InputError
         If there is no network, it is damaged, or it was written by a newer version.
+    DownloadFailed
+        If it cannot be downloaded.
 
     Examples
     --------
     >>> network = load_network("landcover")  # doctest: +SKIP
     >>> [output.name for output in network.outputs]  # doctest: +SKIP
     ['Tree cover', 'Shrubland', 'Grassland']
+    >>> network.predict(open_store("planet.zarr")[:16]).answers.shape  # doctest: +SKIP
+    (16, 128, 128)
     """
-    folder = Path(path)
+    folder, origin = locate(path, report)
+    return network_at(folder, origin, device)
+
+
+def network_at(folder: Path, origin: Origin | None = None, device: torch.device | str = "cpu") -> Network:
+    """Load the network of a folder on this machine; see `load_network`."""
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise InputError(
             f"{folder}: expected a network ({MODEL_FILE}, {CONFIG_FILE}) of mmearth-train finetune --out or evaluate "
-            "--keep-probe, got none; correct the path."
+            f"--keep-probe, got {_instead(folder)}."
         )
+    if file.stat().st_size > MAX_CONFIG_BYTES:
+        raise FileInputError(file, f"expected the configuration of a network, got {file.stat().st_size:,} bytes.")
     config = read_json(file, "the configuration of a network")
     _check_format(file, config)
     try:
-        network = _network_of(config)
-    except (KeyError, TypeError, ValueError, InputError) as error:
-        raise FileInputError(file, f"expected a valid network, got one that does not fit: {error}.") from None
-    fill(folder / MODEL_FILE, network.module, read_tensors(folder / MODEL_FILE), "")
+        network = replace(_network_of(config), folder=folder.absolute(), origin=origin)
+        _check_parts(network)
+    except ValidationError as error:
+        problem = describe_validation(error, StoredNetwork, config, "network")
+        raise FileInputError(file, f"{problem} Restore the file, or train the network again.") from None
+    except UNFIT as error:
+        reason = reason_of(error)[:MOST_CHARACTERS] or type(error).__name__
+        raise FileInputError(file, f"expected a valid network, got one that does not fit: {reason}.") from None
+    _fill(folder / MODEL_FILE, network.module)
     network.module.to(device).eval()
     return network
 
 
+def _instead(folder: Path) -> str:
+    """Say what is there instead of a network, and what to do."""
+    if checkpoints_of(folder):
+        return f"a run, whose checkpoint is a pretrained encoder; {FROM_ENCODER}"
+    what = "a folder without" if folder.is_dir() else "a file" if is_there(folder) else "nothing there"
+    return f"{what}; correct the path"
+
+
 def _check_format(file: Path, config: Any) -> None:  # noqa: ANN401 - JSON
-    found = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else (None, None)
-    if found != (ARCHITECTURE, FORMAT):
+    """Refuse what is no network of this format."""
+    name, form = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else (None, None)
+    if name in (PRETRAINED, ENCODER_ONLY):
+        raise FileInputError(file, f"expected a network, got a pretrained encoder; {FROM_ENCODER}.")
+    if name in MODULES:
         raise FileInputError(
             file,
-            f"expected architecture {ARCHITECTURE!r} in format {FORMAT}, got {found[0]!r} in format {found[1]!r}; "
-            "give a network, or use the version of mmearth that wrote it.",
+            "expected a network, got one of an earlier version, which did not record how to apply it; fine-tune again.",
         )
-    missing = [section for section in SECTIONS if section not in config]
-    if missing:
-        raise FileInputError(file, f"expected a complete network, got one without {', '.join(missing)}.")
+    if name != NETWORK or not isinstance(form, int) or form < FORMAT:
+        raise FileInputError(file, "expected the configuration of a network, got something else; correct the path.")
+    if form > FORMAT:
+        raise FileInputError(
+            file, f"expected a network in format {FORMAT}, got format {form} of a newer version; update mmearth."
+        )
 
 
 def _network_of(config: Mapping[str, Any]) -> Network:
-    outputs = tuple(Output(**entry) for entry in config["outputs"])
-    module = MODULES[config["module"]](ConvNeXtV2(EncoderConfig(**config["encoder"])), len(outputs))
-    scale = (np.array(config["scale"]["mean"], dtype=np.float64), np.array(config["scale"]["std"], dtype=np.float64))
-    normaliser = module.encoder.normaliser = Normaliser.from_config(config["normaliser"])
+    """Build a network without weights: its tensors have shapes, but no memory, until they are known to fit the file."""
+    stored = StoredNetwork.model_validate(config)
+    with torch.device("meta"):
+        encoder = ConvNeXtV2(EncoderConfig(**stored.encoder.model_dump()))
+        module = MODULES[stored.module](encoder, len(stored.outputs))
+    normaliser = encoder.normaliser = Normaliser.from_config(config["normaliser"])
     return Network(
         module=module,
         normaliser=normaliser,
-        kind=TaskKind(config["kind"]),
-        outputs=outputs,
-        window_px=int(config["window_px"]),
-        task=config["task"],
-        scale=scale,
+        kind=stored.kind,
+        outputs=tuple(Output(**output.model_dump()) for output in stored.outputs),
+        window_px=stored.window_px,
+        task=stored.task,
+        scale=(np.array(stored.scale.mean, dtype=np.float64), np.array(stored.scale.std, dtype=np.float64)),
         record=config["record"],
     )
+
+
+def _check_parts(network: Network) -> None:
+    """Refuse parts that do not fit each other."""
+    kind, outputs, encoder, module = network.kind, network.outputs, network.encoder.config, network.module
+    codes = [output.code for output in outputs]
+    lengths = {len(np.atleast_1d(part)) for part in network.scale}
+    statistics = [
+        (name, band, entry)
+        for name, levels in network.normaliser.statistics.items()
+        for bands in levels.values()
+        for band, entry in bands.items()
+    ]
+    bad = next((f"{name}.{band}" for name, band, entry in statistics if not _usable(entry)), None)
+    checks = (
+        (isinstance(module, PER_PIXEL) == kind.per_pixel, f"a {type(module).__name__} for a {kind} task"),
+        (
+            not kind.classes or (None not in codes and len({*codes}) == len(codes)),
+            "classes without a code of their own each",
+        ),
+        (kind is not TaskKind.PIXEL_REGRESSION or len(outputs) == 1, f"{len(outputs)} quantities per pixel"),
+        (len(lengths) == 1 and lengths <= {1, len(outputs)}, f"scales of {sorted(lengths)} for {len(outputs)} outputs"),
+        (
+            network.normaliser.in_channels == encoder.in_channels,
+            f"statistics of {network.normaliser.in_channels} bands for an encoder of {encoder.in_channels}",
+        ),
+        (bad is None, f"statistics of {bad} that are no numbers"),
+        (not network.window_px % network.patch_px, f"windows of {network.window_px} px, patches of {network.patch_px}"),
+    )
+    problem = next((text for fits, text in checks if not fits), None)
+    if problem:
+        raise InputError(f"expected parts that fit each other, got {problem}")
+
+
+def _usable(entry: Mapping[str, Any]) -> bool:
+    """Whether the statistics of a band are numbers to normalise with."""
+    return all(math.isfinite(entry[key]) for key in ("count", "mean", "std")) and min(entry["count"], entry["std"]) >= 0
+
+
+def _fill(file: Path, module: Module) -> None:
+    """Give a module without memory the weights of a file."""
+    tensors = read_tensors(file)
+    check_tensors(file, module, tensors)
+    bad = next((name for name, t in tensors.items() if not t.is_floating_point() or torch.isnan(t).any()), None)
+    if bad is not None:
+        raise FileInputError(file, f"expected numbers as weights, got none in {bad}; train the network again.")
+    module.to_empty(device="cpu").load_state_dict(tensors)

@@ -22,7 +22,7 @@ import numpy as np
 
 from mmearth_data import FileInputError, InputError, RetryLater, make_folder, write_bytes, write_text
 from mmearth_model.claims import claim
-from mmearth_model.devices import one_thread
+from mmearth_model.devices import limited_threads
 from mmearth_model.spreading import Spreading, spread
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def run_blocks(
     *,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int = 1,
     report: Callable[[float, float], None] | None = None,
 ) -> None:
     """Compute the blocks that are not finished.
@@ -190,9 +191,11 @@ def run_blocks(
     folder
         Where they are kept.
     workers
-        Number of processes on this machine, each with one thread.
+        Number of processes on this machine.
     scheduler
         Address of a Dask scheduler instead, whose workers see the same folders.
+    threads
+        Threads of each process on this machine. Another number may change the last bits of the numbers.
     report
         Called with the pixels that are finished, and all of them.
 
@@ -208,7 +211,7 @@ def run_blocks(
     done = total - sum(block.pixels for block in todo)
     tell = report or _silent
     tell(done, total)
-    for block in _computed(compute, todo, Spreading(min(workers, max(1, len(todo))), scheduler, threads=1)):
+    for block in _computed(compute, todo, Spreading(min(workers, max(1, len(todo))), scheduler, threads)):
         done += block.pixels
         tell(done, total)
 
@@ -217,7 +220,7 @@ def _computed(compute: Callable[[Block], None], todo: Sequence[Block], where: Sp
     if where.elsewhere and todo:
         yield from (block for block, _ in spread(compute, todo, where))
         return
-    with one_thread():
+    with limited_threads(where.threads or 1):
         for block in todo:
             compute(block)
             yield block

@@ -129,7 +129,7 @@ class ClassMap:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.crs.to_wkt(), self.transform, self.width, self.height)).encode())
         for first, codes, seen in self.strips():
-            plain = np.where(seen, codes, MISSING).astype("<u2")
+            plain = np.where(seen, codes.astype("<u2"), np.uint16(MISSING))
             digest.update(plain.tobytes())
             for code in np.flatnonzero(np.bincount(plain.ravel(), minlength=MISSING + 1)):
                 per_row = counts.setdefault(int(code), np.zeros(self.height, dtype=np.int64))
@@ -164,7 +164,7 @@ class Census:
     def of(cls, legend: tuple[Output, ...], counts: dict[int, NDArray[np.int64]], digest: str) -> Self:
         """Combine a legend with the pixels of each code in each row."""
         known = {output.code: output for output in legend}
-        found = {code: known.get(code) or Output(name=f"class {code}", code=code) for code in counts}
+        found = {code: known.get(code) or unnamed(code) for code in counts}
         classes = tuple(sorted({**known, **found}.values(), key=lambda output: output.code or 0))
         none = np.zeros_like(next(iter(counts.values())))
         return cls(
@@ -178,6 +178,11 @@ class Census:
         """(K,) pixels of each class."""
         total: NDArray[np.int64] = self.counts.sum(axis=1)
         return total
+
+
+def unnamed(code: int) -> Output:
+    """Class that a map's legend does not name."""
+    return Output(name=f"class {code}", code=code)
 
 
 def _legend(dataset: Any, path: Path) -> tuple[Output, ...]:  # noqa: ANN401 - rasterio has no types

@@ -44,8 +44,6 @@ class Job:
 
     Attributes
     ----------
-    scene
-        What is mapped.
     folder
         Where the network is, and blocks are written.
     form
@@ -54,17 +52,12 @@ class Job:
         Whether probabilities are kept.
     device
         Device of each process.
-    rows, columns
-        Windows along both axes of the scene.
     """
 
-    scene: Scene
     folder: WorkFolder
     form: RasterForm
     scores: bool
     device: str
-    rows: Axis
-    columns: Axis
 
     def __call__(self, block: Block) -> None:
         """Compute and write a block."""
@@ -80,13 +73,36 @@ class Job:
         self, network: Network, values: NDArray[np.float32], observed: NDArray[np.bool_]
     ) -> dict[str, NDArray[Any]]:
         """Turn probabilities or quantities into the arrays of a block."""
-        found = answers_of(network, values)
-        nodata = np.array(self.form.nodata, dtype=self.form.dtype)
-        arrays = {ANSWERS: np.where(observed, found.astype(self.form.dtype), nodata)}
-        if self.scores:
-            numbers = np.rint(values / SCORE_SCALE).astype(np.uint8)
-            arrays[SCORES] = np.where(observed, numbers, np.uint8(NO_SCORE))
-        return arrays
+        return arrays_of(network, values, observed, self.form, scores=self.scores)
+
+
+def arrays_of(
+    network: Network, values: NDArray[np.float32], observed: NDArray[np.bool_], form: RasterForm, *, scores: bool
+) -> dict[str, NDArray[Any]]:
+    """Turn (K, H, W) probabilities or raw quantities into the arrays of a map: `ANSWERS`, and `SCORES` if they are kept."""
+    found = answers_of(network, values)
+    arrays = {ANSWERS: np.where(observed, found.astype(form.dtype), np.array(form.nodata, dtype=form.dtype))}
+    if scores:
+        numbers = np.rint(values / SCORE_SCALE).astype(np.uint8)
+        arrays[SCORES] = np.where(observed, numbers, np.uint8(NO_SCORE))
+    return arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneJob(Job):
+    """Blocks of a map of a scene.
+
+    Attributes
+    ----------
+    scene
+        What is mapped.
+    rows, columns
+        Windows along both axes of the scene.
+    """
+
+    scene: Scene
+    rows: Axis
+    columns: Axis
 
 
 def answers_of(network: Network, values: NDArray[np.float32]) -> NDArray[Any]:
@@ -120,7 +136,7 @@ def batches(strip: Strip, columns: Sequence[int], size_px: int, device: torch.de
         yield seen[start : start + step]
 
 
-class PixelJob(Job):
+class PixelJob(SceneJob):
     """Blocks of a network with an answer per pixel: overlapping windows are blended."""
 
     def values(self, network: Network, block: Block) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -159,7 +175,7 @@ def _note(observed: NDArray[np.bool_], strip: Strip, row: int, block: Block) -> 
     _put(observed[None], (row, seen[None]), block)
 
 
-class TileJob(Job):
+class TileJob(SceneJob):
     """Blocks of a network with an answer per window: each pixel of the map is the answer of the window around it."""
 
     def values(self, network: Network, block: Block) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

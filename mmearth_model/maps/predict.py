@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data import InputError, __version__, check_output
+from mmearth_data import InputError, __version__
 from mmearth_model.devices import resolve_device
-from mmearth_model.heads.network import Network, load_network, save_network
-from mmearth_model.maps.blocks import WorkFolder, digest_of, plan_blocks, run_blocks
+from mmearth_model.heads.network import Network, load_network
+from mmearth_model.maps.blocks import WorkFolder, plan_blocks
 from mmearth_model.maps.describing import SceneOptions, describe_scene
-from mmearth_model.maps.jobs import ANSWERS, NETWORK, SCORES, Job, PixelJob, TileJob
+from mmearth_model.maps.jobs import Job, PixelJob, TileJob
+from mmearth_model.maps.making import SCORES_SUFFIX, Plan, forms_of, make_map, tags_of
 from mmearth_model.maps.raster import (
-    IDENTITY_TAG,
-    NO_SCORE,
-    SCORE_SCALE,
-    RasterForm,
     RasterGrid,
-    code_form,
-    is_finished,
-    write_cog,
 )
 from mmearth_model.maps.windows import Axis, Blending, plan_axis, step_of
-from mmearth_model.tasks import TaskKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Sequence
 
     from mmearth_model.maps.blocks import Block
     from mmearth_model.maps.scene import Scene
 
-SCORES_SUFFIX = ".scores.tif"
 TILE_BLOCK_PX = 32
 """Pixels of a block of a network that answers per tile, each of which is a whole window."""
 
@@ -61,30 +50,20 @@ class WindowOptions:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """A map, before it is computed.
+class ScenePlan(Plan):
+    """A map of a scene, before it is computed.
 
     Attributes
     ----------
-    network, scene
-        What is applied to what.
+    scene
+        What is mapped.
     rows, columns
         Windows.
-    grid
-        Grid of the map.
-    forms
-        Path -> form of each file.
-    identity
-        All that determines the result, JSON-ready.
     """
 
-    network: Network
     scene: Scene
     rows: Axis
     columns: Axis
-    grid: RasterGrid
-    forms: Mapping[Path, RasterForm]
-    identity: Mapping[str, Any]
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -117,6 +96,7 @@ def predict_scene(
     scores: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int = 1,
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -140,9 +120,11 @@ def predict_scene(
     scores
         Whether to write probabilities too.
     workers
-        Number of processes, each with one thread.
+        Number of processes on this machine.
     scheduler
         Address of a Dask scheduler whose workers compute instead; they must see the same folders.
+    threads
+        Threads of each process. On a CPU, several processes with one thread each are faster than one with several.
     device
         Device of each process.
     report
@@ -166,27 +148,12 @@ def predict_scene(
     target, files = Path(out).absolute(), [Path(path) for path in inputs]
     resolve_device(device)
     plan = plan_map(net, files, target, given or SceneOptions(), tiling or WindowOptions(), scores=scores)
-    for path in plan.forms:
-        check_output(path)
-    identity, folder = digest_of(plan.identity), WorkFolder.beside(target)
-    states = [is_finished(path, identity) for path in plan.forms]
-    finished = all(states)
-    if finished and not folder.path.exists():
-        return tuple(plan.forms)
-    with folder.hold(plan.identity):
-        if not finished:
-            if not (folder.path / NETWORK).is_dir():
-                save_network(folder.path / NETWORK, net)
-            job = plan.job(folder, device)
-            run_blocks(job, plan.blocks, folder, workers=workers, scheduler=scheduler, report=report)
-            _publish(plan, folder, identity)
-        folder.remove()
-    return tuple(plan.forms)
+    return make_map(plan, workers=workers, scheduler=scheduler, threads=threads, device=device, report=report)
 
 
 def plan_map(
     network: Network, inputs: Sequence[Path], out: Path, given: SceneOptions, tiling: WindowOptions, *, scores: bool
-) -> Plan:
+) -> ScenePlan:
     """Plan a map; raises as `predict_scene`."""
     _check_out(out, inputs)
     scene = describe_scene(network.normaliser, inputs, given)
@@ -199,9 +166,8 @@ def plan_map(
         height=-(-scene.height // factor),
         width=-(-scene.width // factor),
     )
-    forms = {out: _answers_form(network)}
-    if scores:
-        forms[out.with_suffix(SCORES_SUFFIX)] = _scores_form(network)
+    level = {} if scene.level is None else {"s2_level": scene.level}
+    tags = {**tags_of(network, scene.synthetic), "inputs": ", ".join(file.path.name for file in scene.files), **level}
     identity = {
         "version": __version__,
         "network": network.digest,
@@ -209,7 +175,15 @@ def plan_map(
         "windows": [network.window_px, axes[0].offsets.tolist(), axes[1].offsets.tolist(), tiling.blend, factor],
         "scores": scores,
     }
-    return Plan(network=network, scene=scene, rows=axes[0], columns=axes[1], grid=grid, forms=forms, identity=identity)
+    return ScenePlan(
+        network=network,
+        grid=grid,
+        forms=forms_of(network, out, tags, scores=scores),
+        identity=identity,
+        scene=scene,
+        rows=axes[0],
+        columns=axes[1],
+    )
 
 
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
@@ -252,53 +226,3 @@ def centred(length: int, window: int, stride: int) -> Axis:
     centres = np.arange(-(-length // stride)) * stride + stride // 2
     offsets = np.clip(centres - window // 2, 0, max(0, length - window))
     return Axis(length, offsets.astype(np.int64), np.ones((len(offsets), window), np.float32))
-
-
-def _answers_form(network: Network) -> RasterForm:
-    names = tuple(output.name for output in network.outputs)
-    if network.kind.continuous:
-        return RasterForm(
-            bands=names, dtype="float32", nodata=np.nan, units=tuple(output.units for output in network.outputs)
-        )
-    if network.kind is TaskKind.MULTI_LABEL:
-        return RasterForm(bands=names, dtype="uint8", nodata=255)
-    dtype, nodata = code_form(network.outputs)
-    return RasterForm(bands=("class",), dtype=dtype, nodata=nodata, classes=network.outputs)
-
-
-def _scores_form(network: Network) -> RasterForm:
-    if network.kind.continuous:
-        raise InputError(
-            "--scores: expected a network of classes, got one of quantities, which have none; leave it out."
-        )
-    names = tuple(output.name for output in network.outputs)
-    return RasterForm(bands=names, dtype="uint8", nodata=NO_SCORE, scale=SCORE_SCALE, units=("1",) * len(names))
-
-
-def _publish(plan: Plan, folder: WorkFolder, identity: str) -> None:
-    """Write the files of a map from its blocks."""
-    for (path, form), name in zip(plan.forms.items(), (ANSWERS, SCORES), strict=False):
-
-        def blocks(name: str = name) -> Iterator[tuple[Block, NDArray[Any]]]:
-            for block in plan.blocks:
-                yield block, folder.read(block)[name]
-
-        tagged = dataclasses.replace(form, tags=_tags(plan, identity))
-        write_cog(path, folder.path, tagged, plan.grid, blocks)
-
-
-def _tags(plan: Plan, identity: str) -> dict[str, str]:
-    """Facts of a map for readers that have only the file."""
-    network, scene = plan.network, plan.scene
-    synthetic = bool(network.record.get("synthetic")) or scene.synthetic
-    about = f"{network.task}, predicted" + (" (synthetic data)" if synthetic else "")
-    tags = {
-        "TIFFTAG_SOFTWARE": f"mmearth {__version__}",
-        "TIFFTAG_IMAGEDESCRIPTION": about,
-        "task": network.task,
-        "network": network.digest,
-        "inputs": ", ".join(file.path.name for file in scene.files),
-        "synthetic": "yes" if synthetic else "no",
-        IDENTITY_TAG: identity,
-    }
-    return tags | ({} if scene.level is None else {"s2_level": scene.level})

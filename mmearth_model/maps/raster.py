@@ -7,7 +7,10 @@ its log at most; the finished file is therefore read again and compared with the
 from __future__ import annotations
 
 import colorsys
+import errno
 import json
+import os
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
@@ -36,6 +39,8 @@ CLASSES_TAG = "classes"
 SCORE_SCALE = 0.004
 """A score is stored as uint8: probability = number * 0.004, so 250 is certain; 255 means no data."""
 NO_SCORE = 255
+FULL_BYTES = 2**24
+"""Free space below which a disk counts as full when GDAL could not write: it writes several tiles at once."""
 GOLDEN = 0.618033988749895
 """Step of hues for classes without a colour, which keeps any number of them apart."""
 
@@ -140,13 +145,20 @@ def write_cog(path: Path, plain: Path, form: RasterForm, grid: RasterGrid, block
         If the disk is full.
     """
     import rasterio.shutil
+    from rasterio.errors import RasterioError
 
     first, second = plain / f"{path.name}.plain.tif", plain / f"{path.name}.cog.tif"
     with staged_file(path) as beside:
-        _write_plain(first, form, grid, blocks)
-        rasterio.shutil.copy(first, second, driver="COG", **_cog_options(form))
-        first.unlink()
-        _check(path, second, blocks)
+        try:
+            _write_plain(first, form, grid, blocks)
+            rasterio.shutil.copy(first, second, driver="COG", **_cog_options(form))
+            first.unlink()
+            _check(second, blocks)
+        except (RasterioError, FileInputError, IncompleteError) as error:
+            left = shutil.disk_usage(plain).free
+            for made in (first, second):
+                made.unlink(missing_ok=True)
+            raise _reason(path, left) from error
         if form.classes:
             write_text(path.with_name(f"{path.name}.aux.xml"), category_names(form.classes))
         second.replace(beside)
@@ -187,21 +199,28 @@ def _legend(classes: Sequence[Output]) -> dict[str, str]:
     return {CLASSES_TAG: json.dumps({str(output.code): output.name for output in classes}, ensure_ascii=False)}
 
 
-def _check(path: Path, written: Path, blocks: Blocks) -> None:
+class IncompleteError(Exception):
+    """A file on the disk is not what was written."""
+
+
+def _check(written: Path, blocks: Blocks) -> None:
     """Compare a finished file with the blocks that it is made of."""
     from rasterio.windows import Window
 
-    problem = "the disk did not take all of it; make room and run the same command again to continue."
-    try:
-        if missing_end(written) is not None:
-            raise WriteFailed(str(path), problem)
-        with open_raster(written, path) as dataset:
-            for block, values in blocks():
-                found = dataset.read(window=Window(block.column, block.row, block.width, block.height))
-                if not np.array_equal(found, values, equal_nan=values.dtype.kind == "f"):
-                    raise WriteFailed(str(path), problem)
-    except FileInputError as error:
-        raise WriteFailed(str(path), problem) from error
+    if missing_end(written) is not None:
+        raise IncompleteError
+    with open_raster(written, written) as dataset:
+        for block, values in blocks():
+            found = dataset.read(window=Window(block.column, block.row, block.width, block.height))
+            if not np.array_equal(found, values, equal_nan=values.dtype.kind == "f"):
+                raise IncompleteError
+
+
+def _reason(path: Path, left_bytes: int) -> WriteFailed | OSError:
+    """Why GDAL could not write a file, which it does not say itself."""
+    if left_bytes < FULL_BYTES:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return WriteFailed(str(path), "the disk did not keep what was written; check it, and run the same command again.")
 
 
 def category_names(classes: Sequence[Output]) -> str:

@@ -96,7 +96,7 @@ def blend_weights(offsets: NDArray[np.int64], length: int, window: int, blend: B
         ``smooth``: a squared sine, so that a window counts most in its centre and nearly nothing at its border;
         ``centre``: the window whose centre is nearest, alone.
     """
-    ramp = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2
+    ramp = smooth_ramp(window)
     positions = offsets[:, None] + np.arange(window)
     inside = positions < length
     ramps = _nearest(offsets, length, window) if blend == "centre" else np.where(inside, ramp, 0.0)
@@ -105,6 +105,12 @@ def blend_weights(offsets: NDArray[np.int64], length: int, window: int, blend: B
     found = np.zeros(ramps.shape)
     found[inside] = ramps[inside] / total[positions[inside]]
     return found.astype(np.float32)
+
+
+def smooth_ramp(window: int) -> NDArray[np.float64]:
+    """(S,) how much a window counts at its positions: a squared sine."""
+    ramp: NDArray[np.float64] = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2
+    return ramp
 
 
 def _nearest(offsets: NDArray[np.int64], length: int, window: int) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import FileInputError, short_path
+from mmearth_model.formatting import title_of
 from mmearth_model.report.files import read_json, read_object
 from mmearth_model.training.layout import CONFIG_FILE
 
@@ -103,8 +104,10 @@ class ResultSet:
         return tuple(dict.fromkeys(entry.task for entry in self.entries))
 
 
-def results_of(content: Mapping[str, Any], name: str, title: str = "Probes of frozen encoders") -> ResultSet:
+def results_of(content: Mapping[str, Any], name: str, title: str | None = None) -> ResultSet:
     """Results in the JSON form of `mmearth_model.Evaluation`, with the fields that its command adds.
+
+    The title is by default that of their protocols.
 
     Raises
     ------
@@ -113,6 +116,7 @@ def results_of(content: Mapping[str, Any], name: str, title: str = "Probes of fr
     """
     summary, rows = content["summary"], content["rows"]
     experiment = content.get("experiment")
+    protocols = {str(part["protocol"]) for part in summary}
     guesses = {row["task"]: row["guess"] for row in rows if row.get("guess") is not None}
     sizes = {(str(row["task"]), int(row["train_tiles"]), int(row["test_tiles"])) for row in rows}
     fitted = [f"{task}: fitted to {train:,} tiles, tested on {test:,}." for task, train, test in sorted(sizes)]
@@ -122,7 +126,7 @@ def results_of(content: Mapping[str, Any], name: str, title: str = "Probes of fr
     ]
     return ResultSet(
         name=name,
-        title=f"Experiment {experiment}, scale {content.get('scale')}" if experiment else title,
+        title=f"Experiment {experiment}, scale {content.get('scale')}" if experiment else title or title_of(protocols),
         question=str(content.get("question", "")),
         entries=tuple(_entry(part, guesses) for part in summary),
         differences=tuple(_difference(part) for part in content.get("differences", ())),
@@ -184,14 +188,16 @@ def read_results(file: Path) -> ResultSet:
 
 
 def read_tuned(folder: Path) -> ResultSet:
-    """Read the result of a fine-tuning. Raises `FileInputError` when it is damaged."""
+    """Read the result of a network: of fine-tuning, or of a probe. Raises `FileInputError` when it is damaged."""
     file = folder / CONFIG_FILE
-    content = read_object(file, "a fine-tuned network")
+    content = read_object(file, "a network")
     record = content.get("record")
     row = record.get("result") if isinstance(record, dict) else None
     if not isinstance(row, dict):
-        raise FileInputError(file, "expected the result of mmearth-train finetune, got a file without; restore it.")
-    return _of_rows(file, [row], {}, short_path(folder), "Fine-tuned encoder")
+        raise FileInputError(
+            file, "expected the result of a network (finetune, evaluate --keep-probe), got a file without; restore it."
+        )
+    return _of_rows(file, [row], {"synthetic": bool(record.get("synthetic"))}, short_path(folder))
 
 
 def read_experiment(folder: Path) -> ResultSet:
@@ -221,7 +227,9 @@ def _rows(file: Path) -> list[Any]:
     return found
 
 
-def _of_rows(file: Path, rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any], name: str, title: str) -> ResultSet:  # fmt: skip
+def _of_rows(
+    file: Path, rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any], name: str, title: str | None = None
+) -> ResultSet:
     try:
         summary = summarised(rows)
     except (KeyError, TypeError, ValueError) as error:
@@ -229,7 +237,7 @@ def _of_rows(file: Path, rows: Sequence[Mapping[str, Any]], content: Mapping[str
     return _checked(file, {"summary": summary, "rows": rows, **content}, name, title)
 
 
-def _checked(file: Path, content: Mapping[str, Any], name: str, title: str = "Probes of frozen encoders") -> ResultSet:
+def _checked(file: Path, content: Mapping[str, Any], name: str, title: str | None = None) -> ResultSet:
     try:
         return results_of(content, name, title)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -253,6 +253,8 @@ def labelled(
         classes=classes,
         images=images,
         augment=spec.augment,
+        colours=spec.colours,
+        licence=spec.licence,
         notes=(*spec.notes, *notes),
         **fields,
     )

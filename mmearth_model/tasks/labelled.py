@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mmearth_data import Modality
     from mmearth_model.data.targets import Normaliser
+    from mmearth_model.weights.checkpoints import Learned
 
     Batch = Mapping[str, Any]
 
@@ -45,6 +46,11 @@ class TaskKind(StrEnum):
     def per_pixel(self) -> bool:
         """True if every pixel has a label."""
         return self in (TaskKind.SEGMENTATION, TaskKind.PIXEL_REGRESSION)
+
+    @property
+    def classes(self) -> bool:
+        """True if every image or pixel has one class."""
+        return self in (TaskKind.SINGLE_LABEL, TaskKind.SEGMENTATION)
 
     @property
     def continuous(self) -> bool:
@@ -148,6 +154,8 @@ class LabelledSet:
     ids: tuple[str, ...] = ()
     augment: tuple[str, ...] = ("flip", "crop")  # augmentations that keep the labels valid: ``flip``, ``crop``
     synthetic: bool = False  # whether the pixels are synthetic
+    colours: tuple[str, ...] = ()  # ``#rrggbb`` of each class, from a task file; empty: none, or those of ``shown``
+    licence: str = ""  # terms of use of images and labels, from a task file; "": none, or those of the modalities
     notes: tuple[str, ...] = ()  # what users of the results must know about the data, one sentence each
     needed: tuple[str, ...] = TRAIN_AND_TEST  # parts that must not be empty
     remedy: str = CUT_FROM_THE_WHOLE  # what to do if one is
@@ -162,7 +170,7 @@ class LabelledSet:
             return int(self.labels.shape[1])
         return max(len(self.classes), int(self.labels.max()) + 1 if self.kind is TaskKind.SINGLE_LABEL else 0)
 
-    def conflicts(self, modality: Modality) -> bool:
+    def conflicts(self, modality: Modality | Learned) -> bool:
         """Whether a run that learned this modality has seen the labels, or related ones."""
         return self.shown is not None and akin(self.shown, modality)
 
@@ -180,7 +188,7 @@ class LabelledSet:
             )
 
 
-def akin(labels: Modality, learned: Modality) -> bool:
+def akin(labels: Modality, learned: Modality | Learned) -> bool:
     """Whether one modality reveals the labels of another.
 
     Labels of whole tiles are nested in each other (an ecoregion is within one biome), and maps of classes describe

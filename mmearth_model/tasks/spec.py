@@ -99,6 +99,8 @@ class TaskSpec(BaseModel):
         ``task``: with the training samples' own mean and deviation; ``checkpoint``: with those of the pretraining.
     classes
         Names in order of their index; if empty, they are read from the data.
+    colours
+        Display colour of each class in maps, ``"#rrggbb"``, in the order of ``classes``.
     path
         Table: column of the raster files, or a pattern of columns: ``"{patch_id}/{patch_id}.tif"``. ``{band}`` in a
         path, here or in the table, is replaced by the files' names of ``bands``, with one file per band:
@@ -143,6 +145,7 @@ class TaskSpec(BaseModel):
     size_px: int | None = Field(default=None, ge=8, le=1024)
     normalise: Literal["task", "checkpoint"] = "task"
     classes: tuple[str, ...] = ()
+    colours: tuple[Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")], ...] = ()
     path: str = "path"
     label: str | tuple[str, ...] = "label"
     mask: str | None = None
@@ -196,6 +199,11 @@ class TaskSpec(BaseModel):
         if blank or twice:
             problem = f"{blank[0]!r}, which is blank or padded" if blank else f"{twice[0]!r} twice"
             raise InputError(f"classes: expected different names, got {problem}; correct the name.")
+        if self.colours and (self.kind.continuous or len(self.colours) != len(self.classes)):
+            raise InputError(
+                f"colours: expected a colour for each of the {len(self.classes)} classes of a {self.kind} task, got "
+                f"{len(self.colours)}; list one per class, or leave colours out."
+            )
         columns = len(self.label_columns)
         if self.kind is TaskKind.SINGLE_LABEL and columns != 1:
             raise InputError(f"label: expected one column for {self.kind}, got {columns}; use kind: multi-label.")

@@ -30,10 +30,10 @@ from mmearth_model.training.loggers import check_loggers
 from mmearth_model.training.plan import SPLIT, TrainPlan, plan_training, statistics_in_force
 from mmearth_model.training.random_numbers import Position, generator, seeded
 from mmearth_model.training.ranks import Ranks
-from mmearth_model.training.recording import Recorder, TrainingDiverged, TrainingInterrupted, TrainProgress
+from mmearth_model.training.recording import Means, Recorder, TrainingDiverged, TrainingInterrupted, TrainProgress
 from mmearth_model.training.runs import Run
 from mmearth_model.weights.checkpoints import OPTIMIZER_FILE, Checkpoint, read_progress, read_tensors, restore_optimizer
-from mmearth_model.weights.store_record import where_store_is
+from mmearth_model.weights.store_record import describe_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -263,14 +263,16 @@ def pretrain(
     run = Run.check(out, identity)
     latest = run.latest()
     checkpoint = None if latest is None else Checkpoint.read(latest)
-    step = 0 if checkpoint is None else int(read_progress(checkpoint.folder)["step"])
+    progress = {} if checkpoint is None else read_progress(checkpoint.folder)
+    step = int(progress.get("step", 0))
     if checkpoint is not None and step >= plan.steps:
         return checkpoint.folder
     module = prepare(plan, store, checkpoint, step)
     stream = Stream(store, plan, position_of(step, plan), ranks)
     if ranks.first:
         run.begin(identity)
-    recorder = Recorder(run, plan, configuration(module, identity), report, stream, step)
+    means = Means(progress.get("means"))
+    recorder = Recorder(run, plan, configuration(module, identity), report, stream, step, means)
     fit(module, stream, recorder, where)
     saved = recorder.saved if ranks.first else run.latest()
     if module.step < plan.steps or saved is None:
@@ -366,11 +368,6 @@ def _some(raw: Batch, window: Window, mask: Tensor, rows: slice) -> tuple[Batch,
         return {key: take(value) if isinstance(value, dict) else value[rows] for key, value in batch.items()}
 
     return take(raw), Window(window.rows[rows], window.columns[rows]), mask[rows]
-
-
-def describe_store(store: Store, folder: Path) -> dict[str, Any]:
-    """Record of the store that a run in a folder learns from."""
-    return {**where_store_is(store, folder), "digest": store.digest, "synthetic": store.synthetic, "tiles": len(store)}
 
 
 def _bfloat16(recipe: TrainRecipe, device: torch.device) -> bool:

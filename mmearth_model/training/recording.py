@@ -92,22 +92,37 @@ class TrainProgress:
 
 
 class Means:
-    """Means of the losses since the last row of the log, over the micro-batches that had a target."""
+    """Means of the losses since the last row of the log, over the micro-batches that had a target.
 
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor] = {}
+    Parameters
+    ----------
+    state
+        `state` of an interrupted run, which continues.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        sums, counts, self.last = (dict((state or {}).get(part, {})) for part in ("sums", "counts", "last"))
+        self._sums: dict[str, Tensor] = {name: torch.tensor(value) for name, value in sums.items()}
+        self._counts: dict[str, Tensor] = {name: torch.tensor(value) for name, value in counts.items()}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that it knows, JSON-ready; ``last`` are the means that were taken last."""
+        parts = {"sums": self._sums, "counts": self._counts}
+        return {part: {name: t.item() for name, t in values.items()} for part, values in parts.items()} | {
+            "last": self.last
+        }
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Count one micro-batch, on the device."""
         for name, loss in losses.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(loss)) + loss
-            self._counts[name] = self._counts.get(name, torch.zeros_like(loss)) + (loss != 0)
+            self._sums[name] = self._sums.get(name, torch.zeros_like(loss)).to(loss.device) + loss
+            self._counts[name] = self._counts.get(name, torch.zeros_like(loss)).to(loss.device) + (loss != 0)
 
     def take(self) -> dict[str, float]:
         """Return the means and start anew; tasks without any target are left out."""
         means = {name: float(total / self._counts[name]) for name, total in self._sums.items() if self._counts[name]}
-        self._sums, self._counts = {}, {}
+        self._sums, self._counts, self.last = {}, {}, means
         return means
 
 
@@ -153,7 +168,8 @@ class Recorder(Callback):
     """Acts after each optimiser step; only the first process writes and reports.
 
     ``stream`` provides the time spent waiting and this process's rank, ``first_step`` counts the steps of earlier calls.
-    ``stop`` ends the run after the current step, ``saved`` is the last checkpoint written.
+    ``means`` are the losses since the last row of the log. ``stop`` ends the run after the current step, ``saved`` is the
+    last checkpoint written.
     """
 
     def __init__(
@@ -164,13 +180,14 @@ class Recorder(Callback):
         report: Callable[[TrainProgress], None] | None,
         stream: Stream,
         first_step: int,
+        means: Means,
     ) -> None:
         self.loggers: list[Logger] = []
         self.run, self.plan, self.config, self.report = run, plan, config, report
         self.stream, self.ranks, self.first_step = stream, stream.ranks, first_step
         self.stop = StopSignals()
         self.saved: Path | None = None
-        self.means = Means()
+        self.means = means
         names = [m.name for m in plan.pretext]
         weights = [f"{WEIGHT_PREFIX}{name}" for name in names] if plan.recipe.weighting == "uncertainty" else []
         self.table = run.log(["epoch", "step", "lr", "loss", *names, *weights, "images_per_s", "waiting"])
@@ -266,7 +283,8 @@ class Recorder(Callback):
         refuse_nan(modules, module.step)
         state = optimizer_tensors(optimizer, module.parameter_names())
         progress = {"step": module.step, "steps": self.plan.steps}
-        config = {**self.config, "progress": progress}
+        config = {**self.config, "progress": {**progress, "loss": self.means.last.get("loss")}}
+        progress = {**progress, "means": self.means.state}
         self.saved = self.run.publish(
             module.step,
             lambda folder: write_checkpoint(folder, modules, config, optimizer=state, progress=progress),

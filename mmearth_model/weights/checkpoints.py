@@ -4,6 +4,7 @@
 
     CHECKPOINT/model.safetensors           weights of encoder, decoder and heads (``model.``) and of the loss (``losses.``)
     CHECKPOINT/config.json                 shape of the model, normalisation, recipe, store: all that is needed to use it
+    CHECKPOINT/README.md, item.json        model card and STAC item (see `mmearth_model.weights.cards`), which nothing reads
     CHECKPOINT/state/optimizer.safetensors optimiser state, only needed to continue the run
     CHECKPOINT/state/progress.json         position in the run, only needed to continue it
 """
@@ -20,25 +21,36 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mmearth_data import FileInputError, InputError, Modality, open_store, reason_of, staged_file, write_text
+from mmearth_data import (
+    FileInputError,
+    InputError,
+    Kind,
+    open_store,
+    reason_of,
+    short_path,
+    staged_file,
+    write_text,
+)
 from mmearth_model.data.targets import Normaliser
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
-from mmearth_model.training.layout import CONFIG_FILE, STEP_PREFIX
+from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE, STEP_PREFIX
+from mmearth_model.weights.cards.writing import write_cards
 from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
 from mmearth_model.weights.normalising import normaliser_of, with_statistics
 from mmearth_model.weights.released import SUFFIXES, fetch, find_released
+from mmearth_model.weights.remote import is_url, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from mmearth_data import Store
+    from mmearth_model.weights.remote import Origin
 
 Value = TypeVar("Value")
-MODEL_FILE = "model.safetensors"
 ENCODER_PREFIX = "model.encoder."
 OPTIMIZER_FILE = "state/optimizer.safetensors"
 PROGRESS_FILE = "state/progress.json"
@@ -46,7 +58,17 @@ FORMAT = 1
 ARCHITECTURE = "mp-mae"
 ENCODER_ONLY = "convnext-v2"
 """Architecture of an imported encoder without decoder and heads."""
+NETWORK = "network"
+"""Architecture of an encoder with a head for a task (`mmearth_model.heads.network`)."""
 SECTIONS = ("model", "loss", "normaliser", "recipe", "store", "progress")
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A modality that an encoder was trained on: predicted in pretraining, or the labels of fine-tuning."""
+
+    name: str
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +83,25 @@ class Checkpoint:
         Content of ``config.json``.
     padding
         Padding of the encoder that replaces the checkpoint's own (see `load_checkpoint`).
+    origin
+        Where it was downloaded from; None for a folder on this machine.
     """
 
     folder: Path
     config: Mapping[str, Any]
     padding: Padding | None = None
+    origin: Origin | None = None
+
+    @property
+    def name(self) -> str:
+        """Its folder for display and for records, or the URL that it was downloaded from."""
+        return short_path(self.folder) if self.origin is None else self.origin.url
+
+    @property
+    def store(self) -> Mapping[str, Any]:
+        """Record of the store that it learned from; see `mmearth_model.weights.store_record`."""
+        found: Mapping[str, Any] = self.config["store"]
+        return found
 
     @property
     def encoder_only(self) -> bool:
@@ -104,10 +140,12 @@ class Checkpoint:
         return own if self.padding is None else dataclasses.replace(own, **padded(self.padding))
 
     @property
-    def learned(self) -> tuple[Modality, ...]:
-        """Modalities that were predicted while training."""
+    def learned(self) -> tuple[Learned, ...]:
+        """Modalities that were predicted while training; for the encoder of a network, also those of its labels."""
+        if "learned" in self.config:
+            return _of_file(self.folder / CONFIG_FILE, lambda config: learned_of(config["learned"]), self.config)
         normaliser = self.normaliser
-        return tuple(normaliser.modalities[name] for name in normaliser.targets)
+        return tuple(Learned(name, normaliser.modalities[name].kind) for name in normaliser.targets)
 
     @property
     def seed(self) -> int:
@@ -115,8 +153,14 @@ class Checkpoint:
         return int(self.config["recipe"].get("seed", 0))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights, by name. Raises `FileInputError` if the file is missing, truncated or damaged."""
-        return read_tensors(self.folder / MODEL_FILE)
+        """All weights, by name. Raises `FileInputError` if the file is missing, truncated or damaged.
+
+        Of a network, only those of its encoder.
+        """
+        found = read_tensors(self.folder / MODEL_FILE)
+        if "learned" not in self.config:
+            return found
+        return {f"model.{name}": tensor for name, tensor in found.items() if name.startswith("encoder.")}
 
     def model(self) -> MPMAE:
         """Load the whole network with its weights, on the CPU, in evaluation mode.
@@ -147,7 +191,7 @@ class Checkpoint:
             fill(self.folder / MODEL_FILE, module, tensors, f"{prefix}.")
 
     @classmethod
-    def read(cls, path: Path, padding: Padding | None = None) -> Self:
+    def read(cls, path: Path, padding: Padding | None = None, origin: Origin | None = None) -> Self:
         """Open a checkpoint folder, or the last checkpoint of a run folder; see `load_checkpoint`.
 
         Raises `InputError` if there is no checkpoint, or it has another format.
@@ -155,6 +199,7 @@ class Checkpoint:
         folder = find_checkpoint(path).absolute()
         file = folder / CONFIG_FILE
         config = read_json(file, "the configuration of a checkpoint")
+        config = _as_encoder(config) if isinstance(config, dict) and config.get("architecture") == NETWORK else config
         found = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else None
         if found not in ((ARCHITECTURE, FORMAT), (ENCODER_ONLY, FORMAT)):
             raise FileInputError(
@@ -163,7 +208,7 @@ class Checkpoint:
         missing = [section for section in SECTIONS if section not in config]
         if missing:
             raise FileInputError(file, f"expected a complete configuration, got one without {', '.join(missing)}.")
-        return cls(folder, config, padding)
+        return cls(folder, config, padding, origin)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -184,25 +229,37 @@ def checkpoints_of(run: Path) -> list[Path]:
     return sorted(run.glob(f"{STEP_PREFIX}*"), key=lambda path: int(path.name.removeprefix(STEP_PREFIX)))
 
 
-def load_checkpoint(path: str | Path, *, padding: Padding | None = None) -> Checkpoint:
-    """Open a checkpoint: its folder, or a run's folder (the last checkpoint).
+def load_checkpoint(
+    path: str | Path, *, padding: Padding | None = None, report: Callable[[int], None] | None = None
+) -> Checkpoint:
+    """Open a checkpoint: its folder, a run's folder (the last checkpoint), or the URL of a checkpoint.
+
+    For the folder of a network (`load_network`), this is its encoder as it is after fine-tuning.
 
     Parameters
     ----------
     path
-        The folder.
+        The folder, or ``hf://OWNER/NAME[@REVISION][/SUBFOLDER]`` (Hugging Face Hub; needs the extra ``hub``),
+        ``https://...``, ``s3://...``, ``gs://...`` or ``az://...`` (extra ``cloud``), which is downloaded into the user's
+        cache folder on first use and after changes.
     padding
         Padding of its encoder. ``reference`` pads like the released classification model and uses the GRN epsilon of
         that model (1e-4): this is what the released code computes when it fine-tunes or probes. ``same`` pads as in
         pretraining. None uses the checkpoint's own, which is ``same`` unless it was converted from a released
         classifier.
+    report
+        Called with the number of bytes of a download.
 
     Raises
     ------
     InputError
         When there is no checkpoint, or it was written by something else.
+    DownloadFailed
+        When it cannot be downloaded.
     """
-    return Checkpoint.read(Path(path), None if padding is None else check_padding(padding))
+    checked = None if padding is None else check_padding(padding)
+    folder, origin = locate(path, report)
+    return Checkpoint.read(folder, checked, origin)
 
 
 def check_padding(padding: str) -> Padding:
@@ -232,8 +289,9 @@ def load_encoder(
     Parameters
     ----------
     path
-        A checkpoint or run folder; a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a released
-        checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on first use.
+        A checkpoint or run folder, the folder of a network (`load_network`), or the URL of one of them (see
+        `load_checkpoint`); a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a released checkpoint in
+        ``catalog/checkpoints.yaml``, which is downloaded on first use.
     store
         Store (or its path) whose statistics normalise the input (`ConvNeXtV2.normaliser`), instead of those of the
         checkpoint. Weight files and released checkpoints have no statistics.
@@ -257,6 +315,7 @@ def load_encoder(
     torch.Size([256, 320])
     >>> maps = encoder.forward_features(torch.zeros(1, 12, 64, 64))  # doctest: +SKIP
     >>> load_encoder("mmearth64-atto-all-uncertainty", store=open_store("mmearth.zarr"))  # doctest: +SKIP
+    >>> load_encoder("hf://OWNER/NAME")  # doctest: +SKIP
 
     For third-party decoders, the encoder describes its feature maps; `mmearth_model.FeatureMaps` shows how to connect
     them:
@@ -268,8 +327,8 @@ def load_encoder(
     """
     changes = {} if padding is None else padded(check_padding(padding))
     changes |= {} if grn_eps is None else {"grn_eps": grn_eps}
-    released = find_released(str(path))
-    file = Path(path) if released is None else fetch(released)
+    released = None if is_url(path) else find_released(str(path))
+    file, origin = locate(path) if released is None else (fetch(released), None)
     if bands and store is None:
         raise InputError("bands: expected a store with the statistics of these bands, got none; pass store too.")
     store = open_store(store) if isinstance(store, str | Path) else store
@@ -277,7 +336,7 @@ def load_encoder(
         return encoder_of_file(file, store, bands or (released.seen if released else {}), **changes)
     if bands:
         raise InputError(f"bands: expected none for {path}, since a checkpoint records its bands; leave them out.")
-    encoder = load_checkpoint(file).encoder(**changes)
+    encoder = Checkpoint.read(file, origin=origin).encoder(**changes)
     return encoder if store is None else normalised_by(encoder, store, file)
 
 
@@ -327,10 +386,11 @@ def write_checkpoint(
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Fill a folder with weights under their final names, and with their configuration; see `write_checkpoint`."""
+    """Fill a folder with weights under their final names, their configuration and cards; see `write_checkpoint`."""
     save_tensors(tensors, folder / MODEL_FILE)
     content = {"architecture": ARCHITECTURE, "format": FORMAT, **config}
     write_text(folder / CONFIG_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_cards(folder, content)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -390,13 +450,20 @@ def read_json(file: Path, expected: str, remedy: str = "") -> Any:  # noqa: ANN4
     """Content of a JSON file. Raises `FileInputError` if it cannot be read, with what was expected and the remedy."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileInputError(file, f"expected {expected}, got: {reason_of(error)}{remedy}.") from None
 
 
 def fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Copy the tensors whose names begin with a prefix into a module."""
-    got, expected = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, module.state_dict()
+    got = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    check_tensors(file, module, got)
+    module.load_state_dict(got)
+
+
+def check_tensors(file: Path, module: nn.Module, got: Mapping[str, Tensor]) -> None:
+    """Refuse tensors whose names or shapes are not those of a module's weights."""
+    expected = module.state_dict()
     wrong = sorted(name for name in expected.keys() & got.keys() if expected[name].shape != got[name].shape)
     for what, names in (
         ("without", sorted(expected.keys() - got.keys())),
@@ -409,7 +476,33 @@ def fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: s
                 f"expected the weights of the architecture that {CONFIG_FILE} describes, got {len(got)} tensors {what} "
                 f"{names[0]} ({len(names)} such); use the two files that were written together.",
             )
-    module.load_state_dict(got)
+
+
+def _as_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the encoder of a network as a checkpoint without decoder and heads."""
+    record = config.get("record")
+    record = record if isinstance(record, dict) else {}
+    label = record.get("label")
+    return {
+        "architecture": ENCODER_ONLY,
+        "format": config.get("format"),
+        "model": {"encoder": config.get("encoder")},
+        "loss": {},
+        "normaliser": config.get("normaliser"),
+        "recipe": {},
+        "store": record.get("store") or {"path": ""},
+        "progress": {},
+        "licences": list(record.get("licences", ())),
+        "learned": [*record.get("learned", ()), *([label] if label else [])],
+    }
+
+
+def learned_of(entries: Iterable[Mapping[str, Any]]) -> tuple[Learned, ...]:
+    """Modalities as recorded with a network. Raises `InputError` if they are none."""
+    try:
+        return tuple(Learned(entry["name"], Kind(entry["kind"])) for entry in entries)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"expected the modalities that an encoder learned, got: {error}.") from None
 
 
 def _encoder_of(model: Mapping[str, Any]) -> EncoderConfig:

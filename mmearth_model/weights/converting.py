@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,10 +20,12 @@ from mmearth_model.weights.conversion import Audience, Imported, import_weights
 from mmearth_model.weights.exporting import check_audience, export
 from mmearth_model.weights.normalising import normaliser_of
 from mmearth_model.weights.released import SUFFIXES, Released, digest_of, fetch, find_released
+from mmearth_model.weights.remote import is_url, locate
 from mmearth_model.weights.store_record import where_store_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from mmearth_data import Store
 
@@ -44,7 +45,7 @@ def convert(
     ----------
     source
         A released checkpoint (name or file), pretrained or fine-tuned; plain ConvNeXt V2 weights with the names of its
-        authors or of timm; or a checkpoint of this program.
+        authors or of timm; or a checkpoint of this program, or its URL (see `mmearth_model.load_checkpoint`).
     out
         Path to write: a checkpoint folder, or with ``to`` a file (``.pth`` or ``.safetensors``; the released code reads
         ``.pth``).
@@ -81,7 +82,7 @@ def convert(
     if out.exists():
         raise InputError(f"--out: expected a new path, got {out}, which exists; choose another.")
     check_output(out, folder=audience is None)
-    released = find_released(str(source))
+    released = None if is_url(source) else find_released(str(source))
     found, origin = _read(source, released, report)
     seen = bands or (released.seen if released else {})
     if audience is not None:
@@ -97,7 +98,7 @@ def convert(
 def _read(
     source: str | Path, released: Released | None, report: Callable[[int], None] | None
 ) -> tuple[Imported, dict[str, Any]]:
-    path = Path(source) if released is None else fetch(released, report=report)
+    path, origin = locate(source, report) if released is None else (fetch(released, report=report), None)
     if path.is_file() and path.suffix in SUFFIXES:
         found = import_weights(path)
         return found, {"source": str(source), "sha256": digest_of(path), "style": found.style}
@@ -109,7 +110,8 @@ def _read(
         tensors=checkpoint.tensors(),
         style="dense",
     )
-    return own, {"source": str(source), "store": checkpoint.config["store"]}
+    downloaded = {} if origin is None else origin.to_dict()
+    return own, {"source": str(source), **downloaded, "store": checkpoint.config["store"]}
 
 
 def _config(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,6 @@ import yaml
 from mmearth_data import (
     FileInputError,
     InputError,
-    MMEarthError,
     cache_folder,
     closest,
     did_you_mean,
@@ -24,19 +21,14 @@ from mmearth_data import (
     staged_stream,
     write_text,
 )
+from mmearth_model.weights.downloading import DownloadFailed, download
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CATALOG_FILE = "checkpoints.yaml"
-TIMEOUT_S = 60
-CHUNK_BYTES = 2**20
 SUFFIXES = (".pth", ".pt", ".safetensors")
 """Suffixes of weight files that can be imported."""
-
-
-class DownloadFailed(MMEarthError):  # noqa: N818 - named by what happened
-    """A file could not be downloaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +102,12 @@ def digest_of(file: Path) -> str:
 
 def _download(released: Released, file: Path, report: Callable[[int], None] | None) -> None:
     try:
-        with staged_stream(file) as target, urllib.request.urlopen(released.url, timeout=TIMEOUT_S) as answer:
-            expected, received = answer.headers.get("Content-Length"), 0
-            while chunk := answer.read(CHUNK_BYTES):
-                target.write(chunk)
-                received += len(chunk)
-                if report is not None:
-                    report(received)
-            if expected is not None and received != int(expected):
-                raise DownloadFailed(_offline(released, file, f"only {received} of {expected} bytes were received"))
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise DownloadFailed(_offline(released, file, str(reason))) from None
+        with staged_stream(file) as target:
+            download(released.url, target, report)
+    except FileNotFoundError:
+        raise DownloadFailed(_offline(released, file, "the server does not have it")) from None
+    except DownloadFailed as error:
+        raise DownloadFailed(_offline(released, file, str(error))) from None
 
 
 def _offline(released: Released, file: Path, reason: str) -> str:

@@ -25,6 +25,11 @@ def where_store_is(store: Store, folder: Path) -> dict[str, str]:
     return {"path": str(store.path), "relative": relative.as_posix()}
 
 
+def describe_store(store: Store, folder: Path) -> dict[str, Any]:
+    """Record of the store that a run or a network in a folder learns from."""
+    return {**where_store_is(store, folder), "digest": store.digest, "synthetic": store.synthetic, "tiles": len(store)}
+
+
 def find_store(record: Mapping[str, Any], folder: Path) -> Store:
     """Open the store that a run recorded, where it was or where it is now, relative to the run's folder.
 

@@ -69,13 +69,22 @@ def test_an_object_comes_back_and_is_replaced_as_a_whole(storage: Storage) -> No
     assert storage.is_there()
 
 
+def test_a_tag_changes_with_the_object_and_only_then(storage: Storage) -> None:
+    storage.put("a", b"one")
+    first = storage.tag("a")
+    storage.put("b", b"other")
+    assert storage.tag("a") == first
+    storage.put("a", b"two")
+    assert storage.tag("a") != first
+
+
 def test_what_is_missing_is_an_error_of_its_own(storage: Storage) -> None:
     storage.put("a/b", b"1")
     assert storage.size("c") is None
     assert storage.size("a") is None, "a folder is no object"
     assert storage.names("c") == []
     storage.delete("c")
-    for read in (storage.get, storage.open, lambda key: storage.get_ranges(key, [(0, 1)])):
+    for read in (storage.get, storage.open, storage.tag, lambda key: storage.get_ranges(key, [(0, 1)])):
         with pytest.raises(FileNotFoundError):
             read("c")
 

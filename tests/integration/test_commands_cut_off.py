@@ -137,7 +137,18 @@ def check_nothing_is_half_written(
 # ---------------------------------------------------------------- disks
 
 
-QUICK = ("subset", "merge", "import", "export-h5", "export-geotiff", "inspect", "embed", "convert", "convert-to")
+QUICK = (
+    "subset",
+    "merge",
+    "import",
+    "export-h5",
+    "export-geotiff",
+    "inspect",
+    "embed",
+    "convert",
+    "convert-to",
+    "predict",
+)
 REPORTS = (
     "Building",
     "Making",
@@ -146,6 +157,7 @@ REPORTS = (
     "Pretraining",
     "Evaluating",
     "Embedding",
+    "Predicting",
     "Fine-tuning",
     "Choosing",
     "Verifying",

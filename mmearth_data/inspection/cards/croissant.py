@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.cards import wording
-from mmearth_data.inspection.report.facts import CITATION
+from mmearth_data.pages.markdown import CITATION
 from mmearth_data.store.schema import COORDINATES, SPLIT_NAMES, TILES_KEY, stored_units, tabular_columns
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.cards import wording
 from mmearth_data.inspection.cards.wording import join, percent
 from mmearth_data.inspection.facts import format_lonlat
-from mmearth_data.inspection.report.facts import CITATION
+from mmearth_data.pages.markdown import CITATION, markdown_code, markdown_list, markdown_table
 from mmearth_data.store.schema import REJECTED_KEY, SPATIAL_KEY, TILES_KEY, stored_units
 from mmearth_data.words import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.inspection.cards.facts import CardFacts, Share
@@ -50,11 +50,11 @@ def dataset_card(facts: CardFacts) -> str:
         ("Contents", _contents(facts)),
         ("Open the data set", _opening(facts)),
         ("Spatial and temporal distribution", _places(facts)),
-        ("Sampling", [_bullets(wording.sampling(facts))]),
+        ("Sampling", [markdown_list(wording.sampling(facts))]),
         ("Splits", _splits(facts)),
         ("Missing values", _missing(facts)),
-        ("Limits", [_bullets(wording.limits(facts))]),
-        ("How it was built", [table(("", ""), wording.provenance(facts))]),
+        ("Limits", [markdown_list(wording.limits(facts))]),
+        ("How it was built", [markdown_table(("", ""), wording.provenance(facts))]),
         ("Licences", _licences(facts)),
         ("Citation", _citation(facts)),
         ("Files", _files(facts)),
@@ -104,27 +104,6 @@ def _tasks(modalities: Sequence[Modality]) -> Iterator[str]:
 # ---------------------------------------------------------------- Markdown
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Markdown table; the columns ``right`` are aligned to the right. Empty text if there are no rows."""
-    lines = [[_cell(text) for text in row] for row in rows]
-    if not lines:
-        return ""
-    rule = ["---:" if column in right else "---" for column in range(len(head))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
-
-
-def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def _bullets(texts: Iterable[str]) -> str:
-    return "\n".join(f"- {' '.join(text.split())}" for text in texts)
-
-
-def _code(language: str, text: str) -> str:
-    return f"```{language}\n{text.strip()}\n```"
-
-
 # ---------------------------------------------------------------- what it is
 
 
@@ -132,7 +111,7 @@ def _head(facts: CardFacts) -> str:
     parts = [f"# {facts.name}"]
     if facts.summary.synthetic:
         parts.append(f"> **Synthetic data.** {wording.SYNTHETIC}")
-    parts += [wording.lead(facts), table(("", ""), _at_a_glance(facts))]
+    parts += [wording.lead(facts), markdown_table(("", ""), _at_a_glance(facts))]
     return "\n\n".join(parts)
 
 
@@ -179,7 +158,7 @@ def _contents(facts: CardFacts) -> list[str]:
         if derived
         else ""
     )
-    return [table(heads, rows, right=(7,)), computed, *_spectrum(facts)]
+    return [markdown_table(heads, rows, right=(7,)), computed, *_spectrum(facts)]
 
 
 def _modality_row(m: Modality, share: float | None) -> tuple[str, ...]:
@@ -222,7 +201,7 @@ def _spectrum(facts: CardFacts) -> Iterator[str]:
         if rows:
             heads = ("Band", "Centre (nm)", "FWHM (nm)", "Native resolution")
             yield f"Central wavelength and full width at half maximum (FWHM) of the bands of `{m.name}`:"
-            yield table(heads, rows, right=(1, 2, 3))
+            yield markdown_table(heads, rows, right=(1, 2, 3))
         if m.frequency_ghz is not None:
             yield f"The radar of `{m.name}` has a centre frequency of {m.frequency_ghz:g} GHz."
 
@@ -240,7 +219,7 @@ def _opening(facts: CardFacts) -> list[str]:
         f'data = xr.open_zarr("{folder}")  # or any other Zarr library\n'
         f'tiles = gpd.read_parquet("{folder}/{TILES_KEY}")  # one row per tile'
     )
-    return [_code("python", ours), "Without the MMEarth toolkit:", _code("python", others)]
+    return [markdown_code("python", ours), "Without the MMEarth toolkit:", markdown_code("python", others)]
 
 
 # ---------------------------------------------------------------- where, when, how
@@ -257,9 +236,9 @@ def _places(facts: CardFacts) -> list[str]:
         _share_table("Continent", facts.continents),
         _share_table("Biome", facts.biomes),
         *(_label_text(label, facts) for label in facts.labels),
-        table(("Modality", "Most frequent classes, as shares of the observed pixels"), _pixel_classes(facts)),
-        table(("Year of the scene", "Tiles", "Share"), counted, right=(1, 2)),
-        table(("Product level", "Tiles", "Share"), levels, right=(1, 2)) if len(levels) > 1 else "",
+        markdown_table(("Modality", "Most frequent classes, as shares of the observed pixels"), _pixel_classes(facts)),
+        markdown_table(("Year of the scene", "Tiles", "Share"), counted, right=(1, 2)),
+        markdown_table(("Product level", "Tiles", "Share"), levels, right=(1, 2)) if len(levels) > 1 else "",
     ]
 
 
@@ -275,7 +254,7 @@ def _share_table(title: str, rows: Sequence[Share]) -> str:
         )
         for row in rows
     ]
-    return table(heads, lines, right=(1, 2, 3))
+    return markdown_table(heads, lines, right=(1, 2, 3))
 
 
 def _label_text(label: LabelSummary, facts: CardFacts) -> str:
@@ -284,7 +263,7 @@ def _label_text(label: LabelSummary, facts: CardFacts) -> str:
         return ""
     if label.known <= FEW_CLASSES:
         rows = [(entry.name, f"{entry.total:,}", percent(entry.total / facts.summary.tiles)) for entry in ranked]
-        return table((label.long_name, "Tiles", "Share of tiles"), rows, right=(1, 2))
+        return markdown_table((label.long_name, "Tiles", "Share of tiles"), rows, right=(1, 2))
     first = join([f"{entry.name} ({entry.total:,})" for entry in ranked[: wording.LISTED]])
     return f"{label.long_name}: {len(ranked):,} of {label.known:,} classes; most frequent: {first}."
 
@@ -302,7 +281,7 @@ def _pixel_classes(facts: CardFacts) -> Iterator[tuple[str, str]]:
 def _splits(facts: CardFacts) -> list[str]:
     tiles = facts.summary.tiles
     rows = [(name, f"{count:,}", percent(count / tiles)) for name, count in facts.summary.splits.items() if count]
-    return [table(("Split", "Tiles", "Share"), rows, right=(1, 2)), _bullets(wording.splitting(facts))]
+    return [markdown_table(("Split", "Tiles", "Share"), rows, right=(1, 2)), markdown_list(wording.splitting(facts))]
 
 
 def _missing(facts: CardFacts) -> list[str]:
@@ -312,7 +291,7 @@ def _missing(facts: CardFacts) -> list[str]:
     )
     if not rows:
         return [f"{rule} No values are missing."]
-    return [rule, table(("Modality", "Share of observed values by band"), rows)]
+    return [rule, markdown_table(("Modality", "Share of observed values by band"), rows)]
 
 
 # ---------------------------------------------------------------- licences, citation, files
@@ -332,7 +311,7 @@ def _licences(facts: CardFacts) -> list[str]:
         if facts.summary.synthetic
         else "The licence of each modality applies, and its attribution line is required."
     )
-    return [needed, table(("Modalities", "Licence", "Attribution"), rows)]
+    return [needed, markdown_table(("Modalities", "Licence", "Attribution"), rows)]
 
 
 def _citation(facts: CardFacts) -> list[str]:
@@ -344,8 +323,8 @@ def _citation(facts: CardFacts) -> list[str]:
     software = f"MMEarth toolkit, version {facts.summary.code_version}, with which this store was built"
     return [
         "Please cite the paper, the toolkit and the data sets that you use:",
-        _code("bibtex", CITATION),
-        _bullets([software, *cited]),
+        markdown_code("bibtex", CITATION),
+        markdown_list([software, *cited]),
     ]
 
 
@@ -368,4 +347,4 @@ def _files(facts: CardFacts) -> list[str]:
         ]
     grid = f"Row 0 of a raster is at the northern edge and column 0 at the western edge of the tile; a pixel is {PIXEL_M} m wide."
     where = f"This card describes the folder `{facts.folder}`, which contains these files:" if facts.links.base else ""
-    return [where, table(("File", "Content"), rows), grid]
+    return [where, markdown_table(("File", "Content"), rows), grid]

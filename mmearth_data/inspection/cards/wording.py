@@ -83,6 +83,7 @@ def sampling(facts: CardFacts) -> tuple[str, ...]:
     """Describe how locations and scenes were chosen, as far as the store records it."""
     recipe, source = facts.store.recipe, facts.store.source
     made = [*_derived(recipe), *(_locations(recipe) if _is_sampled(recipe, source) else ())]
+    made += _covered(recipe) if facts.store.overlap_px is not None else ()
     return (*made, *_scenes(source))
 
 
@@ -111,6 +112,16 @@ def _derived(recipe: Mapping[str, Any]) -> Iterator[str]:
         yield f"The tiles were imported from published files (format {recipe['import']})."
 
 
+def _covered(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Describe a cover; copies of one have no region of their own."""
+    region = recipe.get("region")
+    mainland = ", mainland only" if recipe.get("mainland") else ""
+    yield (
+        f"The tiles {f'cover the region {region}{mainland}' if region else 'are cells of a cover'}: cells of one grid per "
+        f"UTM zone, of which neighbours share {recipe['overlap_px']} px. Cells without a usable scene are empty."
+    )
+
+
 def _locations(recipe: Mapping[str, Any]) -> Iterator[str]:
     if recipe.get("tiles_file"):
         yield "The locations were read from a file."
@@ -127,7 +138,13 @@ def _locations(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scenes(source: Mapping[str, Any]) -> Iterator[str]:
-    """Describe the choice of scenes, which only sources with years of scenes make."""
+    """Describe the choice of scenes, which only sources with years or a period of scenes make."""
+    if "date_range" in source:
+        first, last = source["date_range"]
+        yield (
+            f"Each tile has the least cloudy {source['levels'][0]} scene from {first} to {last} with a cloud cover below "
+            f"{source['cloud_percent']:g} %."
+        )
     if "years" not in source:
         return
     yield (

@@ -12,6 +12,7 @@ from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.facts import format_lonlat
 from mmearth_data.inspection.report.fields import observed_modalities
 from mmearth_data.inspection.terminal import NOTHING, ledger_rows
+from mmearth_data.pages.markdown import CITATION
 from mmearth_data.pages.parts import (
     Amount,
     Badge,
@@ -51,15 +52,6 @@ ASKED = 1_000
 AT_ONCE = 16
 EARTH_M = 6_371_008.8
 """Mean radius (IUGG)."""
-CITATION = """\
-@inproceedings{nedungadi2024mmearth,
-  title     = {MMEarth: Exploring Multi-Modal Pretext Tasks For Geospatial Representation Learning},
-  author    = {Nedungadi, Vishal and Kariryaa, Ankit and Oehmcke, Stefan and Belongie, Serge and Igel, Christian and
-               Lang, Nico},
-  booktitle = {European Conference on Computer Vision (ECCV 2024)},
-  year      = {2024},
-  url       = {https://arxiv.org/abs/2405.02771}
-}"""
 
 
 # ---------------------------------------------------------------- what it is
@@ -221,6 +213,8 @@ def splits(store: Store, s: Summary) -> list[Part]:
 
 
 def _verdict(lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int) -> Notice:
+    if not np.isin(split, list(SPLIT_NAMES)).any():
+        return Notice("The tiles are in no split.", Tone.PLAIN)
     if len(np.unique(split)) < 2:
         return Notice("All tiles are in one split: there is none to leak into.", Tone.PLAIN)
     pair = overlapping_splits(lon, lat, split, size_px)

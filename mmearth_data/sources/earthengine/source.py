@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.catalog.tile import Place
+    from mmearth_data.geography.zones import ZonePart
     from mmearth_data.sources.earthengine.pixels import Asks
     from mmearth_data.sources.earthengine.quota import Limiter
     from mmearth_data.sources.earthengine.survey import Question
@@ -154,11 +155,17 @@ class EarthEngineSource:
         """Everything that determines the pixels."""
         return {
             "name": self.name,
-            "seed": self.rules.seed,
-            "years": list(self.rules.years),
+            **self._period_identity,
             "levels": list(self.rules.levels),
             "cloud_percent": self.rules.cloud_percent,
         }
+
+    @property
+    def _period_identity(self) -> dict[str, Any]:
+        """Where scenes come from: random ones of some years, or the least cloudy ones of a period."""
+        if self.rules.period is not None:
+            return {"date_range": self.rules.period.identity()}
+        return {"seed": self.rules.seed, "years": list(self.rules.years)}
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         """Return the requested modalities whose recipe is known here."""
@@ -167,6 +174,10 @@ class EarthEngineSource:
     def places(self, size_px: int) -> list[Place]:
         """Return no locations: they are sampled."""
         return []
+
+    def area(self) -> tuple[ZonePart, ...]:
+        """Return no area: the region is named."""
+        return ()
 
     def ecoregions(self) -> GeoDataFrame:
         """Ecoregion polygons; cached for the service itself, fetched each time from any other server."""

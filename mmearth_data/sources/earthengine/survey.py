@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ee
 
-from mmearth_data.catalog.tile import LEVEL_NAMES, MAX_LAT, MIN_LAT, TileGrid, utm_epsg
+from mmearth_data.catalog.tile import LEVEL_NAMES, MAX_LAT, MIN_LAT, utm_epsg
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.draws import draw, draw_bits, year_window_ms
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.catalog.tile import Place
+    from mmearth_data.sources.draws import Period
 
 CLEARANCE_M = 200.0
 """Margin around the tile that a footprint must also contain."""
@@ -44,6 +45,8 @@ FALLBACK = "L1C"
 HALF_BITS = 2**32
 DAY_MS = 86_400_000
 CLOUDS = "CLOUDY_PIXEL_PERCENTAGE"
+AWAY = "milliseconds_from_middle"
+"""Property of scenes during a survey of a cover: distance from the middle of the period."""
 LEVEL_CODES = {name: code for code, name in LEVEL_NAMES.items()}
 
 
@@ -55,6 +58,7 @@ class SceneRules:
     years: tuple[int, ...]  # One is chosen at random for each tile
     levels: tuple[str, ...]  # Likewise; Level 2A falls back to 1C
     cloud_percent: float  # Scenes must have fewer clouds
+    period: Period | None = None  # Of a cover, whose tiles get its least cloudy scene instead of a random one
 
     def year(self, place: Place) -> int:
         """Year of a location's scene."""
@@ -62,12 +66,24 @@ class SceneRules:
 
     def tried(self, place: Place) -> tuple[str, ...]:
         """Levels to search, in order."""
+        if self.period is not None:
+            return self.levels
         level = self.levels[draw(self.seed, place.tile_id, "level", len(self.levels))]
         return tuple(dict.fromkeys((level, FALLBACK)))
+
+    def window_ms(self, place: Place) -> tuple[int, int]:
+        """[start, end) of a location's scenes."""
+        return year_window_ms(self.year(place)) if self.period is None else self.period.window_ms
+
+    def words(self, place: Place) -> str:
+        """When a location's scenes are searched, as text."""
+        return f"of {self.year(place)}" if self.period is None else self.period.words()
 
     @property
     def all_years_ms(self) -> tuple[int, int]:
         """[start, end) from the first year to the last."""
+        if self.period is not None:
+            return self.period.years_ms
         return year_window_ms(min(self.years))[0], year_window_ms(max(self.years))[1]
 
 
@@ -87,13 +103,12 @@ def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: st
     ``levels`` are those of the expression, in its order, and ``wanted`` is the one to search. Raises `TileUnavailable` for
     locations beyond 84 N or 80 S.
     """
-    own = utm_epsg(place.lon, place.lat)
+    own = place.own_grid.epsg
     bits = draw_bits(rules.seed, place.tile_id, "scene")
-    window = year_window_ms(rules.year(place))
-    grids = {f"EPSG:{epsg}": TileGrid.around(place.lon, place.lat, epsg, place.size_px) for epsg in near_zones(place)}
+    grids = {f"EPSG:{epsg}": place.grid_in(epsg) for epsg in possible_zones(place)}
     return {
         "crs": f"EPSG:{own}",
-        "windows": [list(window if level == wanted else NEVER) for level in levels],
+        "windows": [list(rules.window_ms(place) if level == wanted else NEVER) for level in levels],
         # The random number has 64 bits, the service's numbers have 53: it is multiplied by the number of scenes in two
         # halves.
         "high": bits // HALF_BITS,
@@ -101,6 +116,11 @@ def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: st
         "tiles": {crs: ring(grid, 0.0) for crs, grid in grids.items()},
         "boxes": {crs: ring(grid, CLEARANCE_M) for crs, grid in grids.items()},
     }
+
+
+def possible_zones(place: Place) -> list[int]:
+    """EPSG codes that the grid of a location's tile may have: that of its given grid, or those of the scenes there."""
+    return near_zones(place) if place.grid is None else [place.grid.epsg]
 
 
 def near_zones(place: Place) -> list[int]:
@@ -154,10 +174,10 @@ class SurveyPlan:
         windows = {m.name: self._open(m, scene) for m in self._searched}
         epsg = epsg_of(scene)
         if not any(any(window != NEVER for window in of.values()) for of in windows.values()) or (
-            epsg not in near_zones(place)
+            epsg not in possible_zones(place)
         ):
             return None
-        grid = TileGrid.around(place.lon, place.lat, epsg, place.size_px)
+        grid = place.grid_in(epsg)
         given = {"time": scene["time"], "crs": scene["crs"], "box": ring(grid, CLEARANCE_M), "windows": windows}
         return Question(place=place, given=given, scene=scene)
 
@@ -193,23 +213,48 @@ class SurveyPlan:
     def _candidate(self, element: ee.ComputedObject, *, again: bool) -> ee.List:
         """List of zero or one: everything known about the candidate's scene."""
         given = ee.Dictionary(element)
-        scenes = self._drawn(given, 0, self.levels[0])
+        choose = self._drawn if self.rules.period is None else self._least_cloudy
+        scenes = choose(given, 0, self.levels[0])
         for position, level in enumerate(self.levels[1:], 1):  # only one level has a window
-            scenes = scenes.cat(self._drawn(given, position, level))
+            scenes = scenes.cat(choose(given, position, level))
         return scenes.map(lambda scene: self._describe(given, ee.Image(scene), again=again))
 
-    def _drawn(self, given: ee.Dictionary, position: int, level: str) -> ee.List:
-        """Scene chosen among the eligible scenes of a level: a list of zero or one."""
+    def _eligible(self, given: ee.Dictionary, position: int, level: str) -> ee.ImageCollection:
+        """Scenes of a level that a candidate may have."""
         crs = given.get("crs")
         box = polygon(ee.Dictionary(given.get("boxes")).get(crs), crs)
         window = ee.List(ee.List(given.get("windows")).get(position))
-        scenes = (
+        return (
             ee.ImageCollection(self.base.asset[level])
             .filterDate(window.get(0), window.get(1))
             .filter(touches(box))
             .filter(ee.Filter.lt(CLOUDS, self.rules.cloud_percent))
             .filter(holds(box))
         )
+
+    def _least_cloudy(self, given: ee.Dictionary, position: int, level: str) -> ee.List:
+        """Least cloudy scene of the period; of several, the nearest to its middle: a list of zero or one.
+
+        Each step takes the scenes whose property equals that of the first one: `ImageCollection.sort` sorts by one
+        property, and the order of equal ones is not documented.
+        """
+        assert self.rules.period is not None
+        middle = self.rules.period.middle_ms
+        scenes = self._eligible(given, position, level).map(
+            lambda scene: scene.set(AWAY, ee.Number(scene.get("system:time_start")).subtract(middle).abs())
+        )
+
+        def nearest(cloudy: ee.ComputedObject) -> ee.Image:
+            equal = scenes.filter(ee.Filter.eq(CLOUDS, ee.Image(cloudy).get(CLOUDS)))
+            least = ee.Image(equal.sort(AWAY).first()).get(AWAY)
+            found = equal.filter(ee.Filter.eq(AWAY, least)).sort("system:index").first()
+            return ee.Image(found).set("level", level)
+
+        return scenes.sort(CLOUDS).toList(1).map(nearest)
+
+    def _drawn(self, given: ee.Dictionary, position: int, level: str) -> ee.List:
+        """Scene chosen among the eligible scenes of a level: a list of zero or one."""
+        scenes = self._eligible(given, position, level)
         count = scenes.size()
         low = ee.Number(given.get("low")).multiply(count).divide(HALF_BITS).floor()
         index = ee.Number(given.get("high")).multiply(count).add(low).divide(HALF_BITS).floor()
@@ -234,8 +279,9 @@ class SurveyPlan:
 
     def _describe(self, given: ee.Dictionary, image: ee.Image, *, again: bool) -> ee.Dictionary:
         native = parameters(self.base)["native"][0]
-        crs = image.select(self.base.asset_bands.get(native, native)).projection().crs()
+        scene_crs = image.select(self.base.asset_bands.get(native, native)).projection().crs()
         own = given.get("crs")
+        crs = scene_crs if self.rules.period is None else ee.String(own)
         tiles, boxes = ee.Dictionary(given.get("tiles")), ee.Dictionary(given.get("boxes"))
         time = ee.Number(image.get("system:time_start"))
         scene = Scene(
@@ -250,6 +296,7 @@ class SurveyPlan:
             "index": image.get("system:index"),
             "time": time,
             "crs": crs,
+            **({} if self.rules.period is None else {"scene_crs": scene_crs}),
             "bands": image.bandNames(),
             "clouds": image.get(CLOUDS),
         }
@@ -268,19 +315,20 @@ class SurveyPlan:
         """Convert the answer for one candidate to the build's types."""
         if scene is None:
             detail = (
-                f"no {self.rules.tried(place)[-1]} scene of {self.rules.year(place)} "
+                f"no {self.rules.tried(place)[-1]} scene {self.rules.words(place)} "
                 f"with less than {self.rules.cloud_percent:g} % clouds"
             )
             return Rejection(place=place, reason="sentinel2_missing", detail=detail)
         epsg = epsg_of(scene)
-        if epsg not in near_zones(place):
+        if epsg not in possible_zones(place):
             return Rejection(place=place, reason="sentinel2_grid", detail=f"scene {scene['index']} is in EPSG:{epsg}")
         found = Found(
             level=scene["level"],
             scene=f"{self.base.asset[scene['level']]}/{scene['index']}",
             bands=frozenset(scene["bands"]),
             time_ms=int(scene["time"]),
-            grid=TileGrid.around(place.lon, place.lat, epsg, place.size_px),
+            grid=place.grid_in(epsg),
+            resampled=scene.get("scene_crs", scene["crs"]) != scene["crs"],
             answers=scene.get("answers", {}),
         )
         return self._survey(place, found, scene)
@@ -311,7 +359,8 @@ class SurveyPlan:
 
 def scene_levels(base: Modality, rules: SceneRules) -> list[str]:
     """List the processing levels that are searched for scenes."""
-    return [level for level in dict.fromkeys([*rules.levels, FALLBACK]) if level in base.asset]
+    searched = [*rules.levels, FALLBACK] if rules.period is None else rules.levels
+    return [level for level in dict.fromkeys(searched) if level in base.asset]
 
 
 def epsg_of(scene: Mapping[str, Any]) -> int:

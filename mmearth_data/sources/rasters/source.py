@@ -11,6 +11,8 @@ from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from mmearth_data.catalog.tile import (
     LEVEL_NAMES,
     LEVEL_NONE,
@@ -21,9 +23,10 @@ from mmearth_data.catalog.tile import (
     round_lonlat,
     tile_ids,
 )
-from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.errors import FileInputError, InputError, TileUnavailable
 from mmearth_data.rasterfile import Siblings
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
+from mmearth_data.sources.rasters.covering import SitesBelow, area_of_sites
 from mmearth_data.sources.rasters.layers import Selection, select_layers
 from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
 from mmearth_data.sources.rasters.meeting import check_meeting
@@ -31,19 +34,21 @@ from mmearth_data.sources.rasters.pixels import read_stored
 from mmearth_data.sources.rasters.sites import Site, find_sites
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    import numpy as np
     from geopandas import GeoDataFrame
 
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.catalog.tile import TileGrid
+    from mmearth_data.geography.zones import ZonePart
     from mmearth_data.sources.base import Source
     from mmearth_data.sources.rasters.files import SiteFile
     from mmearth_data.sources.rasters.mapping import RasterMapping
 
 DAY_MS = 86_400_000
+NOT_IN_SOURCE = "not_in_source"
+"""Reason for which a location is rejected where there are no files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,17 @@ class TileRef:
     site: int
     row: int
     col: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where the pixels of a tile are read."""
+
+    sites: tuple[int, ...]
+    """Later ones fill what is missing in earlier ones; only tiles of covers have several."""
+    grid: TileGrid
+    facts: Mapping[str, Any]
+    """Position within the sites, for the record."""
 
 
 class RasterSource:
@@ -124,6 +140,15 @@ class RasterSource:
             )
         return [f"{words} ({min(names)}, {len(names)} in all)" for words, names in sorted(found.items())]
 
+    @cached_property
+    def _sites_below(self) -> SitesBelow:
+        check_meeting(self.sites, 1)
+        return SitesBelow(self.sites)
+
+    def area(self) -> tuple[ZonePart, ...]:
+        """Area of the files of the base layer."""
+        return area_of_sites(self.sites)
+
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         """Return those of the requested modalities that a layer of the mapping fills."""
         filled = {mapped.modality.name for mapped in self.selection.layers}
@@ -142,13 +167,21 @@ class RasterSource:
         return [self._survey(place) for place in places]
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, np.ndarray[Any, Any]]:
-        """Arrays of one tile; modalities without a file at this site are left out."""
-        site = self.sites[survey.request.site]
+        """Arrays of one tile; modalities without a file at this site are left out.
+
+        Raises TileUnavailable if a tile of a cover has no value at all: files may have borders without data.
+        """
+        sites = [self.sites[number] for number in survey.request.sites]
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         for modality in modalities:
-            files = [file for file in site.files if file.modality.name == modality.name]
+            # A file that serves several sites is one object.
+            files = {id(file): file for site in sites for file in site.files if file.modality.name == modality.name}
             if files:
-                arrays[modality.name] = _assemble(files, survey.grid, modality)
+                arrays[modality.name] = _assemble(files.values(), survey.grid, modality)
+        if survey.place.grid is not None and not any(
+            m.observed(arrays[m.name]).any() for m in modalities if m.name in arrays
+        ):
+            raise TileUnavailable(NOT_IN_SOURCE, "the files have no value there")
         return arrays
 
     @cached_property
@@ -210,30 +243,43 @@ class RasterSource:
         ]
 
     def _survey(self, place: Place) -> Survey | Rejection:
-        ref = self._tiles(place.size_px)[1].get(place.tile_id)
-        if ref is None:
-            return Rejection(place=place, reason="not_in_source", detail="no site of the mapping has a tile there")
-        site = self.sites[ref.site]
+        reading = self._reading(place)
+        if reading is None:
+            return Rejection(place=place, reason=NOT_IN_SOURCE, detail="no site of the mapping has a tile there")
+        site = self.sites[reading.sites[0]]
         levels = {name: code for code, name in LEVEL_NAMES.items()}
         level = site.base.layer.level or self.selection.level
         days = _day_differences(site)
         return Survey(
             place=place,
-            grid=site.base.grid.tile(ref.row, ref.col, place.size_px),
+            grid=reading.grid,
             time_ms=site.time_ms,
             s2_level=levels.get(level or "", LEVEL_NONE),
             s1_asc_days=days["asc"],
             s1_desc_days=days["desc"],
-            facts=_facts(site, ref),
-            request=ref,
+            facts=_facts(site, reading),
+            request=reading,
         )
 
+    def _reading(self, place: Place) -> Reading | None:
+        """Where a location is read; None if no file is there."""
+        if place.grid is not None:
+            numbers = tuple(self._sites_below(place.grid))
+            names = [self.sites[number].name for number in numbers]
+            return Reading(numbers, place.grid, {"sites": names} if len(names) > 1 else {}) if numbers else None
+        ref = self._tiles(place.size_px)[1].get(place.tile_id)
+        if ref is None:
+            return None
+        grid = self.sites[ref.site].base.grid.tile(ref.row, ref.col, place.size_px)
+        return Reading((ref.site,), grid, {"row": ref.row, "col": ref.col})
 
-def _assemble(files: Sequence[SiteFile], grid: TileGrid, modality: Modality) -> np.ndarray[Any, Any]:
+
+def _assemble(files: Iterable[SiteFile], grid: TileGrid, modality: Modality) -> np.ndarray[Any, Any]:
     array = modality.empty(modality.array_shape(grid.size_px))
     for file in files:
         for band, values in read_stored(file, grid).items():
-            array[modality.bands.index(band)] = values
+            before = array[modality.bands.index(band)]
+            np.copyto(before, values, where=~modality.observed(before))
     return array
 
 
@@ -247,10 +293,10 @@ def _day_differences(site: Site) -> dict[str, float]:
     return days
 
 
-def _facts(site: Site, ref: TileRef) -> dict[str, Any]:
+def _facts(site: Site, reading: Reading) -> dict[str, Any]:
     dates = {file.modality.name: str(as_datetime64_ms(file.time_ms)) for file in site.files if file.time_ms != NO_TIME}
     orbits = {file.modality.name: file.layer.orbit.text(file.path.name) for file in site.files if file.layer.orbit}
-    facts = {"site": site.name, "row": ref.row, "col": ref.col, "dates": dates}
+    facts = {"site": site.name, **reading.facts, "dates": dates}
     return facts | {"orbits": orbits} if orbits else facts
 
 

@@ -160,6 +160,11 @@ class LocalStorage:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
+    def tag(self, key: str) -> str:
+        """Return what identifies a file, which others replace as a whole; FileNotFoundError if it does not exist."""
+        found = (self.root / key).stat()
+        return f"{found.st_ino:x}-{found.st_mtime_ns:x}"
+
     def delete(self, key: str) -> None:
         """Remove an object if it exists."""
         path = self.root / key

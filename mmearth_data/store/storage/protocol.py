@@ -100,6 +100,16 @@ class Storage(Protocol):
         """Size of an object in bytes, None if it does not exist."""
         ...
 
+    def tag(self, key: str) -> str:
+        """Return what identifies the content of an object: it is different once another object replaced it.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such object.
+        """
+        ...
+
     def delete(self, key: str) -> None:
         """Remove an object if it exists."""
         ...

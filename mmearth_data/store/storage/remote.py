@@ -156,6 +156,11 @@ class RemoteStorage:
         except FileNotFoundError:
             return None
 
+    def tag(self, key: str) -> str:
+        """Return the ETag of an object; FileNotFoundError if it does not exist."""
+        with self._explained(key):
+            return str(obstore.head(self.bucket, key)["e_tag"])
+
     def delete(self, key: str) -> None:
         """Remove an object if it exists."""
         with self._explained():

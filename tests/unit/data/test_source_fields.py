@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mmearth_data.building.preview import preview
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.cli import cli
 from mmearth_data.errors import InputError
-from mmearth_data.recipes import BUILD_RECIPES
+from mmearth_data.recipes import BUILD_RECIPES, COVERING
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.opening import make_source
 from mmearth_data.sources.rasters import RasterSource
@@ -39,6 +40,7 @@ VALUES: dict[str, Any] = {
     "years": [2020],
     "levels": ["L2A"],
     "cloud_percent": 5,
+    "date_range": ["2020-06-01", "2020-08-31"],
     "era5_window": 13,
     "level": "L1C",
     "assets": {"aster": "users/me/dem"},
@@ -75,7 +77,7 @@ def refused(call: Callable[[], object], *words: str) -> None:
 
 @pytest.mark.parametrize(("source", "field"), UNUSED)
 def test_a_field_that_a_source_does_not_use_is_refused(source: str, field: str, tmp_path: Path) -> None:
-    given = {"source": source, field: VALUES[field]}
+    given = {"source": source, field: VALUES[field]} | ({"cover": True} if field in COVERING else {})
     refused(lambda: prepare(make_recipe(None, given)), field, source)
     refused(lambda: preview(BuildRecipe(**given)), field, source)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(given))
@@ -92,11 +94,17 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("command", "source", "option"), OPTIONS)
 def test_the_command_names_the_option(command: str, source: str, option: Any, tmp_path: Path) -> None:
-    texts = {"years": "2020", "levels": "L2A", "assets": "aster=users/me/dem"}
+    texts = {
+        "years": "2020",
+        "levels": "L2A",
+        "assets": "aster=users/me/dem",
+        "date_range": "2020-06-01,2020-08-31",
+    }
     value = texts.get(option.name, str(VALUES[option.name]))
     words = [option.opts[0], *([] if option.is_flag else [value])]
     out = tmp_path / "out"
     more = ["--dry-run"] if option.name in {"latency_s", "eecu_per_tile"} else []
+    more += ["--cover"] if option.name in COVERING else []
     done = CliRunner().invoke(cli, [command, "--source", source, *words, *more, "--out", str(out)])
     assert done.exit_code == 2
     assert option.opts[0] in done.output
@@ -137,15 +145,21 @@ def test_every_field_that_rasters_declare_has_an_effect(tmp_path: Path) -> None:
         "tiles_per_shard": 4,
         "level": "L1C",
     }
-    assert set(changes) | {"threads"} == RasterSource.recipe_fields
+    assert set(changes) | {"threads", "cover", "overlap_px"} == RasterSource.recipe_fields
     before = effect(prepare(make_recipe(None, base)))
     for field, value in changes.items():
         assert effect(prepare(make_recipe(None, base | {field: value}))) != before, field
+    cover = {"source": base["source"], "tile_size": 64, "cover": True}
+    covers = [
+        effect(prepare(make_recipe(None, cover | more)))
+        for more in ({}, {"overlap_px": 16}, {"region": "bbox:9,47,9.1,47.1"})
+    ]
+    assert all(one != other for one, other in combinations([before, *covers], 2))
 
 
 def effect(prepared: PreparedBuild) -> Any:
     """Everything that decides the store, but the recipe that it records."""
-    places = {name: column.tolist() for name, column in prepared.plan.places.items()}
+    places = {name: column.tolist() for name, column in prepared.plan.columns(slice(None)).items()}
     layout = prepared.plan.layout
     names = [m.name for m in layout.modalities]
     return places, names, layout.tiles_per_shard, prepared.source.identity()

@@ -77,7 +77,7 @@ def test_everything_that_is_needed_comes_back(tmp_path: Path) -> None:
 
 def test_the_files_are_what_they_are_called(tmp_path: Path) -> None:
     folder = written(tmp_path / "c", *network())
-    assert sorted(p.name for p in folder.iterdir()) == [CONFIG_FILE, MODEL_FILE]
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", CONFIG_FILE, "item.json", MODEL_FILE]
     with safe_open(folder / MODEL_FILE, framework="numpy") as file:
         assert "model.encoder.stem.conv.weight" in file.keys()  # noqa: SIM118 - a file, not a mapping
     config = json.loads((folder / CONFIG_FILE).read_text())

@@ -26,8 +26,9 @@ from mmearth_model.network.masking import random_mask
 from mmearth_model.network.mpmae import REFERENCE_TASK_ORDER
 from mmearth_model.weights.checkpoints import loss_of
 from mmearth_model.weights.conversion import import_weights
+from mmearth_model.weights.downloading import DownloadFailed
 from mmearth_model.weights.exporting import to_timm
-from mmearth_model.weights.released import DownloadFailed, Released, fetch, find_released, released_checkpoints
+from mmearth_model.weights.released import Released, fetch, find_released, released_checkpoints
 
 
 @pytest.fixture(autouse=True)

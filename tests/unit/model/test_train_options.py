@@ -209,6 +209,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--test-share": [Followed(EVALUATE, ("--test-share", "0.5"), rows), Refused(("evaluate", "run", *FILES, "--test-share", "0.5"))],
         "--padding": [Followed(EVALUATE, ("--padding", "reference"), features), Refused((*BASELINES, "--padding", "reference"))],
         "--out": [Followed(EVALUATE, ("--out", "o"), left)],
+        "--keep-probe": [Followed((*EVALUATE, "--protocol", "linear"), ("--keep-probe", "k"), left), Refused((*EVALUATE, "--keep-probe", "k"))],
         "--cache": [Followed(EVALUATE, ("--cache", "d"), left)],
         "--html": [Followed(EVALUATE, ("--html", "p.html"), left), Refused((*EVALUATE, "--html", "table.csv/p.html"))],
         "--device": refused_device(*EVALUATE),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
 PROJECTED = "projected"
+RESAMPLED = "resampled"
+"""First part of the shape of a request for a scene in another CRS than the tile."""
 SCENES_OF_A_YEAR = 100
 """Upper bound on a year's scenes with few clouds, of about 140 overpasses where two orbits of Sentinel-2 overlap."""
 ANY_NUMBER = "float64"
@@ -39,15 +41,19 @@ def ask_scene(m: Modality, found: Found) -> Ask | None:
         return None
     expected = m.bands_by_level.get(found.level, m.bands)
     present = tuple(band for band in expected if m.asset_bands.get(band, band) in found.bands)
-    return Ask(present, {"scene": found.scene}) if present else None
+    shape = (RESAMPLED, *present) if found.resampled else present
+    return Ask(shape, {"scene": found.scene}) if present else None
 
 
 def scene(m: Modality, shape: tuple[str, ...]) -> tuple[ee.Image, list[str]]:
-    """Bands of the scene: those on the native grid copied, the others resampled."""
+    """Bands of the scene: those on the native grid copied, the others resampled; all, if it is in another CRS."""
     whole = ee.Image.load(hole("scene"))
-    native = parameters(m).get("native", ())
+    native = () if RESAMPLED in shape else parameters(m).get("native", ())
+    bands_of = [band for band in shape if band != RESAMPLED]
     groups = [
-        (bands, copied) for copied in (True, False) if (bands := [band for band in shape if (band in native) is copied])
+        (bands, copied)
+        for copied in (True, False)
+        if (bands := [band for band in bands_of if (band in native) is copied])
     ]
     parts = []
     for bands, copied in groups:

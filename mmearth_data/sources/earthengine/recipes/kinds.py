@@ -35,6 +35,7 @@ class Found:
     bands: frozenset[str]  # Bands of the base scene
     time_ms: int  # Acquisition time, UTC milliseconds
     grid: TileGrid  # Grid of the tile
+    resampled: bool = False  # Whether the base scene is in another CRS than the tile
     answers: Mapping[str, Any] = field(default_factory=dict)  # Modality -> result of its recipe's survey
 
 

@@ -1,0 +1,88 @@
+"""Plan a cover: the cells of a region, or of the files of a source."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.catalog.modality import Kind
+from mmearth_data.errors import InputError
+from mmearth_data.geography.regions import resolve_region
+from mmearth_data.geography.zones import zone_parts
+from mmearth_data.sampling.covering import Cover, cover
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from geopandas import GeoDataFrame
+
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.geography.zones import ZonePart
+    from mmearth_data.recipes import BuildRecipe
+    from mmearth_data.sampling.covering import Labels
+    from mmearth_data.sources.base import Source
+
+
+def cells_of(recipe: BuildRecipe, source: Source) -> Cover:
+    """Cells that cover the region of a recipe, or else the files of its source.
+
+    Raises
+    ------
+    InputError
+        When no region is named, it extends beyond the UTM zones, or takes too many cells.
+    """
+    found = cover(_parts(recipe, source), recipe.tile_size, recipe.overlap_px)
+    if not len(found):
+        raise InputError(f"region (--region): expected a region with an area, got {recipe.region}; name a larger one.")
+    return found
+
+
+def _parts(recipe: BuildRecipe, source: Source) -> Sequence[ZonePart]:
+    if not recipe.covers_region:
+        return source.area()
+    region = resolve_region(recipe.region, mainland=recipe.mainland)
+    if region.geometry is None:
+        raise InputError(
+            "region (--region): expected the region to cover, got the whole Earth; name a country, bbox:W,S,E,N or a file."
+        )
+    return zone_parts(region.geometry)
+
+
+def labels_of(
+    recipe: BuildRecipe, modalities: Sequence[Modality], ecoregions: Callable[[], GeoDataFrame]
+) -> Labels | None:
+    """Labels of the tiles, from ecoregions that are read when the first tiles are planned; None without such modalities.
+
+    Raises
+    ------
+    InputError
+        If the recipe has a file of ecoregions that no modality needs.
+    """
+    if not any(m.stored and m.kind is Kind.TILE_CATEGORICAL for m in modalities):
+        if recipe.ecoregions is not None:
+            raise InputError(
+                "ecoregions (--ecoregions): expected none with --cover and these --modalities, which have no labels of "
+                "ecoregions; leave it out, or store such labels."
+            )
+        return None
+
+    @cache
+    def labels() -> Labels:
+        from mmearth_data.geography.ecoregions import PointLabels
+
+        return PointLabels(ecoregions())
+
+    return lambda lon, lat: labels()(lon, lat)
+
+
+def describe_cover(recipe: BuildRecipe, cells: Cover) -> dict[str, Any]:
+    """Describe the cells of a cover; JSON-ready."""
+    found: dict[str, Any] = {
+        "overlap_px": cells.overlap_px,
+        "cells": {f"EPSG:{epsg}": count for epsg, count in cells.zones.items()},
+    }
+    if recipe.covers_region:
+        found["region"] = recipe.region
+    if recipe.source_file is None and recipe.date_range is not None:
+        found |= {"level": recipe.levels[0], "date_range": [day.isoformat() for day in recipe.date_range]}
+    return found

@@ -1,0 +1,237 @@
+"""Predictions for the tiles of a store: a table with a row per tile, or a raster per tile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data import InputError, __version__, check_output, format_tile_ids, make_folder, remove_partial, write_text
+from mmearth_model.geoparquet import categories, sample_columns, write_geoparquet
+from mmearth_model.heads.network import Network, load_network
+from mmearth_model.maps.blocks import Block, digest_of
+from mmearth_model.maps.jobs import answers_of, arrays_of
+from mmearth_model.maps.making import SCORES_SUFFIX, forms_of, tags_of
+from mmearth_model.maps.raster import IDENTITY_TAG, RasterForm, RasterGrid, write_cog
+from mmearth_model.maps.store_tiles import StoreTiles
+from mmearth_model.tasks import StoreImages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from mmearth_data import Store
+
+IDENTITY_FILE = "identity.json"
+WORK = ".work"
+"""Folder for files that are needed while a raster is written."""
+SCORE = "score_"
+"""Prefix of the columns with the score of each class or label."""
+
+
+def predict_table(
+    network: Network | str | Path,
+    store: Store,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    report: Callable[[float, float], None] | None = None,
+) -> Path:
+    """Predict every tile of a store with a network that answers per tile, as GeoParquet.
+
+    Columns: ``id``, ``tile_id``, ``lon``, ``lat``, ``time``; of classes, ``class`` (code), ``name``, ``score`` and
+    ``score_NAME`` for each class; of labels, ``NAME`` (true or false) and ``score_NAME``; of quantities, ``NAME``;
+    ``geometry`` (the outline) and ``bbox``. Scores are probabilities.
+
+    Parameters
+    ----------
+    network
+        A network with an answer per tile, or its folder.
+    store
+        The tiles.
+    out
+        GeoParquet file.
+    device
+        ``auto``, ``cpu``, ``cuda``, ...
+    report
+        Called with the number of tiles done, and their total.
+
+    Raises
+    ------
+    InputError
+        If the network answers per pixel, or the store lacks what it takes.
+    """
+    net = network if isinstance(network, Network) else load_network(network)
+    if net.kind.per_pixel:
+        raise InputError(
+            f"--out: expected a network with an answer per tile for a table, got one of {net.task}, which answers per pixel; "
+            "give a folder, or --mosaic."
+        )
+    check_output(out)
+    tiles, parts, done = StoreTiles.of(net, store, device), [], 0
+    for part in tiles.per_tile(np.arange(len(store), dtype=np.intp)):
+        parts.append(part)
+        done += len(part)
+        if report is not None:
+            report(done, len(store))
+    values = np.concatenate(parts) if parts else np.zeros((0, len(net.outputs)), np.float32)
+    ids = np.asarray(store.coords["tile_id"]).astype(np.uint64)
+    columns = {
+        **sample_columns(
+            format_tile_ids(ids).tolist(), store.coords["lon"], store.coords["lat"], store.coords["time"], ids
+        ),
+        **_answer_columns(net, values),
+    }
+    about = {**tags_of(net, store.synthetic), "inputs": Path(str(store.path)).name}
+    write_geoparquet(Path(out), columns, StoreImages(store).outlines(), {"mmearth": about})
+    return Path(out)
+
+
+def _answer_columns(network: Network, values: NDArray[np.float32]) -> dict[str, pa.Array]:
+    """Columns of the answers of N tiles from (N, K) probabilities or raw quantities."""
+    import pyarrow as pa
+
+    names = [output.name for output in network.outputs]
+    answers = answers_of(network, values.T[:, None])[:, 0]  # as a map of one row
+    if network.kind.continuous:
+        return {name: pa.array(column) for name, column in zip(names, answers, strict=True)}
+    scores = {f"{SCORE}{name}": pa.array(column) for name, column in zip(names, values.T, strict=True)}
+    if len(answers) == len(names) and network.codes.min() < 0:
+        return {**{name: pa.array(column.astype(bool)) for name, column in zip(names, answers, strict=True)}, **scores}
+    best = values.argmax(axis=1)
+    return {
+        "class": pa.array(answers[0], pa.int64()),
+        "name": categories(np.array(names, dtype=object)[best]),
+        "score": pa.array(values[np.arange(len(values)), best]),
+        **scores,
+    }
+
+
+def predict_rasters(
+    network: Network | str | Path,
+    store: Store,
+    out: str | Path,
+    *,
+    scores: bool = False,
+    device: str = "auto",
+    report: Callable[[float, float], None] | None = None,
+) -> int:
+    """Predict every tile of a store with a network that answers per pixel: ``OUT/TILE.tif``, each on the grid of its tile.
+
+    Tiles without any observed pixel have no file. The same call resumes an interrupted one.
+
+    Parameters
+    ----------
+    network
+        A network with an answer per pixel, or its folder.
+    store
+        The tiles.
+    out
+        Folder.
+    scores
+        Whether to write ``OUT/TILE.scores.tif`` too.
+    device
+        ``auto``, ``cpu``, ``cuda``, ...
+    report
+        Called with the number of tiles done, and their total.
+
+    Returns
+    -------
+    int
+        Number of tiles with a map.
+
+    Raises
+    ------
+    InputError
+        If the network answers per tile, the store lacks what it takes, or the folder has something else.
+    WriteFailed
+        If the disk is full; finished files are kept.
+    """
+    net = network if isinstance(network, Network) else load_network(network)
+    if not net.kind.per_pixel:
+        raise InputError(
+            f"--out: expected a network with an answer per pixel for a raster of each tile, got one of {net.task}, which "
+            "answers per tile; write --out tiles.parquet."
+        )
+    folder = Path(out)
+    tiles = StoreTiles.of(net, store, device)
+    identity = {"version": __version__, "network": net.digest, "store": StoreImages(store).digest, "scores": scores}
+    _take_folder(folder, identity)
+    tags = {**tags_of(net, store.synthetic), IDENTITY_TAG: digest_of(identity)}
+    names = _names(store)
+    left = [n for n, name in enumerate(names) if not all(path.exists() for path in _files(folder, name, scores))]
+    done = len(names) - len(left)
+    for row, values, weights in tiles.per_pixel(np.array(left, dtype=np.intp)):
+        forms = forms_of(net, _files(folder, names[row], scores)[0], tags, scores=scores)
+        _write_tile(net, forms, _grid(store, row), values, weights)
+        done += 1
+        if report is not None:
+            report(done, len(names))
+    shutil.rmtree(folder / WORK)
+    return sum(1 for name in names if (folder / f"{name}.tif").exists())
+
+
+def _take_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make the folder, or continue with it. Raises `InputError` if it has something else."""
+    check_output(folder, folder=True)
+    mark, text = folder / IDENTITY_FILE, json.dumps(identity, indent=1) + "\n"
+    if folder.is_dir() and any(folder.iterdir()):
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{folder}: expected a new folder, or one of this network and store to continue, got another; choose another "
+                "--out."
+            )
+        remove_partial(folder)
+    make_folder(folder / WORK)
+    write_text(mark, text)
+
+
+def _names(store: Store) -> list[str]:
+    """Names of the files of tiles: their ids, numbered where several tiles have the same."""
+    seen: dict[str, Iterator[int]] = {}
+    names = []
+    for name in format_tile_ids(np.asarray(store.coords["tile_id"]).astype(np.uint64)).tolist():
+        number = next(seen.setdefault(name, count(1)))
+        names.append(name if number == 1 else f"{name}-{number}")
+    return names
+
+
+def _files(folder: Path, name: str, scores: bool) -> Sequence[Path]:
+    path = folder / f"{name}.tif"
+    return (path, path.with_suffix(SCORES_SUFFIX)) if scores else (path,)
+
+
+def _grid(store: Store, row: int) -> RasterGrid:
+    """Grid of a tile; without CRS where its corner is unknown."""
+    from rasterio.crs import CRS
+
+    ulx, uly, size = float(store.coords["ulx"][row]), float(store.coords["uly"][row]), store.layout.size_px
+    if not np.isfinite(ulx + uly):
+        raise InputError(
+            f"{store.path}: expected tiles with a known grid for rasters, got a tile without one; select the others, or export "
+            "the labels instead."
+        )
+    crs = CRS.from_epsg(int(store.coords["epsg"][row])).to_wkt()
+    return RasterGrid(crs=crs, transform=(10.0, 0.0, ulx, 0.0, -10.0, uly), height=size, width=size)
+
+
+def _write_tile(
+    network: Network,
+    forms: Mapping[Path, RasterForm],
+    grid: RasterGrid,
+    values: NDArray[np.float32],
+    weights: NDArray[np.float32],
+) -> None:
+    """Write the maps of a tile, the answers last, since they mark it as finished."""
+    observed = weights > 0
+    means = np.divide(values, weights, out=values, where=observed)
+    arrays = arrays_of(network, means, observed, next(iter(forms.values())), scores=len(forms) > 1)
+    whole = Block(0, 0, grid.height, grid.width)
+    for (path, form), numbers in reversed(list(zip(forms.items(), arrays.values(), strict=True))):
+        write_cog(path, path.parent / WORK, form, grid, lambda numbers=numbers: iter([(whole, numbers)]))

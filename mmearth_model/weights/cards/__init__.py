@@ -1,0 +1,1 @@
+"""Cards of a checkpoint or a network: a model card and a STAC item, made from what its folder records."""
