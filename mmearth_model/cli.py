@@ -311,6 +311,7 @@ def evaluate(
         )
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
     about["test_share"] = options["test_share"]
+    about |= _downloaded(loaded)
     if out is not None:
         write_results(result, out, about)
     if keep is not None:
@@ -1102,6 +1103,12 @@ def _load(path: str | Path, padding: Padding | None, *, networks: bool = False) 
         found = load(path, padding=padding, report=_bytes_shown(show))
     _say(str(found.origin))
     return found
+
+
+def _downloaded(checkpoints: list[Checkpoint]) -> dict[str, Any]:
+    """Record where encoders were downloaded from, if any were."""
+    found = {checkpoint.name: checkpoint.origin.to_dict() for checkpoint in checkpoints if checkpoint.origin}
+    return {"encoders": found} if found else {}
 
 
 def _bytes_shown(show: Meter) -> Callable[[int], None]:

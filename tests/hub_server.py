@@ -96,9 +96,9 @@ class Handler(BaseHTTPRequestHandler):
         self.serve(body=False)
 
     def serve(self, *, body: bool) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.record(path)
-        parts = path.strip("/").split("/")
+        path = urlsplit(self.path).path
+        self.record(unquote(path))
+        parts = [unquote(part) for part in path.strip("/").split("/")]
         api = parts[:2] == ["api", "models"]
         owner, name, verb, revision, *rest = [*(parts[2:] if api else parts), "", "", "", ""]
         found = self.allowed(f"{owner}/{name}")

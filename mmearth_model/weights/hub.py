@@ -6,7 +6,9 @@ continues interrupted downloads. https://huggingface.co/docs/huggingface_hub/pac
 
 from __future__ import annotations
 
+import logging
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE
 from mmearth_model.weights.downloading import DownloadFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 FORM = "hf://OWNER/NAME[@REVISION][/SUBFOLDER]"
 URL = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<folder>[^@]*))?")
@@ -94,12 +96,13 @@ def _download(url: str, wanted: HubFolder, report: Callable[[int], None] | None)
         raise InputError(f"{url}: expected the library huggingface_hub for it; pip install 'mmearth[hub]'.") from None
     prefix = f"{wanted.folder}/" if wanted.folder else ""
     try:
-        return snapshot_download(
-            wanted.repository,
-            revision=wanted.revision,
-            allow_patterns=[prefix + name for name in (CONFIG_FILE, MODEL_FILE)],
-            tqdm_class=None if report is None else _counter(report),
-        )
+        with _quiet():
+            return snapshot_download(
+                wanted.repository,
+                revision=wanted.revision,
+                allow_patterns=[prefix + name for name in (CONFIG_FILE, MODEL_FILE)],
+                tqdm_class=None if report is None else _counter(report),
+            )
     except errors.HFValidationError:
         raise InputError(f"{url}: expected {FORM}, got a name that the Hub does not accept; correct it.") from None
     except errors.GatedRepoError:
@@ -119,6 +122,18 @@ def _download(url: str, wanted: HubFolder, report: Callable[[int], None] | None)
         ) from None
     except (OSError, ValueError) as error:
         raise DownloadFailed(f"{url}: could not be downloaded ({_line(error)}); run the same command again.") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's notes about its attempts out of the output: what matters of them becomes an error."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _refused(url: str, status: int) -> str:
