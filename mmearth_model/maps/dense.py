@@ -38,7 +38,7 @@ VECTORS = "vectors"
 """Array of a block."""
 BLOCK_VALUES = 24_000_000
 """Numbers of a block: 96 MB of float32."""
-BLOCK_PX = 4096
+BLOCK_PX = 2048
 """Longest side of a block in pixels of the scene."""
 MULTIPLE = 32
 """Positions of which the side of a block is a multiple."""
@@ -158,6 +158,7 @@ def embed_dense(
     inside: tuple[float, float] | None = None,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int = 1,
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> tuple[Vectors, ...]:
@@ -182,9 +183,11 @@ def embed_dense(
     inside
         Place (longitude, latitude) that has to be inside; refused before anything is computed.
     workers
-        Number of processes, each with one thread.
+        Number of processes on this machine.
     scheduler
         Address of a Dask scheduler whose workers compute instead; they must see the same folders.
+    threads
+        Threads of each process. On a CPU, several processes with one thread each are faster than one with several.
     device
         Device of each process.
     report
@@ -216,18 +219,13 @@ def embed_dense(
     check_output(target, folder=target.suffix == ".zarr")
     with folder.hold(plan.identity):
         if not finished:
-            _compute(plan.parts, workers, scheduler, report)
+            _compute(plan.parts, report, workers=workers, scheduler=scheduler, threads=threads)
             write_vectors(target, [part.vectors for part in plan.parts], plan.origin, folder.path, kind, digest)
         folder.remove()
     return open_vectors(target)
 
 
-def _compute(
-    parts: Sequence[Part],
-    workers: int,
-    scheduler: str | None,
-    report: Callable[[float, float], None] | None,
-) -> None:
+def _compute(parts: Sequence[Part], report: Callable[[float, float], None] | None, **where: Any) -> None:
     """Compute the blocks of all grids."""
     total = sum(block.pixels for part in parts for block in part.blocks)
     before = 0
@@ -238,7 +236,7 @@ def _compute(
                 report(before + done, total)
 
         make_folder(part.vectors.folder.path)
-        run_blocks(part.job, part.blocks, part.vectors.folder, workers=workers, scheduler=scheduler, report=told)
+        run_blocks(part.job, part.blocks, part.vectors.folder, report=told, **where)
         before += sum(block.pixels for block in part.blocks)
 
 

@@ -148,6 +148,7 @@ QUICK = (
     "convert",
     "convert-to",
     "predict",
+    "embed-dense",
 )
 REPORTS = (
     "Building",
