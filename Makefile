@@ -68,6 +68,8 @@ prove: $(READY) $(VENV)/.azurite $(VENV)-docs/.ready
 	$(BIN)/pytest -m slow
 
 # Other people's Earth Engine clients, and libraries of models, pull much that nothing else here needs; clients need no model.
+# torchgeo-bench comes without its dependencies (which the extra names): it asks for a newer torchgeo and a newer Python than
+# these tests use, and needs neither.
 EXTRAS_clients := dev,clients
 EXTRAS_ecosystem := model,dev,ecosystem
 EXTRAS_browser := model,dev,browser
@@ -105,6 +107,8 @@ $(VENV)-%/.ready: pyproject.toml constraints.txt
 	$(VENV)-$*/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-$*/bin/python -m pip install --quiet --no-compile \
 		$(if $(filter newest,$*),,-c constraints.txt) -e ".[$(EXTRAS_$*)]"
+	$(if $(filter ecosystem,$*),$(VENV)-$*/bin/python -m pip install --quiet --no-deps --ignore-requires-python \
+		"torchgeo-bench==0.4.0")
 	@touch $@
 
 # One file for every Python and system, made by uv. A pin stays as long as it fits, so that a new requirement changes

@@ -590,8 +590,8 @@ def recipes(name: str | None, as_json: bool) -> None:
 
 def _tell_store(store: Store, *, as_json: bool) -> None:
     if as_json:
-        cells = {} if store.overlap_px is None else {"cells": store.layout.tiles}
-        click.echo(json.dumps({"store": str(store.path), "tiles": len(store), **cells, "synthetic": store.synthetic}))
+        counts = {"tiles": len(store), **({} if store.overlap_px is None else {"cells": store.layout.tiles})}
+        click.echo(json.dumps({"store": str(store.path), **counts, "synthetic": store.synthetic}))
         return
     synthetic = "synthetic " if store.synthetic else ""
     path = short_path(store.path)

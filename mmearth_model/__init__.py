@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
+    from mmearth_model.programs.writing import export_program
     from mmearth_model.report.gather import Report, read_report
     from mmearth_model.report.writing import write_report
     from mmearth_model.training.account import plan_line, training_account
@@ -48,6 +49,7 @@ _MODULES = {
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",
+    "programs.writing": "export_program",
     "report.gather": "Report read_report",
     "report.writing": "write_report",
     "training.account": "plan_line training_account",
@@ -90,6 +92,7 @@ __all__ = [
     "describe",
     "embed_dense",
     "evaluate",
+    "export_program",
     "load_checkpoint",
     "load_encoder",
     "load_network",

@@ -15,6 +15,7 @@ from mmearth_data import (
     CommandGroup,
     FilePath,
     Group,
+    InputError,
     Number,
     Pair,
     PathOrUrl,
@@ -712,58 +713,173 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 @SCHEDULER
 @DEVICE
 @option(
-    "--threads N", HARDWARE, "Number of CPU threads of each process.", Number(int, Interval(ge=1, le=1024)), default=1
+    "--threads N",
+    HARDWARE,
+    "Number of CPU threads of each process.",
+    Number(int, Interval(ge=1, le=1024)),
+    shown="1; without processes, one per core",
 )
-@option("--out FILE", OUTPUT, "Map to write, a cloud-optimised GeoTIFF.", FilePath(".tif", ".tiff"), required=True)
+@option(
+    "--out OUT",
+    OUTPUT,
+    "Scenes: the map, a cloud-optimised GeoTIFF (.tif). Stores: a table with a row per tile (.parquet), or a folder with "
+    "a raster per tile.",
+    FILE,
+)
+@option(
+    "--mosaic DIR",
+    OUTPUT,
+    "Stores: a map of all tiles, blended where they overlap: one GeoTIFF per UTM zone, and mosaic.vrt over them.",
+    FILE,
+)
+@option("--vector FILE", OUTPUT, "Polygons of a map of classes, as GeoParquet.", FilePath(".parquet"))
+@option(
+    "--report FILE",
+    OUTPUT,
+    "Area of each class of the map: .csv, .json or .md.",
+    FilePath(".csv", ".json", ".md"),
+    name="area_report",
+)
+@option(
+    "--validation FILE",
+    WHAT,
+    "Labelled points, a probability sample of the map, for areas with 95 % intervals.",
+    FILE,
+)
+@option(
+    "--draw-validation N",
+    OUTPUT,
+    "Draw N points of the map to label, stratified by class: MAP-validation.parquet and .csv.",
+    Number(int, Interval(ge=2, le=1_000_000)),
+    name="draw",
+)
+@option("--seed N", WHAT, "Seed of --draw-validation.", Number(int, Interval(ge=0)), default=0)
 @JSON
 def predict(
     network: Path,
     inputs: tuple[Path, ...],
-    stride: int | None,
-    overlap: int | None,
-    blend: Any,  # noqa: ANN401 - one of the choices
-    scores: bool,
-    workers: int | None,
-    scheduler: str | None,
+    out: Path | None,
+    mosaic: Path | None,
     device: str,
-    threads: int,
-    out: Path,
+    threads: int | None,
     as_json: bool,
-    **given: Any,
+    vector: Path | None,
+    area_report: Path | None,
+    validation: Path | None,
+    draw: int | None,
+    seed: int,
+    **options: Any,
 ) -> None:
-    """Map a scene with a network of finetune --out or evaluate --keep-probe.
+    """Map a scene or a store with a network of finetune --out or evaluate --keep-probe.
 
-    INPUT is a raster file with all bands that the network takes, or several files of one scene with some bands each. Bands
-    are named by --bands, by the descriptions in the files, or by the names of files with one band (T32UQD_..._B02_10m.jp2).
-    Running the same command again resumes an interrupted one.
+    INPUT is a store, a raster file with all bands that the network takes, or several files of one scene with some bands
+    each. Bands are named by --bands, by the descriptions in the files, or by the names of files with one band
+    (T32UQD_..._B02_10m.jp2). Running the same command again resumes an interrupted one.
     """
+    of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or inputs[0].is_dir())
+    use_threads(threads if of_store and mosaic is None else threads or 1)
+    from mmearth_model import load_network
+    from mmearth_model.maps.products import Products
+
+    if draw is None:
+        refuse_unused("without --draw-validation", "seed")
+    products = Products(vector=vector, report=area_report, validation=validation, draw=draw or 0, seed=seed)
+    loaded = load_network(network)
+    target = mosaic if mosaic is not None and of_store else out
+    if target is None or (mosaic is not None and out is not None):
+        raise click.UsageError("expected --out, or --mosaic for a store, got neither or both; give one of them.")
+    finished = target / "mosaic.vrt" if mosaic is not None else target
+    if of_store and mosaic is None:
+        refuse_unused("without --mosaic, for a store", "vector", "area_report", "validation", "draw", "seed")
+    products.check(loaded, finished)
+    options["threads"] = threads
+    make = _predict_store if of_store else _predict_scene
+    written = make(loaded, inputs, target, device, options, mosaic is not None)
+    made = products.make(finished)
+    written += made.written
+    if as_json:
+        click.echo(json.dumps({"written": [short_path(path) for path in written], **made.to_dict()}))
+    else:
+        for path in written:
+            click.echo(
+                f"{short_path(path)}: {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else short_path(path)
+            )
+        if made.areas is not None:
+            _print(made.areas)
+    if made.refusal() is not None:
+        raise InputError(f"--validation: no intervals: {made.refusal()}.")
+
+
+def _predict_scene(
+    network: Network, inputs: tuple[Path, ...], out: Path, device: str, options: dict[str, Any], mosaic: bool
+) -> list[Path]:
+    """Map a scene; return the files."""
     from mmearth_data import meter
-
-    use_threads(threads)
     from mmearth_model import SceneOptions, WindowOptions, predict_scene
-    from mmearth_model.devices import default_workers
 
-    if scheduler is not None:
-        refuse_unused("with --scheduler, whose workers compute the map", "workers", "threads")
+    if mosaic:
+        raise click.UsageError("--mosaic: expected a store to make a mosaic of, got files of a scene; give --out.")
+    names = ("bands", "level", "offset", "any_resolution", "fill_missing")
+    tiling = WindowOptions(stride_px=options["stride"], overlap_px=options["overlap"], blend=options["blend"])
     with meter(f"Predicting {short_path(out)}", "px") as show:
         written = predict_scene(
             network,
             inputs,
             out,
-            given=SceneOptions(**given),
-            tiling=WindowOptions(stride_px=stride, overlap_px=overlap, blend=blend),
-            scores=scores,
-            workers=workers or default_workers(device),
-            scheduler=scheduler,
-            threads=threads,
+            given=SceneOptions(**{name: options[name] for name in names}),
+            tiling=tiling,
+            scores=options["scores"],
             device=device,
             report=_mapping_shown(show, out),
+            **_spreading(options, device),
         )
-    if as_json:
-        click.echo(json.dumps({"written": [short_path(path) for path in written]}))
-        return
-    for path in written:
-        click.echo(f"{short_path(path)}: {path.stat().st_size / 1e6:.1f} MB")
+    return list(written)
+
+
+def _predict_store(
+    network: Network, inputs: tuple[Path, ...], out: Path, device: str, options: dict[str, Any], mosaic: bool
+) -> list[Path]:
+    """Predict the tiles of a store; return the files, or the folder."""
+    from mmearth_data import meter
+    from mmearth_model.maps.mosaic import predict_mosaic
+    from mmearth_model.maps.stores import predict_rasters, predict_table
+
+    scene_only = ("bands", "level", "offset", "any_resolution", "fill_missing", "stride", "overlap", "blend")
+    refuse_unused("for a store, whose tiles are the windows", *scene_only)
+    store = _open(inputs[0])
+    with meter(f"Predicting {short_path(inputs[0])}", "px" if mosaic else "tiles") as show:
+        if mosaic:
+            spreading = _spreading(options, device)
+            return list(
+                predict_mosaic(
+                    network,
+                    store,
+                    out,
+                    scores=options["scores"],
+                    device=device,
+                    report=_mapping_shown(show, out),
+                    **spreading,
+                )
+            )
+        refuse_unused("without --mosaic, for a store", "workers", "scheduler")
+        if out.suffix == ".parquet":
+            refuse_unused("with a table, which has the scores", "scores")
+            return [predict_table(network, store, out, device=device, report=show)]
+        predict_rasters(network, store, out, scores=options["scores"], device=device, report=show)
+    return [out]
+
+
+def _spreading(options: dict[str, Any], device: str) -> dict[str, Any]:
+    """Choose the processes that compute a map."""
+    from mmearth_model.devices import default_workers
+
+    if options["scheduler"] is not None:
+        refuse_unused("with --scheduler, whose workers compute the map", "workers", "threads")
+    return {
+        "workers": options["workers"] or default_workers(device),
+        "scheduler": options["scheduler"],
+        "threads": options["threads"] or 1,
+    }
 
 
 # ---------------------------------------------------------------- third-party weights
@@ -828,6 +944,44 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
 
     written = describe_weights(folder, licence=licence, force=force)
     click.echo(f"{short_path(written.absolute())}: README.md, item.json")
+
+
+@cli.command()
+@click.argument("source", type=FILE, metavar="CKPT|NETWORK")
+@option(
+    "--to",
+    WHAT,
+    "onnx: for ONNX Runtime and others; torch-export: for torch.export.load.",
+    click.Choice(["onnx", "torch-export"]),
+    required=True,
+)
+@option(
+    "--features",
+    WHAT,
+    "Of an encoder: one vector per image, or one per patch.",
+    click.Choice(["pooled", "map"]),
+    shown="pooled",
+)
+@option(
+    "--level",
+    WHAT,
+    "Product level of all images, if the statistics depend on it.",
+    click.Choice(["L1C", "L2A"]),
+    shown="an input",
+)
+@option("--out FILE", OUTPUT, "File to write: x.onnx or x.pt2.", FILE, required=True)
+def export(source: Path, to: str, features: str | None, level: str | None, out: Path) -> None:
+    """Export an encoder or a network with its normalisation, to run without this package.
+
+    The exported program takes stored numbers, knows which are missing, and returns features or answers, for any batch and
+    size. The file says what to feed it: mmearth in the metadata of an ONNX file, mmearth.json in a .pt2 file.
+    """
+    from mmearth_data import meter
+    from mmearth_model import export_program
+
+    with meter(f"Exporting {short_path(source)}", "steps") as show:
+        export_program(source, out, to=to, features=features, level=level, report=show)
+    click.echo(f"{out}: exported, {out.stat().st_size / 2**20:.1f} MiB.")
 
 
 @cli.command(first=("size", "batch", "image_size", "forms", "device"))

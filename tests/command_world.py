@@ -111,6 +111,7 @@ CASES = {
         ),
         Case("report", "report IN/run --html OUT/report.html --tiles 1 --embeddings 0 --device cpu", train_cli),
         Case("convert", "convert IN/run --out OUT/again", train_cli),
+        Case("export-program", "export IN/run --to torch-export --out OUT/run.pt2", train_cli),
         Case("convert-to", "convert IN/run --to finetune --out OUT/tuned.pth", train_cli),
         Case(
             "experiment",

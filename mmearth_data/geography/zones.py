@@ -17,6 +17,8 @@ from mmearth_data.geography.pieces import polygons_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from shapely.geometry.base import BaseGeometry
+
     from mmearth_data.geography.equal_area import Floats
 
 SEGMENT_DEG = 0.005
@@ -35,8 +37,8 @@ class ZonePart:
 
     epsg: int
     """EPSG code of the zone, or of another projected CRS in metres."""
-    geometry: shapely.Polygon | shapely.MultiPolygon
-    """In metres, x before y."""
+    geometry: BaseGeometry
+    """Polygon or multipolygon in metres, x before y."""
 
 
 @lru_cache(maxsize=1)
@@ -55,13 +57,13 @@ def zone_bands() -> dict[int, tuple[tuple[float, float, float, float], ...]]:
     return {epsg: tuple(boxes) for epsg, boxes in found.items()}
 
 
-def zone_parts(geometry: shapely.Polygon | shapely.MultiPolygon) -> tuple[ZonePart, ...]:
+def zone_parts(geometry: BaseGeometry) -> tuple[ZonePart, ...]:
     """Divide an area among the UTM zones, by EPSG code.
 
     Parameters
     ----------
     geometry
-        Valid polygon in EPSG:4326, longitudes in -180..180.
+        Valid polygon or multipolygon in EPSG:4326, longitudes in -180..180.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def zone_parts(geometry: shapely.Polygon | shapely.MultiPolygon) -> tuple[ZonePa
     return tuple(_parts(geometry))
 
 
-def _parts(geometry: shapely.Polygon | shapely.MultiPolygon) -> Iterator[ZonePart]:
+def _parts(geometry: BaseGeometry) -> Iterator[ZonePart]:
     west, south, east, north = geometry.bounds
     for epsg, boxes in sorted(zone_bands().items()):
         near = [box for box in boxes if box[0] < east and west < box[2] and box[1] < north and south < box[3]]
@@ -85,7 +87,7 @@ def _parts(geometry: shapely.Polygon | shapely.MultiPolygon) -> Iterator[ZonePar
             inside = shapely.intersection(geometry, shapely.union_all(shapely.box(*np.transpose(near))))
             polygons, _ = polygons_of(np.array([inside]))
             if len(polygons):
-                fine = shapely.segmentize(shapely.multipolygons(polygons), SEGMENT_DEG)
+                fine = shapely.segmentize(shapely.MultiPolygon(list(polygons)), SEGMENT_DEG)
                 yield ZonePart(epsg, shapely.transform(fine, partial(_projected, epsg)))
 
 

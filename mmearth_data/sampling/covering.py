@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from mmearth_data.catalog.tile import PIXEL_M, WGS84, round_lonlat, tile_ids, tr
 from mmearth_data.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.geography.equal_area import Floats, Ints
     from mmearth_data.geography.zones import ZonePart
@@ -120,28 +121,40 @@ def cover(parts: Sequence[ZonePart], size_px: int, overlap_px: int) -> Cover:
             f"Expected a region that at most {MOST_CELLS:,} tiles cover, got one for about {about:,.0f} tiles of {size_px} px "
             f"with an overlap of {overlap_px} px; name a smaller region with --region, or choose a larger --tile-size."
         )
-    runs = [_runs_of(part, step_m) for part in parts]
-    epsg, row, first, count = (np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*runs, strict=True))
-    fields = {"size_px": size_px, "overlap_px": overlap_px, "epsg": epsg, "row": row, "first": first}
-    found = Cover(**fields, stop=np.cumsum(count), moved=np.empty(0, np.int64))
-    return Cover(**fields, stop=found.stop, moved=_repeated(found))
+    epsg, row, first, count = _joined(4, (_runs_of(part, step_m) for part in parts))
+    found = Cover(
+        size_px=size_px,
+        overlap_px=overlap_px,
+        epsg=epsg,
+        row=row,
+        first=first,
+        stop=np.cumsum(count),
+        moved=np.empty(0, np.int64),
+    )
+    return replace(found, moved=_repeated(found))
 
 
 def _runs_of(part: ZonePart, step_m: float) -> tuple[Ints, Ints, Ints, Ints]:
     """(zone, row, first column, number of cells) of the runs of an area, from north to south and west to east."""
-    found = list(_blocks(part.geometry, step_m))
-    row, first, side = (np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*found, strict=True))
+    row, first, side = _joined(3, _blocks(part.geometry, step_m))
     of = np.repeat(np.arange(len(row)), side)
     row = row[of] + np.arange(len(of)) - np.repeat(np.cumsum(side) - side, side)
     first, count = first[of], side[of]
     order = np.lexsort((first, -row))
     row, first, count = row[order], first[order], count[order]
-    starts = np.flatnonzero(np.append(True, (row[1:] != row[:-1]) | (first[1:] != (first + count)[:-1])))
+    follows = (row[1:] == row[:-1]) & (first[1:] == (first + count)[:-1])
+    starts = np.flatnonzero(~np.append(False, follows)[: len(row)])
     count = np.add.reduceat(count, starts) if len(starts) else count
     return np.full(len(starts), part.epsg), row[starts], first[starts], count
 
 
-def _blocks(geometry: shapely.Geometry, step_m: float) -> Iterator[tuple[Ints, Ints, Ints]]:
+def _joined(columns: int, rows: Iterable[tuple[Ints, ...]]) -> tuple[Ints, ...]:
+    """Join tuples of arrays, column by column."""
+    nothing = (np.empty(0, np.int64),) * columns
+    return tuple(np.concatenate(column) for column in zip(nothing, *rows, strict=True))
+
+
+def _blocks(geometry: BaseGeometry, step_m: float) -> Iterator[tuple[Ints, Ints, Ints]]:
     """Disjoint square blocks of cells that make up the cover: (row, column, side) of their lower-left cells.
 
     Blocks that the area touches are divided into four until they are inside it, or single cells.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -35,43 +34,6 @@ def check_years(years: Sequence[int], levels: Sequence[str], source: str, given:
             f"{given}: expected years from {first} to {last}, in which {source} has {' or '.join(levels)} scenes "
             f"of Sentinel-2, got {', '.join(map(str, wrong))}; leave it out."
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Period:
-    """Period of the scenes of a cover, of which each tile gets the least cloudy one."""
-
-    first: date
-    last: date
-    """First and last day, UTC."""
-
-    @property
-    def window_ms(self) -> tuple[int, int]:
-        """[start, end) of the scenes, UTC milliseconds since 1970."""
-        return _milliseconds(self.first.isoformat()), _milliseconds((self.last + timedelta(days=1)).isoformat())
-
-    @property
-    def middle_ms(self) -> int:
-        """Middle of the period: of equally cloudy scenes, the nearest one is taken."""
-        return sum(self.window_ms) // 2
-
-    @property
-    def years(self) -> tuple[int, ...]:
-        """Calendar years with a day of the period."""
-        return tuple(range(self.first.year, self.last.year + 1))
-
-    @property
-    def years_ms(self) -> tuple[int, int]:
-        """[start, end) of these years, from which scenes of other collections are taken."""
-        return _milliseconds(f"{self.first.year}-01-01"), _milliseconds(f"{self.last.year + 1}-01-01")
-
-    def identity(self) -> list[str]:
-        """JSON-ready form."""
-        return [self.first.isoformat(), self.last.isoformat()]
-
-    def words(self) -> str:
-        """Period as text, for messages."""
-        return f"from {self.first} to {self.last}"
 
 
 def draw_bits(seed: int, tile_id: int, label: str) -> int:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.sources.base import SourceOverNetwork
-from mmearth_data.sources.draws import Period, check_years
+from mmearth_data.sources.draws import check_years
+from mmearth_data.sources.period import Period
 from mmearth_data.sources.wanted import adjusted_catalog, wanted_modalities
 
 if TYPE_CHECKING:

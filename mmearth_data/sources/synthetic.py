@@ -21,7 +21,7 @@ from mmearth_data.planet.scenes import Box, OpticalScene, RadarScene, closest_ra
 from mmearth_data.planet.world import PLANET_VERSION
 from mmearth_data.recipes import PLACING, SCENES
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey, to_stored
-from mmearth_data.sources.draws import Period, draw, year_window_ms
+from mmearth_data.sources.draws import draw, year_window_ms
 from mmearth_data.sources.rasters.terrain import slope_degrees
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mmearth_data.planet.grids import Grid
     from mmearth_data.planet.products import Product
     from mmearth_data.planet.resample import Reader
+    from mmearth_data.sources.period import Period
 
 CLEARANCE_M = 200.0
 """Margin in metres around a tile that a footprint must also contain."""

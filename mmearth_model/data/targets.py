@@ -215,6 +215,10 @@ class Normaliser:
         parts = ((name, self._target(self.modalities[name], batch, device, window)) for name in self.inputs)
         return torch.cat([self._shown(name, target) for name, target in parts], dim=1)
 
+    def scales(self, name: str) -> Tensor:
+        """(level, model band, [mean, 1 / std, usable]) float32 of a continuous modality; `LEVELS`, then that without a level."""
+        return self._tables[torch.device("cpu")][name].clone()
+
     def prepare(self, tiles: Tiles, device: torch.device | str = "cpu") -> Iterator[Tensor]:
         """Check a batch, a tile or a store, and yield the input for it; see `images` and `ConvNeXtV2.preprocess`.
 

@@ -118,7 +118,7 @@ class Job:
     cache: Path | None
     steps: Steps
     keep: Path | None = None  # folder for the probe of the checkpoint, with its first seed
-    kept: list[Network] = field(default_factory=list)
+    kept: list[tuple[Path, Network]] = field(default_factory=list)
     memo: dict[tuple[str, int, str, int], NDArray[np.float32]] = field(default_factory=dict)
     divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
 
@@ -218,16 +218,16 @@ def evaluate(
     """
     encoders = [c for c in checkpoints if not isinstance(c, Network)]
     networks = [c for c in checkpoints if isinstance(c, Network)]
-    if baselines is None:
-        baselines = () if networks and not encoders else ("random",)
-    _check_numbers(test_share, seeds, networks, some=bool(checkpoints or baselines or convnext))
+    usual: Sequence[Baseline] = () if networks and not encoders else ("random",)
+    compared = usual if baselines is None else baselines
+    _check_numbers(test_share, seeds, networks, some=bool(checkpoints or compared or convnext))
     images = None if store is None else StoreImages(store)
     opened = [task if isinstance(task, LabelledSet) else open_task(task, images) for task in dict.fromkeys(tasks)]
     _check_protocols(opened, protocols)
     if keep is not None:
         check_keep(keep, encoders, opened, protocols, labels, test_share)
     where = resolve_device(device)
-    found = candidates(encoders, opened, seeds, baselines=baselines, convnext=convnext)
+    found = candidates(encoders, opened, seeds, baselines=compared, convnext=convnext)
     total = len(opened) * (len(networks) + len(labels) * sum(len(candidate.seeds) for candidate in found))
     job = Job(opened, protocols, labels, test_share, where, cache, Steps(total, report), keep)
     _check(found, job)
@@ -235,8 +235,8 @@ def evaluate(
         check_network(network, task)
     results = [result for candidate in found for result in _probe(candidate, job)]
     results += [_measured(network, task, job) for network, task in itertools.product(networks, opened)]
-    for network in job.kept:
-        save_network(keep, network)
+    for folder, network in job.kept:
+        save_network(folder, network)
     rows, sums = zip(*results, strict=True)
     return Evaluation(rows, sums, _filled(found, networks, opened), _notes(found, checkpoints, job, store))
 
@@ -414,11 +414,11 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
 
 def _keep(candidate: Candidate, task: LabelledSet, prediction: Prediction, row: Row, job: Job) -> None:
     """Make a network of the probe that was asked for: of the checkpoint, with its first seed."""
-    wanted = job.keep is not None and row.seed == candidate.seeds[0]
-    if wanted and candidate.checkpoint is not None and prediction.model is not None:
-        reading = candidate.input(task)
-        network = probe_network(candidate.checkpoint, task, reading, prediction.model, row, job.keep)
-        job.kept.append(network)
+    folder, checkpoint, model = job.keep, candidate.checkpoint, prediction.model
+    if folder is None or checkpoint is None or model is None or row.seed != candidate.seeds[0]:
+        return
+    network = probe_network(checkpoint, task, candidate.input(task), model, row, folder)
+    job.kept.append((folder, network))
 
 
 def _answers(

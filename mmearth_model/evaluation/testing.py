@@ -63,7 +63,7 @@ def outputs_on(
         some = rows[start : start + READ_TILES]
         shown = images(some)
         with torch.inference_mode():
-            parts = [module(part).cpu() for part in shown.split(slice_length(device, len(shown)))]
+            parts = [module(part).cpu() for part in torch.split(shown, slice_length(device, len(shown)))]
         truth = task.labels[some] if task.masks is None else cut_masks(task.masks(some), shown.shape[-1])
         yield Answered(torch.cat(parts).double().numpy(), truth)
 
@@ -156,12 +156,13 @@ def _check_levels(network: Network, task: LabelledSet) -> None:
 
 
 def levels_of(task: LabelledSet) -> NDArray[Any]:
-    """Code of the product level of each test sample; one code if all have the same."""
+    """(N,) code of the product level of each test sample."""
+    test = task.parts.test
     levels = task.images.coords.get("s2_level")
     if levels is not None:
-        return levels[task.parts.test]
-    (batch,) = task.images.batches(task.parts.test[:1], 1, tuple(task.images.modalities))
-    return np.asarray(batch["tile"]["s2_level"])
+        return np.asarray(levels[test])
+    (batch,) = task.images.batches(test[:1], 1, tuple(task.images.modalities))  # files have one level
+    return np.repeat(np.asarray(batch["tile"]["s2_level"]), len(test))
 
 
 def measure_network(
@@ -194,8 +195,8 @@ def measure_network(
         found = score_of(network.kind, answered, network.scale, len(network.outputs))
     else:
         answered = (Answered(found[:, columns], truth) for found, truth in answered)
-        scale = tuple(part if len(part) == 1 else part[columns] for part in network.scale)
-        found = score_of(network.kind, answered, scale, len(columns))
+        mean, deviation = (part if len(part) == 1 else part[columns] for part in network.scale)
+        found = score_of(network.kind, answered, (mean, deviation), len(columns))
     return row_of(network, task, found, side), found.sums
 
 

@@ -41,10 +41,11 @@ from mmearth_model.experiments.spec import Experiment, Selection, Unit, plan_uni
 from mmearth_model.spreading import Spreading, spread
 from mmearth_model.tasks import PREFIX, LabelShare
 from mmearth_model.training.plan import plan_training
-from mmearth_model.training.pretraining import configuration, describe_store, pretrain
+from mmearth_model.training.pretraining import configuration, pretrain
 from mmearth_model.training.pretraining import prepare as prepare_module
 from mmearth_model.training.recipe import make_recipe
 from mmearth_model.weights.checkpoints import load_checkpoint, write_checkpoint
+from mmearth_model.weights.store_record import describe_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -251,7 +251,9 @@ class Network:
         with evaluating(self.module), torch.inference_mode():
             for images in self.normaliser.prepare(tiles, device):
                 whole = whole_patches(self.encoder, images)
-                parts += [self.module(part).cpu().numpy() for part in whole.split(slice_length(device, len(whole)))]
+                parts += [
+                    self.module(part).cpu().numpy() for part in torch.split(whole, slice_length(device, len(whole)))
+                ]
         outputs = np.concatenate(parts)
         return Predicted(self.answers(outputs), self.probabilities(outputs))
 
@@ -486,7 +488,9 @@ def _check_parts(network: Network) -> None:
 
 
 def _usable(entry: Mapping[str, Any]) -> bool:
-    """Whether the statistics of a band are numbers to normalise with."""
+    """Whether the statistics of a band are numbers to normalise with; one that was never observed has none."""
+    if entry["count"] == 0:
+        return True
     return all(math.isfinite(entry[key]) for key in ("count", "mean", "std")) and min(entry["count"], entry["std"]) >= 0
 
 

@@ -148,7 +148,9 @@ def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneO
     if not given.any_resolution:
         _check_resolution(base.path, grid)
     return Scene(
-        files=tuple(_placed(file, headers[file.path], grid, base.path) for file in files),
+        files=tuple(
+            _placed(file, headers[entry.path], grid, base.path) for entry, file in zip(described, files, strict=True)
+        ),
         modalities=modalities,
         fills={name: {b: other for b, other in own.items() if other != MEAN} for name, own in fills.items()},
         crs=grid.crs,
@@ -156,7 +158,7 @@ def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneO
         height=grid.height,
         width=grid.width,
         level=level,
-        synthetic=any(headers[f.path].tags.get("synthetic") == "yes" for f in files),
+        synthetic=any(headers[entry.path].tags.get("synthetic") == "yes" for entry in described),
     )
 
 
@@ -259,6 +261,8 @@ def _describe(
     """Bands of each file, and bands that are filled: modality -> band -> another band, or ``mean``."""
     if given.bands is None:
         return [_by_itself(path, headers[path], modalities) for path in inputs], {}
+    if not given.bands.strip():
+        raise InputError(f"--bands: expected a task file or a mapping file, got {given.bands!r}; name one.")
     file = Path(given.bands)
     if given.bands not in task_names() and "layers" in read_yaml(file, "a task or mapping file").values:
         mapping = read_mapping(file)

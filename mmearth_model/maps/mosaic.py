@@ -14,7 +14,7 @@ from mmearth_model.maps.blocks import plan_blocks
 from mmearth_model.maps.jobs import Job
 from mmearth_model.maps.making import SCORES_SUFFIX, Plan, forms_of, make_map, tags_of
 from mmearth_model.maps.raster import RasterGrid
-from mmearth_model.maps.store_tiles import StoreTiles, opened
+from mmearth_model.maps.store_tiles import PIXEL_M, StoreTiles, check_grids, opened
 from mmearth_model.maps.virtual import write_vrt
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mmearth_data import Store
     from mmearth_model.maps.blocks import Block, WorkFolder
 
-PIXEL_M = 10
 MOST_EMPTY_PX = 10**9
 """Extent of a zone up to which its tiles may cover as little of it as they like."""
 LEAST_COVERED = 0.01
@@ -75,13 +74,8 @@ def plan_zones(store: Store) -> tuple[Zone, ...]:
     InputError
         If a tile has no known grid, tiles of a zone are on different grids, or are too far from each other for a map.
     """
-    coords = store.coords
-    unknown = int((~np.isfinite(coords["ulx"]) | ~np.isfinite(coords["uly"])).sum())
-    if unknown:
-        raise InputError(
-            f"{store.path}: expected tiles with a known grid for --mosaic, got {unknown} without one; leave out --mosaic."
-        )
-    return tuple(_zone(store, int(epsg)) for epsg in np.unique(coords["epsg"]))
+    check_grids(store)
+    return tuple(_zone(store, int(epsg)) for epsg in np.unique(store.coords["epsg"]))
 
 
 def _zone(store: Store, epsg: int) -> Zone:
@@ -180,6 +174,7 @@ def predict_mosaic(
     scores: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int = 1,
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -198,7 +193,7 @@ def predict_mosaic(
         Folder.
     scores
         Whether to write probabilities too: ``zone_EPSG.scores.tif`` and ``mosaic.scores.vrt``.
-    workers, scheduler, device, report
+    workers, scheduler, threads, device, report
         As for `predict_scene`.
 
     Returns
@@ -225,7 +220,7 @@ def predict_mosaic(
             if report is not None:
                 report(before + done, everything)
 
-        make_map(plan, workers=workers, scheduler=scheduler, device=device, report=tell)
+        make_map(plan, workers=workers, scheduler=scheduler, threads=threads, device=device, report=tell)
     files = [list(plan.forms) for plan in plans]
     names = [MOSAIC, MOSAIC.replace(".vrt", SCORES_SUFFIX.replace(".tif", ".vrt"))]
     over = [write_vrt(folder / name, list(paths)) for name, paths in zip(names, zip(*files, strict=True), strict=False)]

@@ -17,7 +17,16 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError, WriteFailed, missing_end, open_raster, staged_file, write_text
+from mmearth_data import (
+    FileInputError,
+    InputError,
+    WriteFailed,
+    missing_end,
+    open_raster,
+    staged_file,
+    write_bytes,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -168,21 +177,46 @@ def _write_plain(path: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks)
     import rasterio
     from rasterio.windows import Window
 
-    profile = {
-        "driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(form.bands), "dtype": form.dtype,
-        "nodata": form.nodata, "crs": grid.crs, "transform": rasterio.Affine(*grid.transform), "tiled": True,
-        "blockxsize": form.tile_px, "blockysize": form.tile_px, "bigtiff": "IF_SAFER", "compress": "DEFLATE", "zlevel": 1,
-    }  # fmt: skip
+    tiling = {"tiled": True, "blockxsize": form.tile_px, "blockysize": form.tile_px, "bigtiff": "IF_SAFER", "zlevel": 1}
+    profile = {**_profile(form, grid), **tiling}
     with rasterio.open(path, "w", **profile) as plain:
-        plain.descriptions = form.bands
-        plain.scales = form.scale if isinstance(form.scale, tuple) else (form.scale,) * len(form.bands)
-        if form.units:
-            plain.units = form.units
-        plain.update_tags(**form.tags, **_legend(form.classes))
-        if form.classes:
-            plain.write_colormap(1, colours_of(form.classes))
+        _describe(plain, form)
         for block, values in blocks():
             plain.write(values, window=Window(block.column, block.row, block.width, block.height))
+
+
+def write_small(path: Path, form: RasterForm, grid: RasterGrid, values: NDArray[Any]) -> None:
+    """Write (bands, height, width) numbers as a GeoTIFF without overviews, whole or not at all.
+
+    GDAL's file is made in memory. Raises WriteFailed if the disk is full.
+    """
+    from rasterio.io import MemoryFile
+
+    with MemoryFile() as memory:
+        with memory.open(**_profile(form, grid)) as plain:
+            _describe(plain, form)
+            plain.write(values)
+        write_bytes(path, memory.getbuffer())
+
+
+def _profile(form: RasterForm, grid: RasterGrid) -> dict[str, Any]:
+    import rasterio
+
+    return {
+        "driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(form.bands), "dtype": form.dtype,
+        "nodata": form.nodata, "crs": grid.crs, "transform": rasterio.Affine(*grid.transform), "compress": "DEFLATE",
+    }  # fmt: skip
+
+
+def _describe(plain: Any, form: RasterForm) -> None:  # noqa: ANN401 - rasterio has no types
+    """Write names, units, legend and tags into an open file."""
+    plain.descriptions = form.bands
+    plain.scales = form.scale if isinstance(form.scale, tuple) else (form.scale,) * len(form.bands)
+    if form.units:
+        plain.units = form.units
+    plain.update_tags(**form.tags, **_legend(form.classes))
+    if form.classes:
+        plain.write_colormap(1, colours_of(form.classes))
 
 
 def _cog_options(form: RasterForm) -> dict[str, Any]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mmearth_data import Store
     from mmearth_model.heads.network import Network
 
+PIXEL_M = 10
+"""Side of a pixel of a tile in metres."""
 READ_TILES = 32
 """Tiles that are read together."""
 
@@ -65,8 +67,7 @@ class StoreTiles:
         """Yield (B, K) probabilities or raw quantities of tiles in batches, in their order; tiles are cropped to whole patches."""
         for batch in self._batches(rows):
             images = self.network.normaliser.images(batch, self.device)
-            whole = whole_patches(self.network.encoder, images)
-            yield np.concatenate([apply_network(self.network, part).numpy() for part in self._slices(whole)])
+            yield self._apply(whole_patches(self.network.encoder, images))
 
     def per_pixel(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
         """Yield a row, (K, S, S) weighted sums of the answers of its windows, and (S, S) sums of their weights.
@@ -80,23 +81,28 @@ class StoreTiles:
         ramp = smooth_ramp(window).astype(np.float32)
         weight, side = ramp[:, None] * ramp, max(size, offsets[-1] + window)
         places = [(top, left) for top in offsets for left in offsets]
-        done = 0
+        together, done = max(1, READ_TILES // len(places)), 0
         for batch in self._batches(rows):
             observed = self._observed(batch)
-            images = self.network.normaliser.images(batch, self.device)
-            padded = torch.nn.functional.pad(images, (0, side - size, 0, side - size))
-            for n, seen in enumerate(observed):
-                if seen.any():
-                    cuts = torch.stack([padded[n, :, y : y + window, x : x + window] for y, x in places])
-                    answers = np.concatenate([apply_network(self.network, part).numpy() for part in self._slices(cuts)])
-                    yield int(rows[done + n]), *_blended(answers, places, weight, side, seen)
+            padded = torch.nn.functional.pad(
+                self.network.normaliser.images(batch, self.device), (0, side - size, 0, side - size)
+            )
+            seen = np.flatnonzero(observed.any(axis=(1, 2)))
+            for some in np.array_split(seen, range(together, len(seen), together)):
+                cuts = [padded[n, :, y : y + window, x : x + window] for n in some for y, x in places]
+                answers = self._apply(torch.stack(cuts)) if cuts else ()
+                for position, n in enumerate(some):
+                    own = answers[position * len(places) : (position + 1) * len(places)]
+                    yield int(rows[done + n]), *_blended(own, places, weight, side, observed[n])
             done += len(observed)
 
     def _batches(self, rows: NDArray[np.intp]) -> Iterator[Any]:
         return StoreImages(self.store).batches(rows, READ_TILES, self.network.normaliser.stored)
 
-    def _slices(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return images.split(slice_length(self.device, len(images)))
+    def _apply(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """(N, K, ...) probabilities or raw quantities."""
+        parts = images.split(slice_length(self.device, len(images)))
+        return np.concatenate([apply_network(self.network, part).numpy() for part in parts])
 
     def _observed(self, batch: Any) -> NDArray[np.bool_]:  # noqa: ANN401 - a raw batch
         """(B, H, W) where any band that the network sees was observed."""
@@ -125,6 +131,16 @@ def _blended(
         total[:, *at] += values * weight
         weights[at] += weight
     return total[:, :size, :size] * seen, weights[:size, :size] * seen
+
+
+def check_grids(store: Store) -> None:
+    """Refuse a store with tiles whose grid is unknown, as in data that were imported."""
+    unknown = int((~np.isfinite(store.coords["ulx"]) | ~np.isfinite(store.coords["uly"])).sum())
+    if unknown:
+        raise InputError(
+            f"{store.path}: expected tiles with a known grid for rasters, got {unknown} of {len(store)} without one; build the "
+            "store anew."
+        )
 
 
 @lru_cache(maxsize=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,11 @@ import numpy as np
 from mmearth_data import InputError, __version__, check_output, format_tile_ids, make_folder, remove_partial, write_text
 from mmearth_model.geoparquet import categories, sample_columns, write_geoparquet
 from mmearth_model.heads.network import Network, load_network
-from mmearth_model.maps.blocks import Block, digest_of
+from mmearth_model.maps.blocks import digest_of
 from mmearth_model.maps.jobs import answers_of, arrays_of
 from mmearth_model.maps.making import SCORES_SUFFIX, forms_of, tags_of
-from mmearth_model.maps.raster import IDENTITY_TAG, RasterForm, RasterGrid, write_cog
-from mmearth_model.maps.store_tiles import StoreTiles
+from mmearth_model.maps.raster import IDENTITY_TAG, RasterForm, RasterGrid, write_small
+from mmearth_model.maps.store_tiles import PIXEL_M, StoreTiles, check_grids
 from mmearth_model.tasks import StoreImages
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from mmearth_data import Store
 
 IDENTITY_FILE = "identity.json"
-WORK = ".work"
-"""Folder for files that are needed while a raster is written."""
 SCORE = "score_"
 """Prefix of the columns with the score of each class or label."""
 
@@ -161,6 +158,7 @@ def predict_rasters(
         )
     folder = Path(out)
     tiles = StoreTiles.of(net, store, device)
+    check_grids(store)
     identity = {"version": __version__, "network": net.digest, "store": StoreImages(store).digest, "scores": scores}
     _take_folder(folder, identity)
     tags = {**tags_of(net, store.synthetic), IDENTITY_TAG: digest_of(identity)}
@@ -173,7 +171,6 @@ def predict_rasters(
         done += 1
         if report is not None:
             report(done, len(names))
-    shutil.rmtree(folder / WORK)
     return sum(1 for name in names if (folder / f"{name}.tif").exists())
 
 
@@ -188,7 +185,7 @@ def _take_folder(folder: Path, identity: Mapping[str, Any]) -> None:
                 "--out."
             )
         remove_partial(folder)
-    make_folder(folder / WORK)
+    make_folder(folder)
     write_text(mark, text)
 
 
@@ -208,17 +205,13 @@ def _files(folder: Path, name: str, scores: bool) -> Sequence[Path]:
 
 
 def _grid(store: Store, row: int) -> RasterGrid:
-    """Grid of a tile; without CRS where its corner is unknown."""
+    """Grid of a tile."""
     from rasterio.crs import CRS
 
-    ulx, uly, size = float(store.coords["ulx"][row]), float(store.coords["uly"][row]), store.layout.size_px
-    if not np.isfinite(ulx + uly):
-        raise InputError(
-            f"{store.path}: expected tiles with a known grid for rasters, got a tile without one; select the others, or export "
-            "the labels instead."
-        )
-    crs = CRS.from_epsg(int(store.coords["epsg"][row])).to_wkt()
-    return RasterGrid(crs=crs, transform=(10.0, 0.0, ulx, 0.0, -10.0, uly), height=size, width=size)
+    crs, size = CRS.from_epsg(int(store.coords["epsg"][row])).to_wkt(), store.layout.size_px
+    corner = float(store.coords["ulx"][row]), float(store.coords["uly"][row])
+    transform = (float(PIXEL_M), 0.0, corner[0], 0.0, -float(PIXEL_M), corner[1])
+    return RasterGrid(crs=crs, transform=transform, height=size, width=size)
 
 
 def _write_tile(
@@ -232,6 +225,5 @@ def _write_tile(
     observed = weights > 0
     means = np.divide(values, weights, out=values, where=observed)
     arrays = arrays_of(network, means, observed, next(iter(forms.values())), scores=len(forms) > 1)
-    whole = Block(0, 0, grid.height, grid.width)
     for (path, form), numbers in reversed(list(zip(forms.items(), arrays.values(), strict=True))):
-        write_cog(path, path.parent / WORK, form, grid, lambda numbers=numbers: iter([(whole, numbers)]))
+        write_small(path, form, grid, numbers)

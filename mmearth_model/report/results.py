@@ -116,8 +116,8 @@ def results_of(content: Mapping[str, Any], name: str, title: str | None = None) 
     """
     summary, rows = content["summary"], content["rows"]
     experiment = content.get("experiment")
-    protocols = {str(part["protocol"]) for part in summary}
     guesses = {row["task"]: row["guess"] for row in rows if row.get("guess") is not None}
+    entries = tuple(_entry(part, guesses) for part in summary)
     sizes = {(str(row["task"]), int(row["train_tiles"]), int(row["test_tiles"])) for row in rows}
     fitted = [f"{task}: fitted to {train:,} tiles, tested on {test:,}." for task, train, test in sorted(sizes)]
     filled = [
@@ -126,9 +126,11 @@ def results_of(content: Mapping[str, Any], name: str, title: str | None = None) 
     ]
     return ResultSet(
         name=name,
-        title=f"Experiment {experiment}, scale {content.get('scale')}" if experiment else title or title_of(protocols),
+        title=f"Experiment {experiment}, scale {content.get('scale')}"
+        if experiment
+        else title or title_of({entry.protocol for entry in entries}),
         question=str(content.get("question", "")),
-        entries=tuple(_entry(part, guesses) for part in summary),
+        entries=entries,
         differences=tuple(_difference(part) for part in content.get("differences", ())),
         notes=(*fitted, *filled, *map(str, content.get("notes", ()))),
         synthetic=bool(content.get("synthetic")),
@@ -191,8 +193,9 @@ def read_tuned(folder: Path) -> ResultSet:
     """Read the result of a network: of fine-tuning, or of a probe. Raises `FileInputError` when it is damaged."""
     file = folder / CONFIG_FILE
     content = read_object(file, "a network")
-    record = content.get("record")
-    row = record.get("result") if isinstance(record, dict) else None
+    found = content.get("record")
+    record = found if isinstance(found, dict) else {}
+    row = record.get("result")
     if not isinstance(row, dict):
         raise FileInputError(
             file, "expected the result of a network (finetune, evaluate --keep-probe), got a file without; restore it."

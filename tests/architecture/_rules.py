@@ -45,6 +45,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (3, frozenset({"tasks"})),
         (4, frozenset({"heads"})),
         (5, frozenset({"evaluation"})),
+        (5, frozenset({"programs"})),
         (6, frozenset({"experiments"})),
         (6, frozenset({"maps"})),
         (7, frozenset({"report"})),
@@ -89,6 +90,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torchmetrics": ("mmearth_model",),
     "safetensors": ("mmearth_model",),
     "sklearn": ("mmearth_model",),
+    "huggingface_hub": ("mmearth_model.weights.hub",),
 }
 """Library -> the packages that may import it. What is not named here is free above layer 0."""
 

@@ -107,12 +107,10 @@ def content(folder: Path) -> dict[str, object]:
     return found
 
 
-def check_same(found: dict[str, object], whole: dict[str, object], *, logs: bool = True) -> None:
-    """Check that files are the same. Logs may differ: after a resume within an epoch, its means cover only the later
-    steps."""
+def check_same(found: dict[str, object], whole: dict[str, object]) -> None:
+    """Check that files are the same."""
     assert found.keys() == whole.keys()
-    differing = [name for name in whole if found[name] != whole[name]]
-    assert [name for name in differing if logs or not isinstance(whole[name], list)] == []
+    assert [name for name in whole if found[name] != whole[name]] == []
 
 
 def check_nothing_is_half_written(
@@ -327,7 +325,7 @@ def test_a_stopped_command_continues_to_the_same_files(
     again = case.run(world, out)
     assert again.exit_code == 0, again.stderr
     assert case.resumes in again.stderr
-    check_same(content(out), whole, logs=False)
+    check_same(content(out), whole)
     assert known.items() <= kept(case, out).items() or case.name in ("pretrain", "export-h5"), "nothing is made again"
 
 
@@ -348,7 +346,7 @@ def test_a_command_that_is_killed_again_and_again(name: str, worlds: Callable[[i
         assert process.returncode in (0, -KILL)
     again = case.run(world, out)
     assert again.exit_code == 0, again.stderr
-    check_same(content(out), whole, logs=False)
+    check_same(content(out), whole)
 
 
 @pytest.mark.slow
@@ -371,7 +369,7 @@ def test_every_command_ends_in_one_line_and_runs_again(name: str, worlds: Callab
             expected = (CONTINUES[TERM] if case.keeps else BEGINS, BEFORE)
             assert line.startswith(expected) or "the same command continues" in line
     assert case.run(world, out).exit_code == 0
-    check_same(content(out), whole, logs=False)
+    check_same(content(out), whole)
 
 
 def test_a_command_that_cannot_continue_says_so_and_leaves_nothing(worlds: Callable[[int], Path], out: Path) -> None:

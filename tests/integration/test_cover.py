@@ -24,7 +24,7 @@ from mmearth_data.catalog.tile import TileGrid
 from mmearth_data.cli import cli
 from mmearth_data.planet.scenes import Box, optical_scenes
 from mmearth_data.sources.base import Survey
-from mmearth_data.sources.draws import Period
+from mmearth_data.sources.period import Period
 from mmearth_data.sources.synthetic import SyntheticSource
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def test_of_equally_cloudy_scenes_the_nearest_to_the_middle_is_taken(at: tuple[f
     (place, *_) = (slot.place for slot in prepared.plan.shard(0).slots)
     (survey,) = prepared.source.survey([place])
     assert isinstance(survey, Survey)
+    assert place.grid is not None
     scene, equal = best_scene(place.grid, *DATES)
     assert equal > 1
     assert survey.facts["sentinel2"].endswith(scene)

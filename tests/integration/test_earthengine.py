@@ -40,12 +40,12 @@ from mmearth_data.planet.planet import ERA5
 from mmearth_data.planet.products import Era5
 from mmearth_data.sampling.covering import cover
 from mmearth_data.sources.base import Rejection, Survey
-from mmearth_data.sources.draws import Period
 from mmearth_data.sources.earthengine.quota import LocalLimiter
 from mmearth_data.sources.earthengine.retry import Backoff
 from mmearth_data.sources.earthengine.session import SessionOptions, close_session, open_session
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.earthengine.survey import SceneRules
+from mmearth_data.sources.period import Period
 from mmearth_data.sources.synthetic import SyntheticSource
 from mmearth_data.store.schema import StoreLayout
 
@@ -87,10 +87,10 @@ def source(
     **limits: Any,
 ) -> EarthEngineSource:
     catalog = load_catalog()
-    rules = {"years": years, "levels": ("L2A", "L1C"), "cloud_percent": 10.0} | (rules or {})
+    chosen: dict[str, Any] = {"years": years, "levels": ("L2A", "L1C"), "cloud_percent": 10.0} | (rules or {})
     options = SessionOptions(url=server.url, connections=8, timeout_s=120, backoff=Backoff(attempts=3))
     return EarthEngineSource(
-        catalog, catalog.select(names), SceneRules(seed=SEED, **rules), options, LocalLimiter(8, **limits)
+        catalog, catalog.select(names), SceneRules(seed=SEED, **chosen), options, LocalLimiter(8, **limits)
     )
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.catalog.tile import Place
-    from mmearth_data.sources.draws import Period
+    from mmearth_data.sources.period import Period
 
 CLEARANCE_M = 200.0
 """Margin around the tile that a footprint must also contain."""

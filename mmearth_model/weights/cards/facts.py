@@ -89,7 +89,7 @@ class ModelFacts:
         """Name of the whole."""
         if self.role is Role.NETWORK:
             return f"{self.config['module']} on {self.encoder_name} for {self.config['task']}"
-        return self.encoder_name + ("" if self.role is Role.ENCODER else ", pretrained by MP-MAE")
+        return self.encoder_name + ("" if self.role is Role.ENCODER else " pretrained by MP-MAE")
 
     @cached_property
     def parameters(self) -> tuple[int, int]:

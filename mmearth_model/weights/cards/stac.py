@@ -180,7 +180,7 @@ def _result(shape: list[int], axes: list[str]) -> dict[str, Any]:
 def _class(output: dict[str, Any]) -> dict[str, Any]:
     words = re.sub(r"[^0-9A-Za-z_-]+", "_", output["name"]).strip("_") or f"class_{output['code']}"
     colour = {"color_hint": output["colour"][1:].upper()} if output["colour"] else {}
-    return {"value": output["code"], "name": words, "title": output["name"], **colour}
+    return {"value": output["code"], "name": words, "description": output["name"], **colour}
 
 
 # ---------------------------------------------------------------- files

@@ -11,6 +11,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
+from shapely.geometry.base import BaseGeometry
 
 from mmearth_data import InputError
 from mmearth_data.catalog.tile import MAX_LAT, tile_ids, utm_epsg
@@ -24,10 +25,14 @@ REGIONS = ("bbox:11.97,46.4,12.05,46.45", "bbox:179.95,-16.52,-179.96,-16.45", "
 """At a border of zones, across 180 degrees, where zone 32 is wider, and with curved borders."""
 
 
-def cells(region: str, size_px: int = 64, overlap_px: int = 16) -> Cover:
+def area(region: str) -> BaseGeometry:
     geometry = resolve_region(region).geometry
     assert geometry is not None
-    return cover(zone_parts(geometry), size_px, overlap_px)
+    return geometry
+
+
+def cells(region: str, size_px: int = 64, overlap_px: int = 16) -> Cover:
+    return cover(zone_parts(area(region)), size_px, overlap_px)
 
 
 def squares(found: Cover) -> dict[int, np.ndarray[Any, Any]]:
@@ -38,7 +43,7 @@ def squares(found: Cover) -> dict[int, np.ndarray[Any, Any]]:
     return {int(epsg): boxes[grids["epsg"] == epsg] for epsg in np.unique(grids["epsg"])}
 
 
-def in_zone(epsg: int, geometry: shapely.Geometry) -> shapely.Geometry:
+def in_zone(epsg: int, geometry: BaseGeometry) -> BaseGeometry:
     """Project an area by pyproj, with edges divided finely."""
     fine = shapely.segmentize(geometry, 0.0005)
     to_zone = Transformer.from_crs(4326, epsg, always_xy=True)
@@ -63,7 +68,7 @@ def test_zones_are_those_of_the_military_grid(lon_e6: int, lat_e6: int) -> None:
 @pytest.mark.parametrize("region", REGIONS)
 @pytest.mark.parametrize("overlap_px", [0, 16, 17])
 def test_every_point_of_a_region_is_in_a_tile(region: str, overlap_px: int) -> None:
-    geometry = resolve_region(region).geometry
+    geometry = area(region)
     found = squares(cells(region, overlap_px=overlap_px))
     rng, points = np.random.default_rng(0), np.empty((0, 2))
     for west, south, east, north in shapely.bounds(shapely.get_parts(geometry)).tolist():
@@ -82,7 +87,7 @@ def test_every_point_of_a_region_is_in_a_tile(region: str, overlap_px: int) -> N
 @pytest.mark.parametrize("region", REGIONS)
 def test_each_zone_covers_its_part_of_the_region_with_the_margin(region: str) -> None:
     """The union of a zone's tiles contains its part of the region, and half of the overlap around it."""
-    geometry = resolve_region(region).geometry
+    geometry = area(region)
     found = squares(cells(region, overlap_px=16))
     for epsg, boxes in found.items():
         bands = shapely.union_all([shapely.box(*box) for box in zone_bands()[epsg]])
@@ -116,10 +121,10 @@ def test_no_cell_is_spare_and_an_aligned_region_takes_its_own_cells_alone() -> N
     assert len(cover([part], 64, 0)) == 15
     shifted = ZonePart(32632, shapely.box(640 * 800 - 5, 640 * 8000, 640 * 805, 640 * 8003))
     assert len(cover([shifted], 64, 0)) == 18
+    sliver = ZonePart(32632, shapely.box(640 * 800 - 0.005, 640 * 8000, 640 * 800 + 0.005, 640 * 8003))
+    assert len(cover([sliver], 64, 0)) == len(cover([], 64, 0)) == 0
     whole = cells("Liechtenstein", 32, 0)
-    parts = {
-        part.epsg: part.geometry.buffer(-TOUCH_M / 2) for part in zone_parts(resolve_region("Liechtenstein").geometry)
-    }  # type: ignore[arg-type]
+    parts = {part.epsg: part.geometry.buffer(-TOUCH_M / 2) for part in zone_parts(area("Liechtenstein"))}
     for epsg, boxes in squares(whole).items():
         assert shapely.intersects(parts[epsg], boxes).all()
 

@@ -82,6 +82,8 @@ DESCRIBE = ("describe", "a.zarr")
 REPAIR = ("verify", "damaged.zarr", "--repair")
 FIELDS = {*BuildRecipe.model_fields}
 TWO_WORKERS = "test_two_processes_of_many_threads_keep_to_the_limits"
+MEADOW = ("--region", "bbox:10,45,10.002,45.001")
+CELLS = ("build", *WHERE, *COVER, *MEADOW, "--cover", "--out", "o.zarr")
 EARTH = ("build", "--ecoregions", "eco.gpkg", "--tile-size", "16", *N, "--dry-run")
 
 
@@ -207,6 +209,16 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--level": [Refused((*BUILD, "--level", "L1C"))],
         "--levels": [Followed(BUILD, ("--levels", "L1C"), built)],
         "--cloud": [Followed(BUILD, ("--cloud", "60"), built)],
+        "--cover": [
+            Followed(("build", *WHERE, *COVER, *MEADOW, "--dry-run"), ("--cover",), planned),
+            Refused((*BUILD, *MEADOW, "--cover")),
+        ],
+        "--overlap": [Followed(CELLS, ("--overlap", "4"), built), Refused((*BUILD, "--overlap", "4"))],
+        "--date-range": [
+            Followed(CELLS, ("--date-range", "2020-07-01,2020-07-31"), built),
+            Refused((*CELLS, "--date-range", "2020-07-01")),
+            Refused((*BUILD, "--date-range", "2020-07-01,2020-07-31")),
+        ],
         "--tiles-per-shard": [Followed(BUILD, ("--tiles-per-shard", "2"), built)],
         "--catalog": [Followed(BUILD, ("--catalog", "extra"), built)],
         "--asset": [

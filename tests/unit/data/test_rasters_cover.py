@@ -142,7 +142,7 @@ def test_a_border_without_data_gives_no_tile(tmp_path: Path) -> None:
         dataset.write(band, 1)
     store = cover(found)
     assert len(store) == 15
-    details = pq.read_table(store.path / "rejected.parquet")["detail"].unique().to_pylist()
+    details = pq.read_table(found.root / "c.zarr" / "rejected.parquet")["detail"].unique().to_pylist()
     assert details == ["the files have no value there"]
 
 

@@ -52,6 +52,13 @@ def test_pixels_are_those_of_the_file_and_missing_beyond(tmp_path: Path) -> None
     assert (read_all(L2A, [tagged])["sentinel2"] == stored(values)).all()
 
 
+def test_files_may_be_relative_to_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_scene(tmp_path / "s2.tif", numbers(16, 16))
+    monkeypatch.chdir(tmp_path)
+    predict_scene(make_network(), ["s2.tif"], "map.tif")
+    assert (tmp_path / "map.tif").is_file()
+
+
 def test_strips_are_the_normalised_windows(tmp_path: Path) -> None:
     values = numbers(600, 40)
     values[:, :300] = 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from click.testing import CliRunner, Result
 from encoders import write_encoder
@@ -28,7 +29,7 @@ from mmearth_model.evaluation.finetune import FineTuneRecipe, finetune
 from mmearth_model.evaluation.testing import check_network
 from mmearth_model.heads.colours import PALETTE, class_colours
 from mmearth_model.heads.network import NETWORK_FILES, is_network, save_network
-from mmearth_model.tasks import LabelledSet, TaskKind, TaskSpec, open_task
+from mmearth_model.tasks import LabelledSet, TaskKind, TaskSpec, open_files, open_task
 
 NAMES = ("sentinel2", "esa_worldcover", "aster", "era5", "biome")
 QUICK = FineTuneRecipe(epochs=1, warmup=0, lr=1e-2, batch_size=12)
@@ -346,6 +347,21 @@ def test_a_damaged_configuration_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_band_that_was_never_observed_has_no_statistics(probe: Path, tmp_path: Path) -> None:
+    """A store of one level has none of the other: count 0, and null for all else."""
+    normaliser = json.loads((probe / "config.json").read_text())["normaliser"]
+    levels = next(iter(normaliser["statistics"]["train"].values()))
+    band = next(iter(next(iter(levels.values()))))
+    unseen = {"count": 0, "mean": None, "std": None}
+    for bands in levels.values():
+        bands[band] = unseen
+    network = load_network(edited(probe, tmp_path / "net", normaliser=normaliser))
+    assert all(
+        bands[band] == unseen
+        for bands in network.normaliser.to_config()["statistics"]["train"][network.normaliser.inputs[0]].values()
+    )
+
+
 def test_an_encoder_that_is_not_in_the_file_takes_no_memory(probe: Path, tmp_path: Path) -> None:
     config = json.loads((probe / "config.json").read_text())
     encoder = {**config["encoder"], "widths": [65_536] * 4, "depths": [2] * 4}
@@ -532,6 +548,66 @@ def test_a_probe_of_neighbours_cannot_be_kept(commands: Path) -> None:
 )
 def test_options_of_probes_have_no_effect_on_networks_and_are_refused(words: tuple[str, str], commands: Path) -> None:
     assert words[0] in refusal(run("evaluate", "probe", *BIOME, *words))
+
+
+def test_the_encoder_of_a_network_is_embedded_with_and_fine_tuned_further(commands: Path, store: Store) -> None:
+    import geopandas
+
+    embedded = run("embed", "toy.zarr", "--checkpoint", "probe", "--out", "x.parquet", "--cache", "cache", "--device", "cpu")  # fmt: skip
+    assert embedded.exit_code == 0, embedded.output
+    values = np.stack(geopandas.read_parquet(commands / "x.parquet")["embedding"].to_numpy())
+    assert np.allclose(values, load_encoder(commands / "encoder").embed(store).numpy())
+    tuned = run("finetune", "probe", *BIOME, "--epochs", 1, "--json", "--out", "further")
+    assert tuned.exit_code == 0, tuned.output
+    assert json.loads(tuned.stdout)["rows"][0]["leaky"]
+    assert [m["name"] for m in load_network(commands / "further").record["learned"]] == ["sentinel2", "era5", "biome"]
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_images(folder: Path, brightness: float) -> Path:
+    """A table of images of two classes, that differ in B4."""
+    rng = np.random.default_rng(3)
+    folder.mkdir()
+    lines = ["path,label,part"]
+    for k in range(24):
+        image = brightness * (1000 + 20 * rng.random((2, 24, 24)))
+        image[1] += 300 * brightness * (k % 2)
+        with rasterio.open(
+            folder / f"{k}.tif", "w", driver="GTiff", width=24, height=24, count=2, dtype="uint16"
+        ) as file:
+            file.write(image.astype(np.uint16))
+        lines.append(f"{k}.tif,{'ab'[k % 2]},{('train', 'val', 'test')[k // 8]}")
+    (folder / "table.csv").write_text("\n".join(lines))
+    return folder / "table.csv"
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_network_keeps_the_statistics_that_it_was_trained_with(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    spec = TaskSpec(
+        name="mine", layout="table", kind="single-label", bands=["B3", "B4"], level="L2A", scale=1, offset=0,
+        classes=("a", "b"), colours=("#112233", "#445566"), licence="CC-BY-4.0", splits={"column": "part"},
+    )  # fmt: skip
+    same, bright = (open_files(spec, write_images(tmp_path / str(b), b)) for b in (1.0, 2.0))
+    evaluate([checkpoint], None, [same], protocols=("linear",), seeds=1, baselines=(), keep=tmp_path / "kept", device="cpu")  # fmt: skip
+    network = load_network(tmp_path / "kept")
+    recorded = network.normaliser.statistics["sentinel2"]["L2A"]["B3"]["mean"]
+    (batch,) = same.images.batches(same.parts.train, 8, ("sentinel2",))
+    assert recorded == pytest.approx(batch["sentinel2"][:, 2].mean(), rel=1e-6), "of the training images of its task"
+    for task in (same, bright):
+        (row,) = evaluate([network], None, [task], device="cpu").rows
+        (batch,) = task.images.batches(task.parts.test, 8, ("sentinel2",))
+        batch = {**batch, "sentinel2": batch["sentinel2"].astype(np.uint16)}
+        assert row.value == (network.predict(batch).answers == task.labels[task.parts.test]).mean()
+    assert [(o.code, o.colour) for o in network.outputs] == [(0, "#112233"), (1, "#445566")]
+    assert any(use["name"] == "CC-BY-4.0" and use["modalities"] == ["mine"] for use in network.record["licences"])
+    assert network.record["store"] is None
+    assert network.store == {"path": ""}
+    assert "was trained on files; give --store STORE" in run("evaluate", tmp_path / "kept", *BIOME).stderr
+    other = replace(network, normaliser=type(network.normaliser)(list(network.normaliser.modalities.values()), {"train": {"sentinel2": {"L1C": network.normaliser.statistics["sentinel2"]["L2A"]}}}, inputs=["sentinel2"]))  # fmt: skip
+    with pytest.raises(InputError, match=r"expected images of L1C.* got L2A in 8 of 8 test samples"):
+        check_network(other, same)
 
 
 # ---------------------------------------------------------------- colours

@@ -475,5 +475,5 @@ def test_finetune_with_the_papers_recipe(store: Store, checkpoint: Checkpoint, t
     assert row["protocol"] == "finetune-paper"
     assert row["chosen"] == "last of 100 epochs, 1 steps of 32 per epoch, lr 2.5e-05"
     assert "100/100 epochs" in result.stderr
-    written = json.loads((tmp_path / "out" / "config.json").read_text())["recipe"]
+    written = json.loads((tmp_path / "out" / "config.json").read_text())["record"]["recipe"]
     assert (written["rules"], written["accumulate"], written["clip"], written["keep"]) == ("released", 1, None, "last")

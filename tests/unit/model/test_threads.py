@@ -23,6 +23,7 @@ COMMANDS = {
     "finetune": ("absent", "--task", "store:biome"),
     "embed": ("absent.zarr", "--checkpoint", "absent", "--out", "x.parquet"),
     "bench": ("--device", "warp"),
+    "predict": ("absent", "absent.tif", "--out", "m.tif"),
     "experiment": ("absent",),
 }
 """Commands that compute, with arguments that are refused later than the threads are set."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 import pytest
+import rasterio
 import torch
-from affine import Affine
-from map_world import BANDS, numbers, write_scene
+from map_world import BANDS, make_network, numbers, write_scene
 from option_walk import (
     Chosen,
     Elsewhere,
@@ -29,16 +30,19 @@ from option_walk import (
     printed,
 )
 from pyproj import Transformer
+from rasterio import Affine
 from rasters_world import EPSG, ULX, ULY
 from toy_store import write_store
 
 from mmearth_data import open_store
-from mmearth_model import Workload, embed_dense, load_checkpoint, open_vectors, plan_training
+from mmearth_model import Workload, embed_dense, load_checkpoint, open_vectors, plan_training, save_network
 from mmearth_model.benchmarking import PEAK_SIDE, Step, bfloat16, memory_mib
 from mmearth_model.cli import _recipe, cli
+from mmearth_model.tasks import TaskKind
 from mmearth_model.threads import COUNTS, PASSIVE
 from mmearth_model.training.pretraining import _bfloat16, prepare
 from mmearth_model.training.random_numbers import Position
+from mmearth_model.weights.checkpoints import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +75,11 @@ DENSE = ("embed", "scene.tif", "--dense", "--checkpoint", "run", "--out", "d.zar
 PLACE = ",".join(f"{degrees:.6f}" for degrees in lonlat(ULX + 200, ULY - 200))
 SHOWN = ("embed", "vectors.zarr", "--picture", "p.png")
 CONVERT = ("convert", "run", "--out", "x")
+DESCRIBE = ("describe", "weights")
+EXPORT = ("export", "run", "--to", "torch-export", "--out", "x.pt2")
 BENCH = ("bench", "--batch-size", "2", "--image-size", "16", "--runs", "1", "--form", "sparse", "--device", "cpu", "--json")  # fmt: skip
+PREDICT = ("predict", "net", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
+TILES = ("predict", "tiles", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
 EXPERIMENT = ("experiment", "decoder", "--out", "e")
 REPORT = ("report", "run")
 PAGE = ("report", "run", "--html", "p.html", "--tiles", "1", "--embeddings", "0", "--device", "cpu")
@@ -89,13 +97,21 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     (inputs / "binary").write_bytes(bytes(range(256)))
     (inputs / "task.yaml").write_text(TASK)
     (inputs / "table.csv").write_text(TABLE)
-    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary"))
-    scene = write_scene(inputs / "scene.tif", numbers(48, 48))
-    write_scene(inputs / "plain.tif", numbers(48, 48), tags={"PROCESSING_BASELINE": None})
-    write_scene(inputs / "coarse.tif", numbers(48, 48), transform=Affine(20, 0, 6e5, 0, -20, 5e6))
-    write_scene(inputs / "few.tif", numbers(48, 48)[:9], BANDS[:9])
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary", "weights", "edited"))
+    save_network(inputs / "net", make_network())
+    save_network(inputs / "tiles", make_network(TaskKind.SINGLE_LABEL))
+    values = numbers(70, 70)
+    write_scene(inputs / "scene.tif", values)
+    write_scene(inputs / "silent.tif", values, tags={"PROCESSING_LEVEL": None, "PROCESSING_BASELINE": None})
+    write_scene(inputs / "coarse.tif", values, transform=Affine(20, 0, ULX, 0, -20, ULY))
+    write_scene(inputs / "less.tif", values[:-1], BANDS[:-1])
+    write_scene(inputs / "nameless.tif", values, [""] * len(BANDS))
+    (inputs / "bands.yaml").write_text(f"name: mine\nlayout: folder\nkind: single-label\nbands: [{', '.join(BANDS)}]\n")
     walk.prepare("toy.zarr", "--recipe", "tiny.yaml", "--out", "run", "--device", "cpu")
-    embed_dense(load_checkpoint(inputs / "run"), [scene], inputs / "vectors.zarr")
+    embed_dense(load_checkpoint(inputs / "run"), [inputs / "scene.tif"], inputs / "vectors.zarr")
+    for name in ("weights", "edited"):
+        shutil.copytree(find_checkpoint(inputs / "run"), inputs / name)
+    (inputs / "edited" / "README.md").write_text("My own words.")
     return walk
 
 
@@ -150,6 +166,12 @@ def measured(result: Result) -> Any:
     return [(t["form"], t["compiled"], t["gflop"], t["memory_mib"]) for t in timings], result.stderr.count("bench: run")
 
 
+def mapped(result: Result) -> Any:
+    """Pixels of the map, without its tags."""
+    with rasterio.open("m.tif") as dataset:
+        return dataset.read().tolist()
+
+
 def features(result: Result) -> dict[str, str]:
     """Features that were made."""
     return files_here(".npy")
@@ -159,6 +181,11 @@ def drawn(result: Result) -> Any:
     """Sections of the page of a report, and the tiles whose reconstructions it shows."""
     text = Path("p.html").read_text(encoding="utf-8")
     return re.findall(r'<section id="([^"]+)"', text), re.findall(r"[0-9a-f]{16}  \(", text)
+
+
+def described(result: Result) -> str:
+    """First lines of the card that was written."""
+    return next(Path().glob("*/README.md")).read_text(encoding="utf-8")[:40]
 
 
 def workload(command_line: Sequence[str]) -> Any:
@@ -274,9 +301,9 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--similarity": [Followed((*SHOWN, "--query", PLACE), ("--similarity", "s.tif"), left), Refused((*SHOWN, "--similarity", "s.tif"))],
         "--bands": [Refused((*DENSE, "--bands", "nosuch")), Refused((*EMBED, "--bands", "nosuch"))],
         "--level": [Refused((*DENSE, "--level", "L1C"))],
-        "--offset": [Followed(("embed", "plain.tif", *DENSE[2:]), ("--offset", "-1000"), printed), Refused((*EMBED, "--offset", "0"))],
+        "--offset": [Followed(("embed", "silent.tif", *DENSE[2:], "--level", "L2A"), ("--offset", "-1000"), printed), Refused((*EMBED, "--offset", "0"))],
         "--any-resolution": [Followed(("embed", "coarse.tif", *DENSE[2:]), ("--any-resolution",), printed), Refused((*EMBED, "--any-resolution"))],
-        "--fill-missing": [Followed(("embed", "few.tif", *DENSE[2:]), ("--fill-missing",), printed), Refused((*EMBED, "--fill-missing"))],
+        "--fill-missing": [Followed(("embed", "less.tif", *DENSE[2:]), ("--fill-missing",), printed), Refused((*EMBED, "--fill-missing"))],
         "--stride": [Followed(DENSE, ("--stride", "4"), printed), Refused((*EMBED, "--stride", "4"))],
         "--overlap": [Followed(DENSE, ("--overlap", "0"), vectors), Refused((*EMBED, "--overlap", "0"))],
         "--blend": [Followed(DENSE, ("--blend", "centre"), vectors), Refused((*EMBED, "--blend", "centre"))],
@@ -289,6 +316,16 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--to": [Followed(CONVERT, ("--to", "finetune"), left)],
         "--store": [Followed(CONVERT, ("--store", "toy.zarr"), lambda result: files_here(".json")), Refused((*CONVERT, "--to", "timm", "--store", "toy.zarr"))],
         "--bands": [Followed((*CONVERT, "--store", "toy.zarr"), ("--bands", "sentinel2=B2"), left), Refused((*CONVERT, "--bands", "sentinel2=B2"))],
+    },
+    "describe": {
+        "--licence": [Followed(DESCRIBE, ("--licence", "MIT"), described), Refused((*DESCRIBE, "--licence", "free"))],
+        "--force": [Followed(("describe", "edited"), ("--force",), described)],
+    },
+    "export": {
+        "--to": [Refused((*EXPORT, "--to", "onnx")), Elsewhere("unit/model/test_program.py", "test_both_files_give_the_encoders_features", "onnx")],
+        "--features": [Elsewhere("unit/model/test_program.py", "test_a_map_of_features_at_a_fixed_level", "features")],
+        "--level": [Refused((*EXPORT, "--level", "L3")), Elsewhere("unit/model/test_program.py", "test_a_map_of_features_at_a_fixed_level", "level")],
+        "--out": [Refused((*EXPORT, "--out", "toy.pth"))],
     },
     "bench": {
         "--size": [Chosen(BENCH, ("--size", "femto"), workload)],
@@ -303,6 +340,23 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--threads": THREADS,
         "--precision": [Chosen(BENCH, ("--precision", "bfloat16"), workload)],
         "--json": [Followed(BENCH[:-1], ("--json",), is_json)],
+    },
+    "predict": {
+        "--bands": [Followed(("predict", "net", "nameless.tif", *PREDICT[3:]), ("--bands", "bands.yaml"), left)],
+        "--level": [Refused((*PREDICT, "--level", "L1C")), Followed(("predict", "net", "silent.tif", *PREDICT[3:], "--offset", "0"), ("--level", "L2A"), left)],
+        "--offset": [Followed(("predict", "net", "silent.tif", *PREDICT[3:], "--level", "L2A", "--offset", "0"), ("--offset", "-1000"), mapped)],
+        "--any-resolution": [Followed(("predict", "net", "coarse.tif", *PREDICT[3:]), ("--any-resolution",), left)],
+        "--fill-missing": [Followed(("predict", "net", "less.tif", *PREDICT[3:]), ("--fill-missing",), left)],
+        "--scores": [Followed(PREDICT, ("--scores",), left)],
+        "--stride": [Followed(TILES, ("--stride", "8"), mapped), Refused((*PREDICT, "--stride", "8"))],
+        "--overlap": [Followed(PREDICT, ("--overlap", "24"), mapped), Refused((*TILES, "--overlap", "24"))],
+        "--blend": [Followed(PREDICT, ("--blend", "centre"), mapped), Refused((*TILES, "--blend", "centre"))],
+        "--workers": [Refused((*PREDICT[:5], "--workers", "2", "--scheduler", "tcp://127.0.0.1:9")), Elsewhere("integration/test_map_processes.py", "test_processes_and_clusters_give_the_same_bytes", "workers")],
+        "--scheduler": [Refused((*PREDICT[:5], "--device", "cpu", "--scheduler", "nosuch"))],
+        "--out": [Followed(PREDICT, ("--out", "n.tif"), left)],
+        "--device": refused_device(*PREDICT),
+        "--threads": THREADS,
+        "--json": [Followed(PREDICT, ("--json",), is_json)],
     },
     "experiment": {
         "--scale": [Followed(("experiment", "decoder", "--device", DEVICE), ("--scale", "paper"), left), Refused(("experiment", "list", "--scale", "paper"))],
@@ -363,7 +417,9 @@ BASES: dict[str, tuple[str, ...]] = {
     "finetune": FINETUNE[1:],
     "embed": EMBED[1:],
     "convert": (*CONVERT[1:], "--store", "toy.zarr"),
+    "describe": DESCRIBE[1:],
     "bench": (*BENCH[1:], "--image-size", "12"),
+    "predict": PREDICT[1:],
     "experiment": ("list",),
     "report": ("run", "--html", "p.html", "--tiles", "0", "--embeddings", "0"),
 }

@@ -1,0 +1,110 @@
+"""What is made of a finished map of classes: polygons, areas, and points to label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data import InputError, check_output
+from mmearth_model.maps.areas import AreaReport, report_areas, write_areas
+from mmearth_model.maps.drawing import draw_validation, validation_files, write_validation
+from mmearth_model.maps.polygons import write_polygons
+from mmearth_model.tasks import TaskKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mmearth_model.heads.network import Network
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Products:
+    """What is to be made of a map.
+
+    Attributes
+    ----------
+    vector
+        GeoParquet file of polygons.
+    report
+        File of areas: ``.csv``, ``.json`` or ``.md``.
+    validation
+        Labelled points for the areas.
+    draw
+        Number of points to draw for labelling; 0 draws none.
+    seed
+        Seed of the drawing.
+    """
+
+    vector: Path | None = None
+    report: Path | None = None
+    validation: Path | None = None
+    draw: int = 0
+    seed: int = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to make."""
+        return bool(self.vector or self.report or self.validation or self.draw)
+
+    def check(self, network: Network, path: Path) -> None:
+        """Refuse what cannot be made, before the map is.
+
+        Raises
+        ------
+        InputError
+            If the network does not map classes, a file cannot be written or read, or points of the map exist already.
+        """
+        if not self.wanted:
+            return
+        if network.kind not in (TaskKind.SINGLE_LABEL, TaskKind.SEGMENTATION):
+            raise InputError(
+                "--vector, --report, --validation and --draw-validation: expected a network of one class per pixel or tile, got "
+                f"one of {network.task} ({network.kind}); leave them out."
+            )
+        for option, file in (("--vector", self.vector), ("--report", self.report)):
+            if file is not None:
+                check_output(file, option=option)
+        if self.validation is not None and not self.validation.is_file():
+            raise InputError(f"--validation: expected a file of labelled points, no such file: {self.validation}.")
+        if self.draw and any(file.exists() for file in validation_files(path)):
+            taken = next(file for file in validation_files(path) if file.exists())
+            raise InputError(
+                f"--draw-validation: expected no points yet, found {taken}, which may be labelled; move it."
+            )
+
+    def make(self, path: Path) -> Made:
+        """Make them of a finished map.
+
+        Raises
+        ------
+        InputError
+            As `report_areas`, `write_polygons` and `draw_validation` do.
+        """
+        written: list[Path] = []
+        if self.vector is not None:
+            write_polygons(path, self.vector)
+            written.append(self.vector)
+        if self.draw:
+            write_validation(draw_validation(path, self.draw, seed=self.seed), validation_files(path))
+            written += validation_files(path)
+        areas = report_areas(path, self.validation) if self.report or self.validation else None
+        if self.report is not None and areas is not None:
+            write_areas(areas, self.report)
+            written.append(self.report)
+        return Made(written, areas)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Files that were written, and the areas, if they were asked for."""
+
+    written: list[Path]
+    areas: AreaReport | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"areas": self.areas.to_dict()} if self.areas is not None else {}
+
+    def refusal(self) -> str | None:
+        """Why a given validation gave no intervals; None if it gave some, or there is none."""
+        return None if self.areas is None or self.areas.validation is None else self.areas.refused

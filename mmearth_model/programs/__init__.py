@@ -1,0 +1,1 @@
+"""Programs: an encoder or a network with its normalisation, exported to run without this package."""

@@ -1,0 +1,246 @@
+"""`mmearth-train export`: write an encoder or a network as a program of ONNX or of PyTorch."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import warnings
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmearth_data import InputError, check_output, write_bytes
+from mmearth_model.heads.network import ARCHITECTURE, Network, load_network
+from mmearth_model.network.encoder import ConvNeXtV2
+from mmearth_model.programs.describing import DESCRIPTION, IMAGES, Content, describe, encoder_content, network_content
+from mmearth_model.programs.program import LEVEL
+from mmearth_model.training.layout import CONFIG_FILE
+from mmearth_model.weights.checkpoints import load_checkpoint, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import onnx_ir
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+    from mmearth_model.programs.program import Program
+
+    Report = Callable[[int, int, str], None]
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+"""Form -> ending of its files."""
+FEATURES = ("pooled", "map")
+ONNX_LIBRARIES = ("onnx", "onnxscript")
+ONNX_BYTES = 2**31 - 2**20
+"""Weights that fit into one ONNX file: a protocol buffer of at most 2 GiB."""
+TRACED_PATCHES = 3
+"""Side of the images that are traced; more than one of everything, since a tracer takes a length of 1 as constant."""
+
+
+def export_program(
+    source: str | Path | ConvNeXtV2 | Network,
+    out: str | Path,
+    *,
+    to: str,
+    features: str | None = None,
+    level: str | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Write an encoder or a network with its normalisation as a program that runs without this package.
+
+    It takes stored numbers, knows which are missing, and returns features or answers, for any batch and size. The file
+    says what to feed it (JSON): `mmearth` in the metadata of an ONNX file, `mmearth.json` in a .pt2 file.
+
+    Parameters
+    ----------
+    source
+        Folder of a checkpoint, a run or a network; or one that is loaded.
+    out
+        New file: ``.onnx``, or ``.pt2`` for torch-export.
+    to
+        ``onnx``, for ONNX Runtime and others; or ``torch-export``, for `torch.export.load`.
+    features
+        Of an encoder: ``pooled``, one vector per image (default), or ``map``, one per patch. Not for networks.
+    level
+        Product level of all images (``L1C``, ``L2A``), if the statistics depend on it; None takes it as an input.
+    report
+        Called with the finished steps, their number and the current one.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If the source has no statistics, an option does not fit it, a library is missing, or the file exists.
+    WriteFailed
+        If the file cannot be written; nothing is left behind.
+    """
+    out = Path(out)
+    _check(out, to)
+    content = _content(source, features)
+    _check_level(content, level)
+    if to == "onnx":
+        _check_size(content.head)
+    step = report or (lambda done, total, text: None)
+    step(0, 3, "tracing")
+    traced = _trace(content, level)
+    description = json.dumps(describe(content, level), ensure_ascii=False)
+    step(1, 3, "translating")
+    data = (_as_onnx if to == "onnx" else _as_archive)(traced, content, description)
+    step(2, 3, "writing")
+    write_bytes(out, data)
+    step(3, 3, "")
+    return out
+
+
+def _check(out: Path, to: str) -> None:
+    if to not in SUFFIXES:
+        raise InputError(f"--to: expected {' or '.join(SUFFIXES)}, got {to!r}.")
+    if out.suffix != SUFFIXES[to]:
+        raise InputError(f"--out: expected a file ending in {SUFFIXES[to]} with --to {to}, got {out}; rename it.")
+    if out.exists():
+        raise InputError(f"--out: expected a new path, got {out}, which exists; choose another.")
+    check_output(out)
+    missing = [name for name in ONNX_LIBRARIES if find_spec(name) is None] if to == "onnx" else []
+    if missing:
+        raise InputError(
+            f'--to onnx: expected the library {missing[0]}, which is not installed; run: pip install "mmearth[export]"'
+        )
+
+
+def _content(source: str | Path | ConvNeXtV2 | Network, features: str | None) -> Content:
+    if features not in (None, *FEATURES):
+        raise InputError(f"--features: expected {' or '.join(FEATURES)}, got {features!r}.")
+    if isinstance(source, str | Path) and _is_network(Path(source)):
+        source = load_network(source)
+    if isinstance(source, Network):
+        if features is not None:
+            raise InputError(
+                f"--features: expected an encoder, got the network of {source.task}, whose outputs are its answers; leave it out."
+            )
+        return network_content(source)
+    record: dict[str, Any] = {}
+    name = "the encoder"
+    if not isinstance(source, ConvNeXtV2):
+        checkpoint, name = load_checkpoint(source), str(source)
+        source = checkpoint.encoder()
+        record = {"synthetic": checkpoint.config["store"].get("synthetic")}
+    if source.normaliser is None:
+        raise InputError(
+            f"{name}: expected statistics to normalise stored numbers with, got weights without; convert them again "
+            "with --store STORE."
+        )
+    return encoder_content(source, source.normaliser, features or "pooled", record)
+
+
+def _is_network(path: Path) -> bool:
+    """Whether a folder holds a network, rather than a checkpoint or a run."""
+    file = path / CONFIG_FILE
+    if not file.is_file():
+        return False
+    config = read_json(file, "the configuration of a checkpoint or a network")
+    return isinstance(config, dict) and config.get("architecture") == ARCHITECTURE
+
+
+def _check_level(content: Content, level: str | None) -> None:
+    if level is None or level in content.levels:
+        return
+    if content.levels:
+        raise InputError(
+            f"--level: expected a product level with statistics ({', '.join(content.levels)}), got {level}; choose one of them."
+        )
+    raise InputError("--level: expected none, since the statistics do not depend on the product level; leave it out.")
+
+
+def _check_size(head: torch.nn.Module) -> None:
+    size = sum(t.numel() * t.element_size() for t in (*head.parameters(), *head.buffers()))
+    if size > ONNX_BYTES:
+        raise InputError(
+            f"--to onnx: expected weights of less than 2 GiB, which a file of this format holds at most, got {size / 2**30:.1f} GiB; "
+            "use --to torch-export."
+        )
+
+
+def example_inputs(content: Content, program: Program) -> dict[str, Tensor]:
+    """Make inputs of the program: two images without data."""
+    side = TRACED_PATCHES * content.patch_px
+    inputs = {m.name: torch.from_numpy(m.empty((2, len(m.bands), side, side))) for m in content.inputs}
+    return inputs | ({LEVEL: torch.zeros(2, dtype=torch.int64)} if program.takes_level else {})
+
+
+def _trace(content: Content, level: str | None) -> ExportedProgram:
+    program = content.program(level)
+    inputs = example_inputs(content, program)
+    batch, *patches = (torch.export.Dim(name, min=least) for name, least in (("batch", 1), ("rows", 2), ("columns", 2)))
+    sides = {axis: content.patch_px * count for axis, count in zip((2, 3), patches, strict=True)}
+    shapes = {name: {0: batch, **(sides if values.ndim == 4 else {})} for name, values in inputs.items()}
+    with torch.no_grad():
+        traced = torch.export.export(program, (inputs,), dynamic_shapes={"inputs": shapes})
+    for node in traced.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return traced
+
+
+def _as_archive(traced: ExportedProgram, content: Content, description: str) -> bytes:
+    stream = io.BytesIO()
+    torch.export.save(traced, stream, extra_files={f"{DESCRIPTION}.json": description})
+    return stream.getvalue()
+
+
+def _as_onnx(traced: ExportedProgram, content: Content, description: str) -> bytes:
+    names = list(traced.example_inputs[0][0]) if traced.example_inputs else []
+    with _quiet():
+        made = torch.onnx.export(
+            traced,
+            input_names=names,
+            output_names=[output["name"] for output in content.outputs],
+            verbose=False,
+        )
+    model = made.model
+    for node in model.graph:
+        node.metadata_props.clear()  # paths of this machine
+    _name_axes(model)
+    model.metadata_props.clear()
+    model.metadata_props[DESCRIPTION] = description
+    data: bytes = made.model_proto.SerializeToString()
+    return data
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter, which warns of its own use of PyTorch and logs what it does not optimise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", *ONNX_LIBRARIES)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _name_axes(model: onnx_ir.Model) -> None:
+    """Name the axes whose lengths vary, which the tracer numbers: ``8*s57`` becomes ``8*rows``."""
+    import onnx_ir
+
+    shape = model.graph.inputs[0].shape
+    symbols = (str(shape[axis]).rpartition("*")[2] for axis in (0, 2, 3))
+    names = dict(zip(symbols, IMAGES, strict=True))
+    number = re.compile("|".join(rf"\b{symbol}\b" for symbol in names))
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        lengths = [
+            n if isinstance(n, int) else number.sub(lambda found: names[found.group()], str(n)) for n in value.shape
+        ]
+        value.shape = onnx_ir.Shape(lengths)
