@@ -1,19 +1,25 @@
-"""Vectors in memory, for the tests of files of dense embeddings."""
+"""Vectors in memory, and checkpoints with random weights, for the tests of dense embeddings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from mmearth_model import Checkpoint, load_checkpoint
 from mmearth_model.maps.vector_files import Origin
 from mmearth_model.maps.vectors import VectorGrid
+from mmearth_model.weights.checkpoints import ENCODER_ONLY, write_checkpoint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
+
+    from mmearth_model import ConvNeXtV2
 
 ORIGIN = Origin(
     about={"version": "1", "synthetic": "true", "checkpoint": "run"},
@@ -50,3 +56,21 @@ def make_field(name: str = "", epsg: int = 32632, west: float = WEST) -> Given:
         features=FEATURES,
     )
     return Given(values, grid, name)
+
+
+def make_checkpoint(folder: Path, encoder: ConvNeXtV2) -> Checkpoint:
+    """Write the checkpoint of an encoder alone."""
+    assert encoder.normaliser is not None
+    config = {
+        "architecture": ENCODER_ONLY,
+        "model": {"encoder": asdict(encoder.config)},
+        "loss": {},
+        "normaliser": encoder.normaliser.to_config(),
+        "recipe": {"seed": 0},
+        "store": {"path": None, "synthetic": True},
+        "progress": {},
+        "version": "1",
+    }
+    folder.mkdir()
+    write_checkpoint(folder, {"model.encoder": encoder}, config)
+    return load_checkpoint(folder)

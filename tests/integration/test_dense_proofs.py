@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from map_world import numbers, write_planet_scene, write_scene
-from toy_store import TINY, write_store
+from dense_world import make_checkpoint
+from map_world import make_network, numbers, write_planet_scene, write_scene
 
 from mmearth_data import build
 from mmearth_data import make_recipe as make_build_recipe
@@ -78,8 +78,7 @@ def content(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_killed_at_any_moment_and_run_again_it_writes_the_same_bytes(kind: str, tmp_path: Path) -> None:
-    store = write_store(tmp_path / "toy.zarr", 48)
-    pretrain(store, make_recipe("demo", {**TINY, "epochs": 1, "batch_size": 12}), tmp_path / "run", device="cpu")
+    make_checkpoint(tmp_path / "run", make_network().encoder)
     scene = write_scene(tmp_path / "scene.tif", numbers(6000, 600))
     words = [sys.executable, "-c", PROGRAM, "embed", str(scene), "--dense", "--checkpoint", str(tmp_path / "run"), "--type", kind, "--workers", "2", "--device", "cpu"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
