@@ -60,7 +60,7 @@ def main() -> None:
             rows.append([f"{size} px", size**2 / seconds, peak])
             figures |= {f"{size} px": (size**2 / seconds, "px/s"), f"{size} px, peak": (peak, "GiB")}
         table("Dense embeddings of scenes", ["scene", "px/s", "peak GiB"], rows)
-        report("dense", rows[-1][1] / rows[0][1], figures)
+        report("dense", None, figures)
 
 
 if __name__ == "__main__":
