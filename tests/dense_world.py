@@ -74,3 +74,18 @@ def make_checkpoint(folder: Path, encoder: ConvNeXtV2) -> Checkpoint:
     folder.mkdir()
     write_checkpoint(folder, {"model.encoder": encoder}, config)
     return load_checkpoint(folder)
+
+
+def contrast(vectors: NDArray[np.float32], every: int, margin: int = 8) -> float:
+    """Mean absolute difference of neighbouring vectors across window borders, relative to that elsewhere.
+
+    Borders are ``every`` positions apart; ``margin`` positions next to the border of the scene are left out.
+    """
+    across, elsewhere = [], []
+    for axis in (1, 2):
+        steps = np.moveaxis(np.abs(np.diff(vectors, axis=axis)).mean(axis=0), axis - 1, 0)
+        number = np.arange(1, len(steps) + 1)
+        inside = (number >= margin) & (number <= len(steps) - margin)
+        across.append(steps[(number % every == 0) & inside])
+        elsewhere.append(steps[(number % every != 0) & inside])
+    return float(np.concatenate(across).mean() / np.concatenate(elsewhere).mean())

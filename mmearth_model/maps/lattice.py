@@ -197,7 +197,7 @@ def _patches(
     encoder, reader, lattice
         As of `block_vectors`.
     shape
-        Rows and columns of fine positions: those of patches divided by the shifts.
+        Rows and columns of all positions; of patches, if a position is several.
     shift
         First fine position along rows and columns.
     rows, columns

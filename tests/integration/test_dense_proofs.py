@@ -9,39 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from dense_world import make_checkpoint
+from dense_world import contrast, make_checkpoint
 from map_world import make_network, numbers, write_planet_scene, write_scene
 
 from mmearth_data import build
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model import WindowOptions, embed_dense, load_checkpoint, make_recipe, pretrain
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 pytestmark = pytest.mark.slow
 KILLS = 20
 SIZE_PX, WINDOW, PATCH = 1024, 64, 8
 LON, LAT = 9.73, 48.03
-
-
-def contrast(vectors: NDArray[np.float32], every: int) -> float:
-    """Mean absolute difference of neighbouring vectors across window borders, relative to that elsewhere.
-
-    Borders are ``every`` positions apart; a window's width at the border of the scene is left out.
-    """
-    across, elsewhere = [], []
-    for axis in (1, 2):
-        steps = np.moveaxis(np.abs(np.diff(vectors, axis=axis)).mean(axis=0), axis - 1, 0)
-        number = np.arange(1, len(steps) + 1)
-        inside = (number >= 8) & (number <= len(steps) - 8)
-        across.append(steps[(number % every == 0) & inside])
-        elsewhere.append(steps[(number % every != 0) & inside])
-    return float(np.concatenate(across).mean() / np.concatenate(elsewhere).mean())
 
 
 def test_windows_that_overlap_leave_no_seam(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 import rasterio
 import torch
 from click.testing import CliRunner, Result
-from dense_world import make_checkpoint
-from map_world import make_network
+from dense_world import contrast, make_checkpoint
+from map_world import BANDS, make_network
+from map_world import write_scene as write_map_scene
 from matplotlib import image
 from numpy.typing import NDArray
 from pyproj import Transformer
@@ -168,6 +169,19 @@ def test_overlapping_windows_are_blended_by_their_distance_to_the_border(
         total = total + ramp[down] * ramp[across] * values[:, down, across]
         weight += ramp[down] * ramp[across]
     np.testing.assert_allclose(found[:, row, column], total / weight, atol=2e-5)
+
+
+def test_windows_that_overlap_leave_no_seam(tmp_path: Path) -> None:
+    """On a smooth scene, for a network whose answers depend on the whole window; a trained one is proved elsewhere."""
+    y, x = np.mgrid[:256, :256]
+    waves = [800 * np.sin(x / (37 + 3 * band)) + 700 * np.cos(y / (41 + 2 * band) + band) for band in range(len(BANDS))]
+    noise = np.random.default_rng(0).normal(0, 60, (len(BANDS), 256, 256))
+    scene = write_map_scene(tmp_path / "scene.tif", (2000 + np.stack(waves) + noise).astype(np.uint16))
+    checkpoint = make_checkpoint(tmp_path / "run", make_network(window_px=32, gamma=1.0).encoder)
+    (smooth,) = vectors(*embed_dense(checkpoint, [scene], tmp_path / "x.zarr"))
+    (apart,) = vectors(*embed_dense(checkpoint, [scene], tmp_path / "y.zarr", windows=SEPARATE))
+    assert contrast(smooth, 2, margin=4) <= 1.05
+    assert contrast(apart, 4, margin=4) > 1.3
 
 
 def test_positions_with_less_than_half_of_their_pixels_have_no_vector(
