@@ -22,7 +22,8 @@ from mmearth_model.maps.vector_files import TYPES, Origin, finished_vectors, wri
 from mmearth_model.maps.vectors import VectorGrid, open_vectors
 from mmearth_model.maps.zones import Zone, zone_lattice, zone_vectors, zones_of
 from mmearth_model.tasks import StoreImages
-from mmearth_model.weights.checkpoints import MODEL_FILE, Checkpoint, load_checkpoint
+from mmearth_model.training.layout import MODEL_FILE
+from mmearth_model.weights.checkpoints import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data import Modality
+    from mmearth_model.data.targets import Normaliser
     from mmearth_model.maps.scene import Scene
     from mmearth_model.maps.vectors import Vectors
     from mmearth_model.network.encoder import ConvNeXtV2, Padding
@@ -75,9 +77,10 @@ class DenseJob:
     def __call__(self, block: Block) -> None:
         """Compute and write a block."""
         encoder = loaded(self.checkpoint, self.padding, self.device)
-        self.folder.write(block, {VECTORS: self.vectors(encoder, block)})
+        assert encoder.normaliser is not None
+        self.folder.write(block, {VECTORS: self.vectors(encoder, encoder.normaliser, block)})
 
-    def vectors(self, encoder: ConvNeXtV2, block: Block) -> NDArray[np.float32]:
+    def vectors(self, encoder: ConvNeXtV2, normaliser: Normaliser, block: Block) -> NDArray[np.float32]:
         """(D, height, width) vectors of a block."""
         raise NotImplementedError
 
@@ -88,10 +91,9 @@ class SceneJob(DenseJob):
 
     scene: Scene
 
-    def vectors(self, encoder: ConvNeXtV2, block: Block) -> NDArray[np.float32]:
+    def vectors(self, encoder: ConvNeXtV2, normaliser: Normaliser, block: Block) -> NDArray[np.float32]:
         """See `DenseJob.vectors`."""
-        assert encoder.normaliser is not None
-        with open_strips(self.scene, encoder.normaliser) as reader:
+        with open_strips(self.scene, normaliser) as reader:
             return block_vectors(encoder, reader, self.lattice, (self.scene.height, self.scene.width), block)
 
 
@@ -102,9 +104,9 @@ class ZoneJob(DenseJob):
     store: Store
     zone: Zone
 
-    def vectors(self, encoder: ConvNeXtV2, block: Block) -> NDArray[np.float32]:
+    def vectors(self, encoder: ConvNeXtV2, normaliser: Normaliser, block: Block) -> NDArray[np.float32]:
         """See `DenseJob.vectors`."""
-        return zone_vectors(encoder, self.store, self.zone, self.lattice, block)
+        return zone_vectors(encoder, normaliser, self.store, self.zone, self.lattice, block)
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,16 +237,24 @@ def _group_vectors(name: str, group: zarr.Group) -> ZarrVectors:
     from affine import Affine
     from rasterio.crs import CRS
 
-    array = group.get(EMBEDDING)
-    scale = group.get(SCALE)
+    array, scale = _array(group, EMBEDDING), None if SCALE not in group else _array(group, SCALE)
     attributes = group.attrs.asdict()
     grid = VectorGrid(
         crs=CRS.from_user_input(attributes.get("proj:code") or attributes["proj:wkt2"]),
         transform=Affine(*attributes["spatial:transform"]),
-        shape=array.shape[1:],
+        shape=(array.shape[1], array.shape[2]),
         features=array.shape[0],
     )
-    return ZarrVectors(name, grid, array, None if scale is None else np.asarray(scale[:]))
+    return ZarrVectors(name, grid, array, None if scale is None else np.asarray(scale[:], dtype=np.float32))
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    import zarr
+
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise TypeError(f"{name} is no array")
+    return found
 
 
 def _open_tiff(path: Path) -> Vectors:

@@ -53,7 +53,8 @@ def main() -> None:
             run_one(given.one, folder, sizes[0], given.workers)
             return
         make_checkpoint(folder / "run", make_network(window_px=SIZE_PX, encoder=ATTO).encoder)
-        rows, figures = [], {}
+        rows: list[list[object]] = []
+        figures: dict[str, tuple[float, str]] = {}
         for size in sizes:
             write_large(folder / f"s{size}.tif", size)
             seconds, peak = measured(given.type, folder, size, given.workers, __file__)

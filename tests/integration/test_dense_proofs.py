@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from map_world import make_network, numbers, write_planet_scene, write_scene
 from mmearth_data import build
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model import WindowOptions, embed_dense, load_checkpoint, make_recipe, pretrain
+from mmearth_model.maps import dense
 
 pytestmark = pytest.mark.slow
 KILLS = 20
@@ -49,38 +49,43 @@ def test_windows_that_overlap_leave_no_seam(tmp_path: Path) -> None:
     assert contrast(found["separate"], 8) > 1.1
 
 
-PROGRAM = "from mmearth_model.cli import cli; cli()"
-
-
 def content(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    """Bytes of all files below a folder, or of a file."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8"])
-def test_killed_at_any_moment_and_run_again_it_writes_the_same_bytes(kind: str, tmp_path: Path) -> None:
-    make_checkpoint(tmp_path / "run", make_network().encoder)
-    scene = write_scene(tmp_path / "scene.tif", numbers(6000, 600))
-    words = [sys.executable, "-c", PROGRAM, "embed", str(scene), "--dense", "--checkpoint", str(tmp_path / "run"), "--type", kind, "--workers", "2", "--device", "cpu"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+@pytest.mark.parametrize(("name", "kind"), [("x.zarr", "float32"), ("x.tif", "int8")])
+def test_killed_at_random_moments_it_writes_the_same_bytes(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is a fork, which is killed while it computes blocks or writes the file; see test_commands_cut_off."""
+    monkeypatch.setattr(dense, "BLOCK_VALUES", 8 * 32**2)
+    checkpoint = make_checkpoint(tmp_path / "run", make_network().encoder)
+    scene = write_scene(tmp_path / "scene.tif", numbers(1600, 400))
+    whole, again = tmp_path / "whole" / name, tmp_path / "again" / name
     began = time.monotonic()
-    subprocess.run([*words, "--out", str(tmp_path / "whole.zarr")], env=environment, check=True)
+    embed_dense(checkpoint, [scene], whole, kind=kind, device="cpu")
     seconds = time.monotonic() - began
-    again, chance, killed = tmp_path / "again.zarr", random.Random(0), 0
+    chance, killed, finished = random.Random(0), 0, 0
     while killed < KILLS:
-        process = subprocess.Popen([*words, "--out", str(again)], env=environment, start_new_session=True)
-        try:
-            process.wait(timeout=chance.uniform(0.1, 1.0) * seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        process = multiprocessing.get_context("fork").Process(
+            target=embed_dense, args=(checkpoint, [scene], again), kwargs={"kind": kind, "device": "cpu"}
+        )
+        process.start()
+        process.join(chance.uniform(0, 0.4) * seconds)
+        if process.is_alive():
+            process.kill()
             killed += 1
-        process.wait()
-        if again.exists():
-            assert content(again) == content(tmp_path / "whole.zarr")
-            if process.returncode == 0:
-                assert sorted(p.name for p in tmp_path.glob("*again*")) == ["again.zarr"]
-                for file in sorted(again.rglob("*"), reverse=True):
-                    file.rmdir() if file.is_dir() else file.unlink()
-                again.rmdir()
-    subprocess.run([*words, "--out", str(again)], env=environment, check=True)
-    assert content(again) == content(tmp_path / "whole.zarr")
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith((".again", ".partial"))]
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        if again.exists():  # a file under its final name is whole
+            assert content(again) == content(whole)
+        if process.exitcode == 0:
+            assert [path.name for path in again.parent.iterdir()] == [name], "nothing is left behind"
+            shutil.rmtree(again.parent)
+            finished += 1
+    embed_dense(checkpoint, [scene], again, kind=kind, device="cpu")
+    assert content(again) == content(whole)
+    assert [path.name for path in again.parent.iterdir()] == [name]
+    assert finished, "some runs came to their end, so that all moments were met"
