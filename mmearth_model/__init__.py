@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
     from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
+    from mmearth_model.maps.areas import AreaReport, report_areas, write_areas
     from mmearth_model.maps.dense import embed_dense
     from mmearth_model.maps.dense_pictures import write_picture, write_similarity
     from mmearth_model.maps.describing import SceneOptions
+    from mmearth_model.maps.drawing import draw_validation, write_validation
+    from mmearth_model.maps.mosaic import predict_mosaic
     from mmearth_model.maps.planning import WindowOptions
+    from mmearth_model.maps.polygons import write_polygons
     from mmearth_model.maps.predict import predict_scene
+    from mmearth_model.maps.stores import predict_rasters, predict_table
     from mmearth_model.maps.vectors import open_vectors
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
@@ -42,7 +47,12 @@ _MODULES = {
     "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
     "heads.network": "Network Output Predicted load_network save_network",
+    "maps.areas": "AreaReport report_areas write_areas",
     "maps.describing": "SceneOptions",
+    "maps.drawing": "draw_validation write_validation",
+    "maps.mosaic": "predict_mosaic",
+    "maps.polygons": "write_polygons",
+    "maps.stores": "predict_rasters predict_table",
     "maps.dense": "embed_dense",
     "maps.dense_pictures": "write_picture write_similarity",
     "maps.vectors": "open_vectors",
@@ -67,6 +77,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names.sp
 
 __all__ = [
     "MPMAE",
+    "AreaReport",
     "Checkpoint",
     "ConvNeXtV2",
     "EncoderConfig",
@@ -92,6 +103,7 @@ __all__ = [
     "bench",
     "convert",
     "describe",
+    "draw_validation",
     "embed_dense",
     "evaluate",
     "export_program",
@@ -102,14 +114,21 @@ __all__ = [
     "open_vectors",
     "plan_line",
     "plan_training",
+    "predict_mosaic",
+    "predict_rasters",
     "predict_scene",
+    "predict_table",
     "pretrain",
     "read_report",
+    "report_areas",
     "save_network",
     "training_account",
+    "write_areas",
     "write_picture",
+    "write_polygons",
     "write_report",
     "write_similarity",
+    "write_validation",
 ]
 
 

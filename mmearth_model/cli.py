@@ -504,7 +504,7 @@ def embed(
     (mmearth-data build --cover). Running the same command again resumes an interrupted one. A file that --dense wrote can be
     the source of --picture and --query, without an encoder.
     """
-    use_threads(1 if dense else threads)
+    use_threads(threads or 1 if dense else threads)
     if options["query"] is None:
         refuse_unused("without --query", "similarity")
     if not dense and len(sources) == 1 and _is_dense(sources[0]):
@@ -518,8 +518,7 @@ def embed(
         raise click.UsageError("expected --checkpoint CKPT, or x.zarr or x.tif of --dense as the source, got neither.")
     if dense:
         refuse_unused("with --dense", *OF_TILES)
-        refuse_unused("with --dense, whose processes have one thread each", "threads", remedy="give --workers")
-        _embed_dense(sources, checkpoint, outs, **options)
+        _embed_dense(sources, checkpoint, outs, threads=threads or 1, **options)
         return
     refuse_unused("without --dense", "query", "picture", *OF_DENSE)
     if len(sources) > 1:
@@ -609,6 +608,7 @@ def _embed_dense(
     kind: str,
     workers: int | None,
     scheduler: str | None,
+    threads: int,
     device: str,
     query: str | None,
     picture: Path | None,
@@ -624,7 +624,7 @@ def _embed_dense(
     if len(outs) != 1:
         raise click.UsageError(f"expected one --out x.zarr or x.tif with --dense, got {len(outs)}.")
     if scheduler is not None:
-        refuse_unused("with --scheduler, whose workers compute the vectors", "workers")
+        refuse_unused("with --scheduler, whose workers compute the vectors", "workers", "threads")
     _check_shown(query, picture, similarity)
     scene = len(sources) > 1 or (isinstance(sources[0], Path) and sources[0].is_file())
     if not scene:
@@ -641,8 +641,9 @@ def _embed_dense(
             inside=None if query is None else parse_place(query),
             workers=workers or default_workers(device),
             scheduler=scheduler,
+            threads=threads,
             device=device,
-            report=show,
+            report=_mapping_shown(show, outs[0], "positions"),
         )
     for field in found:
         rows, columns = field.grid.shape
@@ -1356,13 +1357,13 @@ def _print_timings(found: list[Timing], work: Workload) -> None:
     _print(table)
 
 
-def _mapping_shown(show: Meter, out: Path) -> Callable[[float, float], None]:
+def _mapping_shown(show: Meter, out: Path, unit: str = "px") -> Callable[[float, float], None]:
     """Show the progress of a map, and first where it resumes."""
     begun: list[float] = []
 
     def report(done: float, total: float) -> None:
         if done and not begun:
-            _say(f"Resuming {short_path(out)}: {done:,.0f} of {total:,.0f} px are finished.")
+            _say(f"Resuming {short_path(out)}: {done:,.0f} of {total:,.0f} {unit} are finished.")
         begun.append(done)
         show(done, total)
 

@@ -102,6 +102,12 @@ CASES = {
             train_cli,
             ".map.tif.work/block-*.npz",
         ),
+        Case(
+            "embed-dense",
+            "embed IN/scene.tif --dense --checkpoint IN/run --out OUT/x.zarr --picture OUT/p.png --workers 1 --device cpu",
+            train_cli,
+            ".x.zarr.work/block-*.npz",
+        ),
         Case("report", "report IN/run --html OUT/report.html --tiles 1 --embeddings 0 --device cpu", train_cli),
         Case("convert", "convert IN/run --out OUT/again", train_cli),
         Case("export-program", "export IN/run --to torch-export --out OUT/run.pt2", train_cli),

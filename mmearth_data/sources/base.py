@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from mmearth_data.catalog.tile import LEVEL_NONE, NO_TIME, Place, TileGrid
-from mmearth_data.errors import InputError
+from mmearth_data.errors import InputError, TileUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -164,6 +164,31 @@ class SourceOverNetwork(Source, Protocol):
     def profiling(self) -> AbstractContextManager[dict[str, dict[str, Any]]]:
         """Measure the requests of a block: when it ends, kind -> ``requests``, ``seconds``, ``eecu_seconds`` (or None)."""
         ...
+
+
+MOST_MASKED = 0.01
+"""Share of the 10 m pixels of a sampled tile that may be masked."""
+
+
+def refuse_gaps(masked: float, place: Place) -> None:
+    """Refuse a tile whose scene has gaps: a sampled one with more than 1 % of masked pixels, one of a cover with nothing else.
+
+    A sample has other locations to offer; a map has a hole where a tile is missing.
+
+    Parameters
+    ----------
+    masked
+        Share of the 10 m pixels that are masked.
+    place
+        Location of the tile; one with a grid of its own belongs to a cover.
+
+    Raises
+    ------
+    TileUnavailable
+        ``sentinel2_nodata``.
+    """
+    if masked > MOST_MASKED and (place.grid is None or masked == 1):
+        raise TileUnavailable("sentinel2_nodata", f"{100 * masked:.1f} % of the 10 m pixels are masked")
 
 
 def to_stored(values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], modality: Modality) -> np.ndarray[Any, Any]:

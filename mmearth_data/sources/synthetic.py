@@ -20,7 +20,7 @@ from mmearth_data.planet.resample import Sampled, TilePixels
 from mmearth_data.planet.scenes import Box, OpticalScene, RadarScene, closest_radar_scene
 from mmearth_data.planet.world import PLANET_VERSION
 from mmearth_data.recipes import PLACING, SCENES
-from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey, to_stored
+from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey, refuse_gaps, to_stored
 from mmearth_data.sources.draws import draw, year_window_ms
 from mmearth_data.sources.rasters.terrain import slope_degrees
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 CLEARANCE_M = 200.0
 """Margin in metres around a tile that a footprint must also contain."""
-MOST_MASKED = 0.01
 LEVEL_CODES = {"L1C": LEVEL_L1C, "L2A": LEVEL_L2A}
 ASSETS = {"L1C": L1C, "L2A": L2A}
 
@@ -178,7 +177,7 @@ class SyntheticSource:
         return {way: closest_radar_scene(world, way, box, time_ms, start, end) for way in SENTINEL1}
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
-        """Arrays of one tile, as stored; TileUnavailable if more than 1 % of its 10 m pixels are masked."""
+        """Arrays of one tile, as stored; TileUnavailable if too many of its 10 m pixels are masked (`refuse_gaps`)."""
         tile = _Tile(self.planet, survey)
         return {m.name: RECIPES[m.recipe["name"]](tile, m) for m in modalities}
 
@@ -190,7 +189,7 @@ class _Tile:
         assert isinstance(survey.request, Request)
         self.products = planet.products
         self.request = survey.request
-        self.grid = survey.grid
+        self.place, self.grid = survey.place, survey.grid
         self.time_ms = survey.time_ms
         self.pixels = TilePixels(survey.grid)
 
@@ -230,7 +229,8 @@ class _Tile:
         finest_first = sorted(names, key=lambda band: product.grid(image, names[band]).step)
         bands = {b: self.sample_band(product, image, names[b], m) for b in finest_first if names[b] in image.bands}
         for band in (m.recipe.get("parameters") or {}).get("native", ()):
-            _refuse_gaps(bands[band])
+            valid = bands[band].valid
+            refuse_gaps(0.0 if valid is None else 1 - float(valid.mean()), self.place)
         return self.stored(m, dict(bands))
 
     def nearest_in_time(self, m: Modality) -> NDArray[Any]:
@@ -333,14 +333,6 @@ def _facts(scene: OpticalScene, level: str, radar: dict[str, RadarScene | None])
     }
     found = {way.lower(): s.index for way, s in radar.items() if s is not None}
     return facts | {f"sentinel1_{way}": index for way, index in found.items()}
-
-
-def _refuse_gaps(sampled: Sampled) -> None:
-    if sampled.valid is None:
-        return
-    masked = 1 - float(sampled.valid.mean())
-    if masked > MOST_MASKED:
-        raise TileUnavailable("sentinel2_nodata", f"{100 * masked:.1f} % of the 10 m pixels are masked")
 
 
 def _read_masked(product: Product, image: Image, band: str, parameters: Mapping[str, Any], window: Window) -> Layer:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from mmearth_model.maps.validation import classes_at, read_validation, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -149,7 +149,7 @@ class AreaReport:
         yield Paragraphs([*overall, *self.notes()])
 
 
-def report_areas(path: Path, validation: Path | None = None) -> AreaReport:
+def report_areas(path: str | Path, validation: str | Path | None = None) -> AreaReport:
     """Measure the areas of the classes of a map, and estimate them from a validation.
 
     Parameters
@@ -169,6 +169,7 @@ def report_areas(path: Path, validation: Path | None = None) -> AreaReport:
     InputError
         If the map or the validation cannot be read, or names a class that the map does not know.
     """
+    path = Path(path)
     found = ClassMap.open(path)
     census = found.census
     mapped_ha = census.counts @ row_areas_m2(found) / M2_PER_HA
@@ -177,6 +178,7 @@ def report_areas(path: Path, validation: Path | None = None) -> AreaReport:
     }  # fmt: skip
     if validation is None:
         return AreaReport(**about, refused=NO_POINTS)
+    validation = Path(validation)
     points = read_validation(validation, census)
     at = classes_at(found, census, points)
     about |= {"validation": validation, "design": points.one("design")}
@@ -200,7 +202,7 @@ def check_report(path: Path) -> None:
         raise InputError(f"--report: expected {', '.join(WRITERS)}, got {path.name!r}; choose one of these endings.")
 
 
-def write_areas(found: AreaReport, path: Path) -> None:
+def write_areas(found: AreaReport, path: str | Path) -> None:
     """Write a report as CSV, JSON or Markdown, by the ending of the file.
 
     Raises
@@ -208,6 +210,7 @@ def write_areas(found: AreaReport, path: Path) -> None:
     InputError
         For another ending.
     """
+    path = Path(path)
     check_report(path)
     write_text(path, WRITERS[path.suffix.lower()](found))
 

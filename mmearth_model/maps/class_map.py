@@ -24,7 +24,7 @@ CLASSES_TAG = "classes"
 STRIP_PX = 2**22
 """Pixels that are read together."""
 MISSING = 2**16 - 1
-"""Stands for a pixel without a class in the digest; no class has this code."""
+"""Code of a pixel without a class in the digest; no class has it."""
 CODE_TYPES = ("uint8", "uint16")
 ROTATED = "expected a map with north up, got a rotated or sheared one; write it with north up (gdalwarp)."
 

@@ -73,8 +73,13 @@ def fit_components(fields: Sequence[Vectors]) -> Components:
     low, high = np.percentile((sample - mean) @ axes.T, STRETCH, axis=0)
     span = np.where(high > low, high - low, 1)
     parts = np.pad(variances[::-1][:3], (0, 3 - count)) / max(variances.sum(), 1e-30)
-    kinds = (mean, axes, low, span)
-    return Components(*(part.astype(np.float32) for part in kinds), share=tuple(parts.tolist()))
+    return Components(
+        mean=mean.astype(np.float32),
+        axes=axes.astype(np.float32),
+        low=low.astype(np.float32),
+        span=span.astype(np.float32),
+        share=(float(parts[0]), float(parts[1]), float(parts[2])),
+    )
 
 
 def _sample(fields: Sequence[Vectors]) -> NDArray[np.float32]:

@@ -22,7 +22,8 @@ from mmearth_model.maps.vector_files import TYPES, Origin, finished_vectors, wri
 from mmearth_model.maps.vectors import VectorGrid, open_vectors
 from mmearth_model.maps.zones import Zone, zone_lattice, zone_vectors, zones_of
 from mmearth_model.tasks import StoreImages
-from mmearth_model.weights.checkpoints import MODEL_FILE, Checkpoint, load_checkpoint
+from mmearth_model.training.layout import MODEL_FILE
+from mmearth_model.weights.checkpoints import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data import Modality
+    from mmearth_model.data.targets import Normaliser
     from mmearth_model.maps.scene import Scene
     from mmearth_model.maps.vectors import Vectors
     from mmearth_model.network.encoder import ConvNeXtV2, Padding
@@ -38,7 +40,7 @@ VECTORS = "vectors"
 """Array of a block."""
 BLOCK_VALUES = 24_000_000
 """Numbers of a block: 96 MB of float32."""
-BLOCK_PX = 4096
+BLOCK_PX = 2048
 """Longest side of a block in pixels of the scene."""
 MULTIPLE = 32
 """Positions of which the side of a block is a multiple."""
@@ -75,9 +77,10 @@ class DenseJob:
     def __call__(self, block: Block) -> None:
         """Compute and write a block."""
         encoder = loaded(self.checkpoint, self.padding, self.device)
-        self.folder.write(block, {VECTORS: self.vectors(encoder, block)})
+        assert encoder.normaliser is not None
+        self.folder.write(block, {VECTORS: self.vectors(encoder, encoder.normaliser, block)})
 
-    def vectors(self, encoder: ConvNeXtV2, block: Block) -> NDArray[np.float32]:
+    def vectors(self, encoder: ConvNeXtV2, normaliser: Normaliser, block: Block) -> NDArray[np.float32]:
         """(D, height, width) vectors of a block."""
         raise NotImplementedError
 
@@ -88,10 +91,9 @@ class SceneJob(DenseJob):
 
     scene: Scene
 
-    def vectors(self, encoder: ConvNeXtV2, block: Block) -> NDArray[np.float32]:
+    def vectors(self, encoder: ConvNeXtV2, normaliser: Normaliser, block: Block) -> NDArray[np.float32]:
         """See `DenseJob.vectors`."""
-        assert encoder.normaliser is not None
-        with open_strips(self.scene, encoder.normaliser) as reader:
+        with open_strips(self.scene, normaliser) as reader:
             return block_vectors(encoder, reader, self.lattice, (self.scene.height, self.scene.width), block)
 
 
@@ -102,9 +104,9 @@ class ZoneJob(DenseJob):
     store: Store
     zone: Zone
 
-    def vectors(self, encoder: ConvNeXtV2, block: Block) -> NDArray[np.float32]:
+    def vectors(self, encoder: ConvNeXtV2, normaliser: Normaliser, block: Block) -> NDArray[np.float32]:
         """See `DenseJob.vectors`."""
-        return zone_vectors(encoder, self.store, self.zone, self.lattice, block)
+        return zone_vectors(encoder, normaliser, self.store, self.zone, self.lattice, block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def embed_dense(
     inside: tuple[float, float] | None = None,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int = 1,
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> tuple[Vectors, ...]:
@@ -182,9 +185,11 @@ def embed_dense(
     inside
         Place (longitude, latitude) that has to be inside; refused before anything is computed.
     workers
-        Number of processes, each with one thread.
+        Number of processes on this machine.
     scheduler
         Address of a Dask scheduler whose workers compute instead; they must see the same folders.
+    threads
+        Threads of each process. On a CPU, several processes with one thread each are faster than one with several.
     device
         Device of each process.
     report
@@ -216,18 +221,13 @@ def embed_dense(
     check_output(target, folder=target.suffix == ".zarr")
     with folder.hold(plan.identity):
         if not finished:
-            _compute(plan.parts, workers, scheduler, report)
+            _compute(plan.parts, report, workers=workers, scheduler=scheduler, threads=threads)
             write_vectors(target, [part.vectors for part in plan.parts], plan.origin, folder.path, kind, digest)
         folder.remove()
     return open_vectors(target)
 
 
-def _compute(
-    parts: Sequence[Part],
-    workers: int,
-    scheduler: str | None,
-    report: Callable[[float, float], None] | None,
-) -> None:
+def _compute(parts: Sequence[Part], report: Callable[[float, float], None] | None, **where: Any) -> None:
     """Compute the blocks of all grids."""
     total = sum(block.pixels for part in parts for block in part.blocks)
     before = 0
@@ -238,7 +238,7 @@ def _compute(
                 report(before + done, total)
 
         make_folder(part.vectors.folder.path)
-        run_blocks(part.job, part.blocks, part.vectors.folder, workers=workers, scheduler=scheduler, report=told)
+        run_blocks(part.job, part.blocks, part.vectors.folder, report=told, **where)
         before += sum(block.pixels for block in part.blocks)
 
 

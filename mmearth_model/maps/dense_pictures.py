@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,6 @@ from mmearth_model.maps.similarity import find_place, similarity_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
     from typing import Any
 
     from numpy.typing import NDArray
@@ -33,7 +33,7 @@ def files_of(fields: Sequence[Vectors], path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{path.stem}-{field.name}{path.suffix}") for field in fields)
 
 
-def write_picture(fields: Sequence[Vectors], path: Path) -> tuple[Path, ...]:
+def write_picture(fields: Sequence[Vectors], path: str | Path) -> tuple[Path, ...]:
     """Draw the first three principal components as red, green and blue; the same for all grids.
 
     Parameters
@@ -54,7 +54,7 @@ def write_picture(fields: Sequence[Vectors], path: Path) -> tuple[Path, ...]:
         If fewer than two positions have data.
     """
     components = fit_components(fields)
-    files = files_of(fields, path)
+    files = files_of(fields, Path(path))
     for field, file in zip(fields, files, strict=True):
         picture = picture_of(field, components)
         if file.suffix == ".png":
@@ -75,7 +75,7 @@ def _write_png(picture: NDArray[np.uint8], path: Path) -> None:
 
 
 def write_similarity(
-    fields: Sequence[Vectors], lon: float, lat: float, path: Path, tags: Mapping[str, str] | None = None
+    fields: Sequence[Vectors], lon: float, lat: float, path: str | Path, tags: Mapping[str, str] | None = None
 ) -> tuple[Path, ...]:
     """Map the cosine similarity of every vector to that of a place.
 
@@ -101,7 +101,7 @@ def write_similarity(
         If the place is outside all grids or has no data.
     """
     query = find_place(fields, lon, lat)
-    files = files_of(fields, path)
+    files = files_of(fields, Path(path))
     form = RasterForm(
         bands=("cosine similarity",),
         dtype="float32",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,6 @@ from mmearth_model.maps.class_map import ClassMap
 from mmearth_model.maps.ground_area import row_areas_m2
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from mmearth_model.maps.class_map import Census
@@ -38,7 +37,7 @@ class Drawn:
         return len(self.columns["lon"])
 
 
-def draw_validation(path: Path, count: int, *, seed: int = 0) -> Drawn:
+def draw_validation(path: str | Path, count: int, *, seed: int = 0) -> Drawn:
     """Draw a stratified random sample of a class map.
 
     Every mapped class gets 50 points, or its equal share where ``count`` is smaller; the others are shared out in
@@ -59,7 +58,7 @@ def draw_validation(path: Path, count: int, *, seed: int = 0) -> Drawn:
     InputError
         If there are too few points for the mapped classes, or the file is no map of classes.
     """
-    found = ClassMap.open(path)
+    found = ClassMap.open(Path(path))
     census, areas = found.census, row_areas_m2(found)
     mapped = census.counts @ areas
     points = allocate(census.pixels, mapped, count)

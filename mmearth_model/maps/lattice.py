@@ -137,22 +137,23 @@ def block_vectors(
         return _merged(encoder, reader, lattice, size, block)
     found = np.full((encoder.out_channels, block.height, block.width), np.nan, dtype=np.float32)
     shape, step = lattice.positions(size), lattice.shifts
-    for shift in itertools.product(range(step), repeat=2):
-        first = [-(-(start - by) // step) for start, by in zip((block.row, block.column), shift, strict=True)]
-        ends = (block.row + block.height, block.column + block.width)
-        last = [-(-(end - by) // step) for end, by in zip(ends, shift, strict=True)]
-        if any(a >= b for a, b in zip(first, last, strict=True)):
+    for down, across in itertools.product(range(step), repeat=2):
+        rows = _of_shift(block.row, block.height, down, step)
+        columns = _of_shift(block.column, block.width, across, step)
+        if rows[0] == rows[1] or columns[0] == columns[1]:
             continue
-        top, left = (
-            n * step + by - start for n, by, start in zip(first, shift, (block.row, block.column), strict=True)
-        )
-        for row, values, share in _patches(
-            encoder, reader, lattice, shape, shift, (first[0], last[0]), (first[1], last[1])
-        ):
-            place = top + (row - first[0]) * step
-            rows = slice(place, place + step * values.shape[1], step)
-            found[:, rows, left::step] = np.where(share >= LEAST_OBSERVED, values, np.nan)
+        top, left = rows[0] * step + down - block.row, columns[0] * step + across - block.column
+        for row, values, share in _patches(encoder, reader, lattice, shape, (down, across), rows, columns):
+            place = top + (row - rows[0]) * step
+            found[:, place : place + step * values.shape[1] : step, left::step] = np.where(
+                share >= LEAST_OBSERVED, values, np.nan
+            )
     return found
+
+
+def _of_shift(start: int, length: int, shift: int, step: int) -> tuple[int, int]:
+    """Count the positions of a shift along an axis: those before ``start``, and before the end of ``length`` more."""
+    return max(0, -(-(start - shift) // step)), max(0, -(-(start + length - shift) // step))
 
 
 def _merged(
@@ -169,8 +170,11 @@ def _merged(
     )
     for row, values, share in _patches(encoder, reader, lattice, patches, (0, 0), rows, columns):
         into = (row + np.arange(values.shape[1])) // merged - block.row
-        np.add.at(total, (slice(None), into), _sums(values * share, merged))
-        np.add.at(weight, into, _sums(share, merged))
+        for line, sums, shares in zip(
+            into, np.moveaxis(_sums(values * share, merged), 1, 0), _sums(share, merged), strict=True
+        ):
+            total[:, line] += sums
+            weight[line] += shares
     enough = weight >= LEAST_OBSERVED * merged**2
     return np.where(enough, total / np.where(enough, weight, 1), np.float32(np.nan))
 
@@ -197,7 +201,7 @@ def _patches(
     encoder, reader, lattice
         As of `block_vectors`.
     shape
-        Rows and columns of fine positions: those of patches divided by the shifts.
+        Rows and columns of all positions; of patches, if a position is several.
     shift
         First fine position along rows and columns.
     rows, columns

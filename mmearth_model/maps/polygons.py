@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from mmearth_model.maps.ground_area import polygon_areas_m2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -35,7 +35,9 @@ TRACED_PX = 2**20
 """Pixels that are traced together: noise has a polygon in every fourth."""
 
 
-def write_polygons(path: Path, out: Path, *, report: Callable[[int, int], None] | None = None, rows: int = 0) -> int:
+def write_polygons(
+    path: str | Path, out: str | Path, *, report: Callable[[int, int], None] | None = None, rows: int = 0
+) -> int:
     """Write the regions of a class map as polygons: GeoParquet 1.1 in the map's CRS.
 
     A region is a set of pixels of one class that are connected by their sides. Columns: ``class`` (code), ``name``,
@@ -65,7 +67,7 @@ def write_polygons(path: Path, out: Path, *, report: Callable[[int, int], None] 
     """
     from pyarrow import parquet
 
-    found = ClassMap.open(path)
+    found = ClassMap.open(Path(path))
     legend = {output.code: output for output in found.classes}
     count = 0
     with staged_file(out) as beside, parquet.ParquetWriter(beside, _schema(found)) as writer:

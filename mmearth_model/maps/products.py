@@ -30,7 +30,7 @@ class Products:
     validation
         Labelled points for the areas.
     draw
-        Number of points to draw for labelling; 0 draws none.
+        Number of points to draw for labelling; 0 for none.
     seed
         Seed of the random points.
     """

@@ -105,7 +105,7 @@ class StoreTiles:
 
     def _apply(self, images: torch.Tensor) -> NDArray[np.float32]:
         """(N, K, ...) probabilities or raw quantities."""
-        parts = torch.split(images, slice_length(self.device, len(images)))  # type: ignore[no-untyped-call] # torch
+        parts = torch.split(images, slice_length(self.device, len(images)))
         return np.concatenate([apply_network(self.network, part).numpy() for part in parts])
 
     def _observed(self, batch: Any) -> NDArray[np.bool_]:  # noqa: ANN401 - a raw batch

@@ -153,7 +153,7 @@ def _create(group: zarr.Group, field: Vectors, scale: NDArray[np.float32] | None
     attributes: dict[str, Any] = {"long_name": "embedding", "units": "1", "grid_mapping": GRID_MAPPING, "coordinates": GRID_MAPPING}  # fmt: skip
     if scale is not None:
         attributes |= {"_FillValue": NODATA, "comment": f"multiply by the {SCALE} of the feature"}
-        text = {"long_name": "value of one step of a feature", "units": "1"}
+        text: dict[str, Any] = {"long_name": "value of one step of a feature", "units": "1"}
         group.create_array(SCALE, data=scale, dimension_names=("feature",), attributes=text)
     return group.create_array(
         EMBEDDING,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,7 +23,6 @@ from mmearth_data import FileInputError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import zarr
     from affine import Affine
@@ -178,11 +178,32 @@ def is_dense(path: Path) -> bool:
         return False
 
 
-def open_vectors(path: Path) -> tuple[Vectors, ...]:
-    """Open a file of dense embeddings: the grids in it, one per UTM zone of a store.
+def open_vectors(path: str | Path) -> tuple[Vectors, ...]:
+    """Open a file of dense embeddings.
 
-    Raises `FileInputError` if it holds none, or is damaged.
+    Parameters
+    ----------
+    path
+        x.zarr or x.tif of `mmearth_model.embed_dense`.
+
+    Returns
+    -------
+    tuple
+        The grids in it, one per UTM zone of a store: ``grid`` (crs, transform, shape, features), ``name`` and
+        ``read(rows, columns)``, which returns (features, rows, columns) float32, NaN where there is no data.
+
+    Raises
+    ------
+    FileInputError
+        If it holds no dense embedding, or is damaged.
+
+    Examples
+    --------
+    >>> (field,) = open_vectors("scene-vectors.zarr")  # doctest: +SKIP
+    >>> field.read(slice(0, 64), slice(0, 64)).shape  # doctest: +SKIP
+    (320, 64, 64)
     """
+    path = Path(path)
     if not is_dense(path):
         raise FileInputError(
             path, "expected a dense embedding (mmearth-train embed --dense), got something else; correct the path."
@@ -216,16 +237,24 @@ def _group_vectors(name: str, group: zarr.Group) -> ZarrVectors:
     from affine import Affine
     from rasterio.crs import CRS
 
-    array = group.get(EMBEDDING)
-    scale = group.get(SCALE)
+    array, scale = _array(group, EMBEDDING), None if SCALE not in group else _array(group, SCALE)
     attributes = group.attrs.asdict()
     grid = VectorGrid(
         crs=CRS.from_user_input(attributes.get("proj:code") or attributes["proj:wkt2"]),
         transform=Affine(*attributes["spatial:transform"]),
-        shape=array.shape[1:],
+        shape=(array.shape[1], array.shape[2]),
         features=array.shape[0],
     )
-    return ZarrVectors(name, grid, array, None if scale is None else np.asarray(scale[:]))
+    return ZarrVectors(name, grid, array, None if scale is None else np.asarray(scale[:], dtype=np.float32))
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    import zarr
+
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise TypeError(f"{name} is no array")
+    return found
 
 
 def _open_tiff(path: Path) -> Vectors:

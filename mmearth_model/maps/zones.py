@@ -173,9 +173,11 @@ class TileReader:
         return {name: np.repeat(column[:1], count) for name, column in self.batch["tile"].items()}
 
 
-def zone_vectors(encoder: ConvNeXtV2, store: Store, zone: Zone, lattice: Lattice, block: Block) -> NDArray[np.float32]:
+def zone_vectors(
+    encoder: ConvNeXtV2, normaliser: Normaliser, store: Store, zone: Zone, lattice: Lattice, block: Block
+) -> NDArray[np.float32]:
     """(D, height, width) vectors of a block of positions of a zone, NaN where no tile has data; see `block_vectors`."""
-    normaliser = input_normaliser(encoder.normaliser, unlabelled(StoreImages(store)))
+    normaliser = input_normaliser(normaliser, unlabelled(StoreImages(store)))
     modalities = tuple(normaliser.modalities[name] for name in normaliser.inputs)
     shape = lattice.positions((zone.size_px, zone.size_px))
     total = np.zeros((encoder.out_channels, block.height, block.width), dtype=np.float32)

@@ -121,11 +121,11 @@ def run_one(kind: str, folder: Path, size: int, workers: int) -> None:
     sys.stdout.write(f"{time.perf_counter() - begin}\n")
 
 
-def measured(kind: str, folder: Path, size: int, workers: int) -> tuple[float, float]:
-    """Seconds and peak memory, GiB, of one run in a process of its own."""
+def measured(kind: str, folder: Path, size: int, workers: int, program: str = __file__) -> tuple[float, float]:
+    """Seconds and peak memory, GiB, of one run of a benchmark in a process of its own."""
     command = [
         sys.executable,
-        __file__,
+        program,
         "--one",
         kind,
         "--folder",

@@ -146,6 +146,7 @@ QUICK = (
     "convert",
     "convert-to",
     "predict",
+    "embed-dense",
 )
 REPORTS = (
     "Building",

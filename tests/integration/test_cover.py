@@ -192,6 +192,21 @@ def test_cells_without_a_scene_are_empty_and_listed(tmp_path: Path) -> None:
     assert verify(out).problems == ()
 
 
+def test_a_tile_at_the_edge_of_a_swath_keeps_the_pixels_that_there_are(tmp_path: Path) -> None:
+    """A sample would take another location; a map would have a hole."""
+    recipe = {
+        **COVER,
+        "region": "bbox:10.0711,48.22,10.0787,48.25",
+        "tile_size": 64,
+        "seed": 0,
+        "modalities": ["sentinel2"],
+    }
+    store = build(make_recipe(None, recipe), tmp_path / "edge.zarr")
+    assert len(store) == store.layout.tiles > 0
+    missing = (store.read("sentinel2", slice(0, len(store)))[:, 1] == 0).mean(axis=(1, 2))
+    assert ((missing > 0.01) & (missing < 1)).any()
+
+
 def test_some_cells_may_be_empty(tmp_path: Path) -> None:
     """The edge of a swath is between the two parts of the region: a few days have scenes of one of them only."""
     parts = [shapely.box(lon, 46, lon + 0.004, 46.004) for lon in (11.0, 13.4)]

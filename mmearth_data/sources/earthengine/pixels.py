@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import ee
 import numpy as np
 
-from mmearth_data.catalog.tile import PIXEL_M
-from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.earthengine.expressions import Template, band_name, fill_value
 from mmearth_data.sources.earthengine.recipes import RECIPES
 from mmearth_data.sources.earthengine.recipes.kinds import parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.recipes import Ask, Found
 
     Asks = Sequence[tuple[Modality, Ask]]
-
-MOST_MASKED = 0.01
 
 
 class PixelTemplates:
@@ -151,9 +147,7 @@ def place_bands(
             target[values == fill_value(m)] = m.nodata
 
 
-def refuse_gaps(m: Modality, array: NDArray[Any]) -> None:
-    """Raise `TileUnavailable` (``sentinel2_nodata``) if more than 1 % of the pixels of a native band are masked."""
+def masked_shares(m: Modality, array: NDArray[Any]) -> Iterator[float]:
+    """Yield the share of masked pixels of each native band."""
     for band in parameters(m).get("native", ()):
-        masked = 1 - float(m.observed(array[m.bands.index(band)]).mean())
-        if masked > MOST_MASKED:
-            raise TileUnavailable("sentinel2_nodata", f"{100 * masked:.1f} % of the {PIXEL_M} m pixels are masked")
+        yield 1 - float(m.observed(array[m.bands.index(band)]).mean())

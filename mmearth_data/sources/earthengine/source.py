@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.recipes import PLACING, SCENES, SERVICE
-from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
+from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey, refuse_gaps
 from mmearth_data.sources.earthengine.estimate import SURVEY_BATCH
 from mmearth_data.sources.earthengine.failures import TooDear, TooMuch
 from mmearth_data.sources.earthengine.ledger import Ledger
@@ -21,8 +21,8 @@ from mmearth_data.sources.earthengine.pixels import (
     dearest_apart,
     decoder,
     halves,
+    masked_shares,
     place_bands,
-    refuse_gaps,
 )
 from mmearth_data.sources.earthengine.preflight import needed_assets, require_assets
 from mmearth_data.sources.earthengine.profiles import Profiles, eecu_seconds, profile_request
@@ -253,7 +253,7 @@ class EarthEngineSource:
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
         """Arrays of one tile, as stored: one request, or two if one would be too large.
 
-        Raises `TileUnavailable` ``sentinel2_nodata``, if more than 1 % of the 10 m pixels are masked; or the service's
+        Raises `TileUnavailable` ``sentinel2_nodata``, if too many of the 10 m pixels are masked (`refuse_gaps`); or the service's
         refusal; `RetryLater` if the service did not answer in any of the attempts; `InputError` if it refuses this
         account.
         """
@@ -265,7 +265,8 @@ class EarthEngineSource:
         try:
             self._fill(arrays, asks, found)
             for m in rasters:
-                refuse_gaps(m, arrays[m.name])
+                for masked in masked_shares(m, arrays[m.name]):
+                    refuse_gaps(masked, survey.place)
         except TileUnavailable as refusal:
             self.ledger.rejection(refusal.reason)
             raise

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import rasterio
 import torch
 from click.testing import CliRunner, Result
+from dense_world import contrast, make_checkpoint
+from map_world import BANDS, make_network
+from map_world import write_scene as write_map_scene
 from matplotlib import image
 from numpy.typing import NDArray
 from pyproj import Transformer
-from toy_store import TINY, write_store
+from toy_store import write_store
 
 from mmearth_data import InputError, Store, open_store
 from mmearth_model import (
@@ -24,12 +27,13 @@ from mmearth_model import (
     WindowOptions,
     embed_dense,
     load_checkpoint,
-    make_recipe,
     open_vectors,
-    pretrain,
 )
 from mmearth_model.cli import cli
 from mmearth_model.maps import dense
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HEIGHT, WIDTH, WINDOW, PATCH, FEATURES = 100, 130, 24, 8, 24
 WEST, NORTH, EPSG = 600_000.0, 5_300_000.0, 32632
@@ -40,10 +44,12 @@ TILE, APART = 32, 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a run, a scene, and a store of 3 x 3 overlapping tiles in one zone and one tile in another."""
+    """Folder with an encoder, a scene, and a store of 3 x 3 overlapping tiles in one zone and one tile in another."""
     folder = tmp_path_factory.mktemp("dense")
-    store = write_store(folder / "toy.zarr", 48)
-    pretrain(store, make_recipe("demo", {**TINY, "epochs": 1, "batch_size": 12}), folder / "run", device="cpu")
+    store = write_store(folder / "toy.zarr", 8, names=("sentinel2", "biome"))
+    shape = {"depths": (1, 1, 1, 1), "widths": (8, 12, 16, FEATURES)}
+    network = make_network(window_px=WINDOW, levels=("L1C", "L2A"), gamma=0.2, encoder=shape)
+    make_checkpoint(folder / "run", network.encoder)
     bands = store.modalities["sentinel2"].bands
     pixels = np.random.default_rng(0).integers(500, 3000, (len(bands), HEIGHT, WIDTH)).astype(np.uint16)
     pixels[:, :20, :30] = 0
@@ -92,25 +98,26 @@ def encoder_of(folder: Path) -> ConvNeXtV2:
     return load_checkpoint(folder).encoder()
 
 
-def map_of(checkpoint: Checkpoint, pixels: NDArray[np.uint16], top: int, left: int) -> NDArray[np.float32]:
-    """(D, 3, 3) last map of the window of a scene at a corner; what is beyond the scene is missing."""
+def maps_of(
+    checkpoint: Checkpoint, pixels: NDArray[np.uint16], corners: Sequence[tuple[int, int]]
+) -> NDArray[np.float32]:
+    """(N, D, 3, 3) last map of each window of a scene; what is beyond the scene is missing."""
     wide = np.pad(pixels, ((0, 0), (64, 64), (64, 64)))
-    window = wide[:, 64 + top : 64 + top + WINDOW, 64 + left : 64 + left + WINDOW]
+    windows = [wide[:, 64 + y : 64 + y + WINDOW, 64 + x : 64 + x + WINDOW] for y, x in corners]
     encoder = encoder_of(checkpoint.folder)
-    images = encoder.preprocess({"sentinel2": window[None], "tile": {"s2_level": np.array([LEVEL], np.uint8)}})
+    levels = np.full(len(corners), LEVEL, np.uint8)
     with torch.no_grad():
-        return encoder(images)[0].numpy()
+        return encoder(encoder.preprocess({"sentinel2": np.stack(windows), "tile": {"s2_level": levels}})).numpy()
 
 
 def without_overlap(
     checkpoint: Checkpoint, pixels: NDArray[np.uint16], top: int = 0, left: int = 0
 ) -> NDArray[np.float32]:
     """Vectors of windows side by side, the first of which begins at (top, left)."""
-    rows = [
-        np.concatenate([map_of(checkpoint, pixels, y, x) for x in range(left, WIDTH, WINDOW)], axis=2)
-        for y in range(top, HEIGHT, WINDOW)
-    ]
-    return np.concatenate(rows, axis=1)
+    rows, columns = range(top, HEIGHT, WINDOW), range(left, WIDTH, WINDOW)
+    maps = maps_of(checkpoint, pixels, list(itertools.product(rows, columns)))
+    blocks = maps.reshape(len(rows), len(columns), FEATURES, 3, 3)
+    return blocks.transpose(2, 0, 3, 1, 4).reshape(FEATURES, 3 * len(rows), 3 * len(columns))
 
 
 SEPARATE = WindowOptions(overlap_px=0)
@@ -124,7 +131,7 @@ def test_without_overlap_a_vector_is_the_encoder_s_own(
     expected = without_overlap(checkpoint, pixels)
     inside = slice(3, 9), slice(4, 12)  # the last window along an axis ends with the scene
     np.testing.assert_allclose(found[:, *inside], expected[:, *inside], atol=2e-5)
-    last = map_of(checkpoint, pixels, 104 - WINDOW, 6 * PATCH)
+    (last,) = maps_of(checkpoint, pixels, [(104 - WINDOW, 6 * PATCH)])
     np.testing.assert_allclose(found[:, 12, 6:9], last[:, 2], atol=2e-5)
 
 
@@ -156,10 +163,25 @@ def test_overlapping_windows_are_blended_by_their_distance_to_the_border(
     (found,) = vectors(*embed_dense(checkpoint, [folder / "scene.tif"], tmp_path / "x.zarr", windows=windows))
     ramp = np.sin(np.pi * (np.arange(3) + 0.5) / 3) ** 2
     row, column, total, weight = 6, 9, 0.0, 0.0
-    for down, across in itertools.product(range(3), repeat=2):
-        values = map_of(checkpoint, pixels, PATCH * (row - down), PATCH * (column - across))[:, down, across]
-        total, weight = total + ramp[down] * ramp[across] * values, weight + ramp[down] * ramp[across]
+    shifts = list(itertools.product(range(3), repeat=2))
+    maps = maps_of(checkpoint, pixels, [(PATCH * (row - down), PATCH * (column - across)) for down, across in shifts])
+    for (down, across), values in zip(shifts, maps, strict=True):
+        total = total + ramp[down] * ramp[across] * values[:, down, across]
+        weight += ramp[down] * ramp[across]
     np.testing.assert_allclose(found[:, row, column], total / weight, atol=2e-5)
+
+
+def test_windows_that_overlap_leave_no_seam(tmp_path: Path) -> None:
+    """On a smooth scene, for a network whose answers depend on the whole window; a trained one is proved elsewhere."""
+    y, x = np.mgrid[:256, :256]
+    waves = [800 * np.sin(x / (37 + 3 * band)) + 700 * np.cos(y / (41 + 2 * band) + band) for band in range(len(BANDS))]
+    noise = np.random.default_rng(0).normal(0, 60, (len(BANDS), 256, 256))
+    scene = write_map_scene(tmp_path / "scene.tif", (2000 + np.stack(waves) + noise).astype(np.uint16))
+    checkpoint = make_checkpoint(tmp_path / "run", make_network(window_px=32, gamma=1.0).encoder)
+    (smooth,) = vectors(*embed_dense(checkpoint, [scene], tmp_path / "x.zarr"))
+    (apart,) = vectors(*embed_dense(checkpoint, [scene], tmp_path / "y.zarr", windows=SEPARATE))
+    assert contrast(smooth, 2, margin=4) <= 1.05
+    assert contrast(apart, 4, margin=4) > 1.3
 
 
 def test_positions_with_less_than_half_of_their_pixels_have_no_vector(
@@ -307,7 +329,6 @@ REFUSALS = {
     "--query 11,48": "--query: expected a place inside",
     "--cache c": "--cache has no effect with --dense",
     "--neighbours 0": "--neighbours has no effect with --dense",
-    "--threads 2": "--threads has no effect with --dense",
     "--similarity s.tif": "--similarity has no effect without --query",
     "--out y.tif": "expected one --out x.zarr or x.tif with --dense, got 2",
     "--level L1C": "expected one processing level",

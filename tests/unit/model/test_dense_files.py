@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from affine import Affine
+from dense_world import FEATURES, HEIGHT, NORTH, ORIGIN, STEP, WEST, WIDTH, Given, make_field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -21,57 +20,21 @@ from rasterio.crs import CRS
 from mmearth_data import FileInputError, InputError
 from mmearth_model.maps.components import fit_components, picture_of
 from mmearth_model.maps.similarity import find_place, parse_place, similarity_map
-from mmearth_model.maps.vector_files import Origin, write_vectors
-from mmearth_model.maps.vectors import VectorGrid, open_vectors, quantise, restore, scale_of_largest
-
-ORIGIN = Origin(
-    about={"version": "1", "synthetic": "true", "checkpoint": "run"},
-    model="ni:///sha-256;AA",
-    source_data=("urn:uuid:1b4e28ba-2fa1-11d2-883f-0016d3cca427",),
-)
-HEIGHT, WIDTH, FEATURES, STEP = 70, 45, 5, 80.0
-WEST, NORTH = 600_000.0, 5_300_000.0
-
-
-@dataclass(frozen=True)
-class Given:
-    """Vectors in memory."""
-
-    values: NDArray[np.float32]
-    grid: VectorGrid
-    name: str = ""
-    side: int = 32
-
-    def read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
-        return self.values[:, rows, columns]
-
-
-def field(name: str = "", epsg: int = 32632, west: float = WEST) -> Given:
-    """Vectors that vary smoothly, with a corner without data."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    phases = np.linspace(0, 3, FEATURES)[:, None, None]
-    values = (np.cos(x / 9 + phases) + np.sin(y / 13) * phases).astype(np.float32)
-    values[:, :33, :33] = np.nan
-    grid = VectorGrid(
-        crs=CRS.from_epsg(epsg),
-        transform=Affine(STEP, 0, west, 0, -STEP, NORTH),
-        shape=(HEIGHT, WIDTH),
-        features=FEATURES,
-    )
-    return Given(values, grid, name)
+from mmearth_model.maps.vector_files import write_vectors
+from mmearth_model.maps.vectors import open_vectors, quantise, restore, scale_of_largest
 
 
 @pytest.fixture(scope="module", params=["x.zarr", "x.tif"])
 def floats(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("floats")
-    write_vectors(folder / request.param, [field()], ORIGIN, folder)
+    write_vectors(folder / request.param, [make_field()], ORIGIN, folder)
     return folder / request.param
 
 
 @pytest.fixture(scope="module", params=["x.zarr", "x.tif"])
 def integers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("integers")
-    write_vectors(folder / request.param, [field()], ORIGIN, folder, "int8")
+    write_vectors(folder / request.param, [make_field()], ORIGIN, folder, "int8")
     return folder / request.param
 
 
@@ -92,14 +55,14 @@ def plain(path: Path) -> tuple[NDArray[np.float64], list[float], int | None]:
 
 def test_other_libraries_read_the_same_vectors_at_the_same_place(floats: Path) -> None:
     values, transform, epsg = plain(floats)
-    np.testing.assert_array_equal(values, field().values)
+    np.testing.assert_array_equal(values, make_field().values)
     assert (transform, epsg) == ([WEST, STEP, 0, NORTH, 0, -STEP], 32632)
     assert [path.name for path in floats.parent.iterdir() if path.name != "parts.tif"] == [floats.name]
 
 
 def test_rounding_to_int8_changes_a_value_by_at_most_half_a_step(integers: Path) -> None:
     values, transform, _ = plain(integers)
-    expected = field().values
+    expected = make_field().values
     assert transform[0] == WEST
     np.testing.assert_array_equal(np.isnan(values), np.isnan(expected))
     largest = np.nanmax(np.abs(expected), axis=(1, 2))
@@ -123,14 +86,14 @@ def test_reading_back_gives_what_was_written(floats: Path) -> None:
     assert (found.grid.shape, found.grid.features, found.grid.transform) == (
         (HEIGHT, WIDTH),
         FEATURES,
-        field().grid.transform,
+        make_field().grid.transform,
     )
     assert found.grid.crs == CRS.from_epsg(32632)
-    np.testing.assert_array_equal(found.read(slice(30, 40), slice(20, 45)), field().values[:, 30:40, 20:45])
+    np.testing.assert_array_equal(found.read(slice(30, 40), slice(20, 45)), make_field().values[:, 30:40, 20:45])
 
 
 def test_a_group_per_zone_is_placed_in_its_zone(tmp_path: Path) -> None:
-    zones = [field("32632"), field("32633", 32633, 300_000.0)]
+    zones = [make_field("32632"), make_field("32633", 32633, 300_000.0)]
     write_vectors(tmp_path / "x.zarr", zones, ORIGIN, tmp_path, "int8")
     west, east = (xr.open_zarr(tmp_path / "x.zarr", group=name) for name in ("32632", "32633"))
     assert east["spatial_ref"].attrs["crs_wkt"] != west["spatial_ref"].attrs["crs_wkt"]
@@ -141,7 +104,7 @@ def test_a_group_per_zone_is_placed_in_its_zone(tmp_path: Path) -> None:
 
 
 def test_the_group_states_model_data_spacing_and_rounding(tmp_path: Path) -> None:
-    write_vectors(tmp_path / "x.zarr", [field()], ORIGIN, tmp_path, "int8")
+    write_vectors(tmp_path / "x.zarr", [make_field()], ORIGIN, tmp_path, "int8")
     document = json.loads((tmp_path / "x.zarr" / "zarr.json").read_text())
     attributes = document["attributes"]
     assert attributes["geoemb:type"] == "pixel"
@@ -180,7 +143,7 @@ def lonlat(row: float, column: float) -> tuple[float, float]:
 
 
 def test_similarity_is_the_cosine_of_the_angle_to_the_vector_of_the_place() -> None:
-    given_field = field()
+    given_field = make_field()
     query = find_place([given_field], *lonlat(50, 40))
     found = similarity_map(given_field, query)
     vector = given_field.values[:, 50, 40]
@@ -194,9 +157,9 @@ def test_similarity_is_the_cosine_of_the_angle_to_the_vector_of_the_place() -> N
 
 def test_a_query_outside_or_without_data_is_refused() -> None:
     with pytest.raises(InputError, match=r"inside 10\.\d+,47\.\d+ to 10\.\d+,47\.\d+, got 11,48"):
-        find_place([field()], 11.0, 48.0)
+        find_place([make_field()], 11.0, 48.0)
     with pytest.raises(InputError, match="expected a place with data"):
-        find_place([field()], *lonlat(3, 4))
+        find_place([make_field()], *lonlat(3, 4))
     for text in ("11", "a,b", "11,48,3", "200,10", "10,95", "nan,3"):
         with pytest.raises(InputError, match="expected LON,LAT"):
             parse_place(text)
@@ -205,7 +168,7 @@ def test_a_query_outside_or_without_data_is_refused() -> None:
 def test_components_are_those_of_scikit_learn() -> None:
     from sklearn.decomposition import PCA
 
-    given_field = field()
+    given_field = make_field()
     components = fit_components([given_field])
     vectors = given_field.values.reshape(FEATURES, -1).T
     known = vectors[np.isfinite(vectors).all(axis=1)]
@@ -216,15 +179,15 @@ def test_components_are_those_of_scikit_learn() -> None:
 
 
 def test_a_picture_is_transparent_without_data_and_uses_the_whole_range() -> None:
-    picture = picture_of(field(), fit_components([field()]))
+    picture = picture_of(make_field(), fit_components([make_field()]))
     assert not picture[3, :33, :33].any()
     assert (picture[3, 33:] == 255).all()
     assert [picture[band][picture[3] > 0].min() for band in range(2)] == [0, 0]
     assert [picture[band][picture[3] > 0].max() for band in range(2)] == [255, 255]
-    np.testing.assert_array_equal(picture, picture_of(field(), fit_components([field()])))
+    np.testing.assert_array_equal(picture, picture_of(make_field(), fit_components([make_field()])))
 
 
 def test_a_picture_of_nothing_is_refused() -> None:
-    empty = Given(np.full((FEATURES, HEIGHT, WIDTH), np.nan, np.float32), field().grid)
+    empty = Given(np.full((FEATURES, HEIGHT, WIDTH), np.nan, np.float32), make_field().grid)
     with pytest.raises(InputError, match="at least 2 positions with data, got 0"):
         fit_components([empty])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 import pytest
 import rasterio
 import torch
@@ -28,12 +29,13 @@ from option_walk import (
     left,
     printed,
 )
+from pyproj import Transformer
 from rasterio import Affine
-from rasters_world import ULX, ULY
+from rasters_world import EPSG, ULX, ULY
 from toy_store import write_store
 
 from mmearth_data import open_store
-from mmearth_model import Workload, plan_training, save_network
+from mmearth_model import Workload, embed_dense, load_checkpoint, open_vectors, plan_training, save_network
 from mmearth_model.benchmarking import PEAK_SIDE, Step, bfloat16, memory_mib
 from mmearth_model.cli import _recipe, cli
 from mmearth_model.tasks import TaskKind
@@ -65,9 +67,13 @@ TRAIN = ("pretrain", "toy.zarr", "--recipe", "tiny.yaml", "--out", "r", "--devic
 EVALUATE = ("evaluate", "run", "--task", "store:biome", "--baseline", "none", "--protocol", "knn", "--seeds", "1", "--cache", "c", "--json")  # fmt: skip
 BASELINES = ("evaluate", "--store", "toy.zarr", "--task", "store:biome", "--baseline", "statistics", "--protocol", "knn", "--seeds", "1", "--cache", "c", "--json")  # fmt: skip
 FINETUNE = ("finetune", "run", "--task", "store:biome", "--epochs", "1", "--batch-size", "12", "--json")
+lonlat = Transformer.from_crs(EPSG, 4326, always_xy=True).transform
 TILE = "55d4a802aea54002"
 LOUD = ("finetune", "run", "--task", "store:biome", "--epochs", "3", "--batch-size", "6", "--lr", "0.05", "--json")
 EMBED = ("embed", "toy.zarr", "--checkpoint", "run", "--cache", "c", "--out", "x.parquet")
+DENSE = ("embed", "scene.tif", "--dense", "--checkpoint", "run", "--out", "d.zarr", "--workers", "1")
+PLACE = ",".join(f"{degrees:.6f}" for degrees in lonlat(ULX + 200, ULY - 200))
+SHOWN = ("embed", "vectors.zarr", "--picture", "p.png")
 CONVERT = ("convert", "run", "--out", "x")
 DESCRIBE = ("describe", "weights")
 EXPORT = ("export", "run", "--to", "torch-export", "--out", "x.pt2")
@@ -102,6 +108,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     write_scene(inputs / "nameless.tif", values, [""] * len(BANDS))
     (inputs / "bands.yaml").write_text(f"name: mine\nlayout: folder\nkind: single-label\nbands: [{', '.join(BANDS)}]\n")
     walk.prepare("toy.zarr", "--recipe", "tiny.yaml", "--out", "run", "--device", "cpu")
+    embed_dense(load_checkpoint(inputs / "run"), [inputs / "scene.tif"], inputs / "vectors.zarr")
     for name in ("weights", "edited"):
         shutil.copytree(find_checkpoint(inputs / "run"), inputs / name)
     (inputs / "edited" / "README.md").write_text("My own words.")
@@ -135,6 +142,12 @@ def learned(command_line: Sequence[str]) -> Any:
     numbers = (recipe.micro_batch, recipe.accumulate, _bfloat16(recipe, torch.device(device)))
     drawn = (window.rows.tolist(), window.columns.tolist(), mask.tolist())
     return weights, module.normaliser.to_config(), drawn, steps, numbers, module.model.encoder.engine
+
+
+def vectors(result: Result) -> Any:
+    """Sum of the vectors of a dense embedding."""
+    (found,) = open_vectors(Path("d.zarr"))
+    return float(np.nansum(found.read(slice(None), slice(None))))
 
 
 def rows(result: Result) -> Any:
@@ -282,6 +295,21 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--cache": [Followed(EMBED, ("--cache", "d"), left)],
         "--device": refused_device(*EMBED),
         "--threads": THREADS,
+        "--dense": [Refused(("embed", "toy.zarr", "--checkpoint", "run", "--dense", "--out", "d.zarr"))],
+        "--query": [Followed(SHOWN, ("--query", PLACE), left), Refused((*EMBED, "--query", PLACE))],
+        "--picture": [Followed(DENSE, ("--picture", "p.png"), left), Refused((*EMBED, "--picture", "p.png"))],
+        "--similarity": [Followed((*SHOWN, "--query", PLACE), ("--similarity", "s.tif"), left), Refused((*SHOWN, "--similarity", "s.tif"))],
+        "--bands": [Refused((*DENSE, "--bands", "nosuch")), Refused((*EMBED, "--bands", "nosuch"))],
+        "--level": [Refused((*DENSE, "--level", "L1C"))],
+        "--offset": [Followed(("embed", "silent.tif", *DENSE[2:], "--level", "L2A"), ("--offset", "-1000"), printed), Refused((*EMBED, "--offset", "0"))],
+        "--any-resolution": [Followed(("embed", "coarse.tif", *DENSE[2:]), ("--any-resolution",), printed), Refused((*EMBED, "--any-resolution"))],
+        "--fill-missing": [Followed(("embed", "less.tif", *DENSE[2:]), ("--fill-missing",), printed), Refused((*EMBED, "--fill-missing"))],
+        "--stride": [Followed(DENSE, ("--stride", "4"), printed), Refused((*EMBED, "--stride", "4"))],
+        "--overlap": [Followed(DENSE, ("--overlap", "0"), vectors), Refused((*EMBED, "--overlap", "0"))],
+        "--blend": [Followed(DENSE, ("--blend", "centre"), vectors), Refused((*EMBED, "--blend", "centre"))],
+        "--type": [Followed(DENSE, ("--type", "int8"), vectors), Refused((*EMBED, "--type", "int8"))],
+        "--workers": [Refused((*DENSE, "--scheduler", "tcp://127.0.0.1:1")), Refused((*EMBED, "--workers", "1"))],
+        "--scheduler": [Refused((*DENSE[:-2], "--scheduler", "tcp://127.0.0.1:1"))],
     },
     "convert": {
         "--out": [Followed(CONVERT, ("--out", "y"), left)],
