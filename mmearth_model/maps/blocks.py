@@ -156,7 +156,7 @@ class WorkFolder:
         """Write a block, whole or not at all."""
         content = io.BytesIO()
         named: dict[str, Any] = dict(arrays)
-        np.savez(content, allow_pickle=False, **named)
+        np.savez(content, **named)
         write_bytes(self.path / block.name, content.getbuffer())
 
     def read(self, block: Block) -> dict[str, NDArray[Any]]:
