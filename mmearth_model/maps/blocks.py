@@ -155,7 +155,8 @@ class WorkFolder:
     def write(self, block: Block, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a block, whole or not at all."""
         content = io.BytesIO()
-        np.savez(content, **arrays)
+        named: dict[str, Any] = dict(arrays)
+        np.savez(content, **named)
         write_bytes(self.path / block.name, content.getbuffer())
 
     def read(self, block: Block) -> dict[str, NDArray[Any]]:

@@ -52,7 +52,8 @@ def quicken(module: nn.Module) -> nn.Module:
 
     Where PyTorch was built without oneDNN, linear layers stay as they are.
     """
-    linear = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    known: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    linear = known and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     for name, layer in module.named_children():
         if isinstance(layer, GRN) and layer.over == "sample":
             setattr(module, name, QuickGRN(layer))
