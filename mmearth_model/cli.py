@@ -412,7 +412,7 @@ def finetune(
 @option(
     "--query LON,LAT",
     WHAT,
-    "With --dense, or of x.zarr and x.tif of --dense: write the similarity of every position to this place to --similarity.",
+    "With --dense, or of x.zarr and x.tif of --dense: write the similarity of every position to this location to --similarity.",
 )
 @BANDS
 @LEVEL

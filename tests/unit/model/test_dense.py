@@ -278,7 +278,7 @@ def test_tiles_whose_positions_do_not_coincide_are_refused(
     odd = write_store(tmp_path / "odd.zarr", 10, names=("sentinel2", "biome"), change=shifted)
     with pytest.raises(InputError, match=r"multiples of 8 px apart.*got 27 and 24 px in EPSG:32632.*--cover"):
         embed_dense(checkpoint, odd, tmp_path / "x.zarr")
-    with pytest.raises(InputError, match="one tile at each place"):
+    with pytest.raises(InputError, match="one tile at each location"):
         embed_dense(checkpoint, open_store(folder / "toy.zarr"), tmp_path / "x.zarr")
     with pytest.raises(InputError, match=r"several zones \(32632, 32633\)"):
         embed_dense(checkpoint, open_store(folder / "cover.zarr"), tmp_path / "x.tif")
@@ -326,7 +326,7 @@ REFUSALS = {
     "--stride 6": "--stride: expected a divisor or a multiple of the encoder's patch of 8 px, got 6",
     "--overlap 5": "--overlap: expected an overlap",
     "--query 11": "--query: expected LON,LAT",
-    "--query 11,48": "--query: expected a place inside",
+    "--query 11,48": "--query: expected a location inside",
     "--cache c": "--cache has no effect with --dense",
     "--neighbours 0": "--neighbours has no effect with --dense",
     "--similarity s.tif": "--similarity has no effect without --query",
