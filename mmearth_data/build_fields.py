@@ -80,12 +80,12 @@ class BuildFields(SourceFields):
     ] = "global"
     mainland: Annotated[bool, About("Keep only the largest part of the region.", WHERE)] = False
     cover: Annotated[
-        bool, About("Cover the region with tiles, without a gap and without splits, instead of sampling it.", WHERE)
+        bool, About("Cover the region with tiles, without gaps and without splits, instead of sampling it.", WHERE)
     ] = False
     overlap_px: Annotated[
         int,
         About(
-            "With --cover: pixels that neighbouring tiles share; fewer than --tile-size.", WHERE, "PX", flag="--overlap"
+            "With --cover: pixels that neighbouring tiles share; less than --tile-size.", WHERE, "PX", flag="--overlap"
         ),
         Interval(ge=0, lt=2048),
     ] = 0
@@ -159,7 +159,7 @@ class BuildFields(SourceFields):
     date_range: Annotated[
         tuple[date, date] | None,
         About(
-            "With --cover: first and last day of the scenes, of which each tile gets the least cloudy one.",
+            "With --cover: first and last day of the scenes; each tile has the least cloudy scene in this period.",
             WHAT,
             "START,END",
             default="2020-01-01,2020-12-31",
@@ -167,7 +167,7 @@ class BuildFields(SourceFields):
     ] = None
     levels: Annotated[
         tuple[Literal["L2A", "L1C"], ...],
-        About("Sentinel-2 levels to choose from; one with --cover, by default L2A.", WHAT, "L,L"),
+        About("Sentinel-2 levels to choose from; with --cover a single level, by default L2A.", WHAT, "L,L"),
     ] = (
         "L2A",
         "L1C",
@@ -175,7 +175,7 @@ class BuildFields(SourceFields):
     cloud_percent: Annotated[
         float,
         About(
-            "Use only scenes with a smaller cloud cover, in per cent; 100 by default with --cover.",
+            "Use only scenes with a smaller cloud cover, in per cent; with --cover, the default is 100.",
             WHAT,
             "PCT",
             flag="--cloud",

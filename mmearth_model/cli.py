@@ -69,29 +69,29 @@ THREADS = option(
 BANDS = option(
     "--bands FILE",
     WHAT,
-    "Task or mapping file (or a task of catalog/tasks) that names the bands of a scene.",
-    shown="the files' own names",
+    "Task or mapping file (or a task of catalog/tasks) that identifies the bands of a scene.",
+    shown="from the files",
 )
 LEVEL = option(
     "--level",
     WHAT,
-    "Processing level of a scene, if neither its files nor --bands say it.",
+    "Processing level of a scene, if neither its files nor --bands record it.",
     click.Choice(["L1C", "L2A"]),
 )
 OFFSET = option(
     "--offset N",
     WHAT,
-    "Added to Sentinel-2's numbers: -1000 for baselines from 04.00 on; if neither the files nor --bands say it.",
+    "Offset to add to Sentinel-2 numbers (-1000 for baselines from 04.00 on), if neither the files nor --bands record it.",
     Number(float),
 )
-ANY_RESOLUTION = option("--any-resolution", WHAT, "Accept pixels of another size than 10 m.", is_flag=True)
-FILL_MISSING = option("--fill-missing", WHAT, "Take the mean for bands that no file has.", is_flag=True)
+ANY_RESOLUTION = option("--any-resolution", WHAT, "Accept pixel sizes other than 10 m.", is_flag=True)
+FILL_MISSING = option("--fill-missing", WHAT, "Use the mean for bands that no file has.", is_flag=True)
 WORKERS = option(
     "--workers N",
     HARDWARE,
     "Number of processes.",
     Number(int, Interval(ge=1, le=1024)),
-    shown="one per core, on a GPU 1",
+    shown="one per core; 1 on a GPU",
 )
 SCHEDULER = option("--scheduler URL", HARDWARE, "Compute on the workers of this Dask scheduler instead.")
 CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
@@ -249,7 +249,7 @@ def pretrain(
 @option(
     "--keep-probe DIR",
     OUTPUT,
-    "Folder for the fitted linear probe as a network: of one CKPT, one task and one share of labels, with the first seed.",
+    "Save the fitted linear probe as a network in this folder: for one CKPT, one task and one share of labels, with the first seed.",
     FILE,
     name="keep",
 )
@@ -272,12 +272,12 @@ def evaluate(
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Probe frozen encoders and compare them with baselines; test networks.
+    """Probe frozen encoders and compare them with baselines; evaluate networks.
 
-    NETWORK is a folder of finetune --out or evaluate --keep-probe: it is tested as it is on the test samples of its task, or
-    of another one of the same kind whose classes it knows. CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint: hf://OWNER/NAME[@REVISION]
-    [/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... Without any, only baselines are
-    compared.
+    CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint:
+    hf://OWNER/NAME[@REVISION][/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... NETWORK is a
+    folder of finetune --out or evaluate --keep-probe; it is evaluated without fitting anything, on the test samples of its
+    task, or of another task of the same kind whose classes it has. Without CKPT and NETWORK, only baselines are compared.
     """
     use_threads(threads)
     from mmearth_data import cache_folder, meter
@@ -297,7 +297,7 @@ def evaluate(
     _check_page(page)
     loaded = [_load(path, padding, networks=True) for path in checkpoints]
     if loaded and all(isinstance(each, Network) for each in loaded):
-        refuse_unused("with only networks, which are tested as they are", *OF_PROBES)
+        refuse_unused("with only networks, for which nothing is fitted", *OF_PROBES)
     opened = _store_of(tasks, store, loaded)
     with meter("Evaluating", "probes") as show:
         result = evaluate_encoders(
@@ -408,11 +408,16 @@ def finetune(
 @option("--checkpoint CKPT", WHAT, "Checkpoint folder or run folder, or the URL of a checkpoint.", FOLDER)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
 @option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one to --figure.")
-@option("--dense", WHAT, "One vector per position of a scene or of a store of adjoining tiles.", is_flag=True)
+@option(
+    "--dense",
+    WHAT,
+    "Write one vector per position of a scene, or of a store whose tiles adjoin or overlap.",
+    is_flag=True,
+)
 @option(
     "--query LON,LAT",
     WHAT,
-    "With --dense, or of x.zarr and x.tif of --dense: write the similarity of every position to this location to --similarity.",
+    "With --dense, or a file that it wrote: write the similarity of every position to this location to --similarity.",
 )
 @BANDS
 @LEVEL
@@ -423,7 +428,7 @@ def finetune(
 @option(
     "--stride PX",
     MODEL,
-    "With --dense: pixels between positions, a divisor or a multiple of the encoder's patch.",
+    "With --dense: pixels from one position to the next; a divisor or multiple of the encoder's patch.",
     Number(int, Interval(ge=1, le=4096)),
     shown="the patch",
 )
@@ -437,7 +442,7 @@ def finetune(
 @option(
     "--blend",
     MODEL,
-    "With --dense. smooth: weighted mean of all windows; centre: the window with the nearest centre.",
+    "With --dense: smooth, the weighted mean of all windows; centre, the window with the nearest centre.",
     click.Choice(["smooth", "centre"]),
     default="smooth",
 )
@@ -456,7 +461,7 @@ def finetune(
 @option(
     "--type",
     OUTPUT,
-    "With --dense: type of the numbers. int8: rounded to 1/127 of the largest value of each feature.",
+    "With --dense: data type; int8 rounds to multiples of 1/127 of the largest absolute value of each feature.",
     click.Choice(["float32", "int8"]),
     name="kind",
     default="float32",
@@ -478,13 +483,13 @@ def finetune(
 @option(
     "--picture FILE",
     OUTPUT,
-    "Of dense embeddings: draw the first three principal components as red, green and blue: .png or .tif.",
+    "With --dense, or a file that it wrote: draw the first three principal components as red, green and blue: .png or .tif.",
     FilePath(".png", ".tif"),
 )
 @option(
     "--similarity FILE",
     OUTPUT,
-    "Map that --query writes, a GeoTIFF.",
+    "GeoTIFF that --query writes.",
     FilePath(".tif"),
     default="similarity.tif",
 )
@@ -497,25 +502,27 @@ def embed(
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Embed tiles of a store, other rasters, or with --dense every position of a scene, with an encoder.
+    """Embed the tiles of a store, other rasters, or with --dense every position of a scene.
 
-    STORE is a store, FOLDER is data that --task describes. With --dense, SCENE is a raster file with all bands that the
-    encoder takes, or several files of one scene with some bands each; it can also be a STORE whose tiles adjoin or overlap
-    (mmearth-data build --cover). Running the same command again resumes an interrupted one. A file that --dense wrote can be
-    the source of --picture and --query, without an encoder.
+    STORE is a store; FOLDER is data that --task describes. With --dense, the source is a SCENE (a raster file with all bands
+    that the encoder takes, or several files with some bands each) or a STORE whose tiles adjoin or overlap
+    (mmearth-data build --cover); an interrupted command resumes when it is run again. --picture and --query also work on a
+    file that --dense wrote, without an encoder.
     """
     use_threads(threads or 1 if dense else threads)
     if options["query"] is None:
         refuse_unused("without --query", "similarity")
     if not dense and len(sources) == 1 and _is_dense(sources[0]):
-        refuse_unused("with a file of --dense, which has its vectors", "checkpoint", "outs", "threads", "device", *OF_TILES, *OF_DENSE)  # fmt: skip
+        refuse_unused("with a file that --dense wrote, which already has the vectors", "checkpoint", "outs", "threads", "device", *OF_TILES, *OF_DENSE)  # fmt: skip
         if options["query"] is None and options["picture"] is None:
-            raise click.UsageError(f"expected --picture or --query with {sources[0]}, got neither.")
+            raise click.UsageError(f"expected --picture or --query with {sources[0]}, got neither; add one of them.")
         _check_shown(options["query"], options["picture"], options["similarity"])
         _show_dense(Path(sources[0]), **options)
         return
     if checkpoint is None:
-        raise click.UsageError("expected --checkpoint CKPT, or x.zarr or x.tif of --dense as the source, got neither.")
+        raise click.UsageError(
+            "expected --checkpoint CKPT, or a file that --dense wrote as the source, got neither; add --checkpoint."
+        )
     if dense:
         refuse_unused("with --dense", *OF_TILES)
         _embed_dense(sources, checkpoint, outs, threads=threads or 1, **options)
@@ -523,7 +530,7 @@ def embed(
     refuse_unused("without --dense", "query", "picture", *OF_DENSE)
     if len(sources) > 1:
         raise click.UsageError(
-            f"expected one store or folder without --dense, got {len(sources)}; leave out {sources[1]}."
+            f"expected one store or folder without --dense, got {len(sources)} sources; leave out {sources[1]}."
         )
     _embed_tiles(sources[0], checkpoint, outs, **options)
 
@@ -588,7 +595,7 @@ def _embed_tiles(
 
 
 def _is_dense(source: str | Path) -> bool:
-    """Whether a source is a file of dense embeddings; a quick look at most sources."""
+    """Whether a source is a file of dense embeddings; most sources are decided by name, without loading anything."""
     if isinstance(source, str) or source.suffix not in (".zarr", ".tif"):
         return False
     from mmearth_model.maps.vectors import is_dense
@@ -622,13 +629,13 @@ def _embed_dense(
     from mmearth_model.maps.similarity import parse_place
 
     if len(outs) != 1:
-        raise click.UsageError(f"expected one --out x.zarr or x.tif with --dense, got {len(outs)}.")
+        raise click.UsageError(f"expected one --out x.zarr or x.tif with --dense, got {len(outs)}; give exactly one.")
     if scheduler is not None:
         refuse_unused("with --scheduler, whose workers compute the vectors", "workers", "threads")
     _check_shown(query, picture, similarity)
     scene = len(sources) > 1 or (isinstance(sources[0], Path) and sources[0].is_file())
     if not scene:
-        refuse_unused("with a store, which has its bands and levels", *OF_SCENES)
+        refuse_unused("with a store, which records its bands and levels", *OF_SCENES)
     given = SceneOptions(**{name: options[name] for name in OF_SCENES})
     with meter(f"Embedding {short_path(sources[0])}", "positions") as show:
         found = embed_dense(
@@ -655,7 +662,7 @@ def _embed_dense(
 
 
 def _check_shown(query: str | None, picture: Path | None, similarity: Path) -> None:
-    """Raise an error before anything is computed if picture or map cannot be made."""
+    """Raise an error before anything is computed if the picture or map cannot be written."""
     from mmearth_model.maps.similarity import parse_place
 
     if query is not None:
@@ -666,7 +673,7 @@ def _check_shown(query: str | None, picture: Path | None, similarity: Path) -> N
 
 
 def _show_dense(source: Path, *, query: str | None, picture: Path | None, similarity: Path, **_: Any) -> None:
-    """Write picture and similarity of a file of dense embeddings."""
+    """Write the picture and the similarity map of a file of dense embeddings."""
     from mmearth_model import open_vectors, write_picture, write_similarity
     from mmearth_model.maps.similarity import parse_place
 
@@ -689,25 +696,25 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 @OFFSET
 @ANY_RESOLUTION
 @FILL_MISSING
-@option("--scores", OUTPUT, "Write the probabilities too, to NAME.scores.tif.", is_flag=True)
+@option("--scores", OUTPUT, "Also write the probabilities, to NAME.scores.tif.", is_flag=True)
 @option(
     "--stride PX",
     MODEL,
-    "Tasks per tile: pixels of the scene per pixel of the map.",
+    "Networks that predict per tile: scene pixels per side of a map pixel.",
     Number(int, Interval(ge=1, le=4096)),
     shown="half a window",
 )
 @option(
     "--overlap PX",
     MODEL,
-    "Tasks per pixel: pixels that neighbouring windows share.",
+    "Networks that predict per pixel: pixels that neighbouring windows share.",
     Number(int, Interval(ge=0, le=4096)),
     shown="about half a window",
 )
 @option(
     "--blend",
     MODEL,
-    "Tasks per pixel. smooth: weighted mean of all windows; centre: the window with the nearest centre.",
+    "Networks that predict per pixel: smooth, the weighted mean of all windows; centre, the window with the nearest centre.",
     click.Choice(["smooth", "centre"]),
     default="smooth",
 )
@@ -717,41 +724,41 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 @option(
     "--threads N",
     HARDWARE,
-    "Number of CPU threads of each process.",
+    "Number of CPU threads per process.",
     Number(int, Interval(ge=1, le=1024)),
     shown="1; without processes, one per core",
 )
 @option(
     "--out OUT",
     OUTPUT,
-    "Scenes: the map, a cloud-optimised GeoTIFF (.tif). Stores: a table with a row per tile (.parquet), or a folder with "
-    "a raster per tile.",
+    "Of a scene: the map, a cloud-optimised GeoTIFF (.tif), or a table with a row per window (.parquet). Of a store: a table "
+    "with a row per tile (.parquet), or a folder with a raster per tile.",
     FILE,
 )
 @option(
     "--mosaic DIR",
     OUTPUT,
-    "Stores: a map of all tiles, blended where they overlap: one GeoTIFF per UTM zone, and mosaic.vrt over them.",
+    "Of a store: folder for one map of all tiles, blended where they overlap: a GeoTIFF per UTM zone, and mosaic.vrt over them.",
     FILE,
 )
-@option("--vector FILE", OUTPUT, "Polygons of a map of classes, as GeoParquet.", FilePath(".parquet"))
+@option("--vector FILE", OUTPUT, "Write the class map as polygons (GeoParquet).", FilePath(".parquet"))
 @option(
     "--report FILE",
     OUTPUT,
-    "Area of each class of the map: .csv, .json or .md.",
+    "Write the area of each class of the map: .csv, .json or .md.",
     FilePath(".csv", ".json", ".md"),
     name="area_report",
 )
 @option(
     "--validation FILE",
     WHAT,
-    "Labelled points, a probability sample of the map, for areas with 95 % intervals.",
+    "Labelled points, a probability sample of the map, for areas with 95 % confidence intervals.",
     FILE,
 )
 @option(
     "--draw-validation N",
     OUTPUT,
-    "Draw N points of the map to label, stratified by class: MAP-validation.parquet and .csv.",
+    "Write a random sample of N points to label, stratified by class: MAP-validation.parquet and .csv.",
     Number(int, Interval(ge=2, le=1_000_000)),
     name="draw",
 )
@@ -772,11 +779,11 @@ def predict(
     seed: int,
     **options: Any,
 ) -> None:
-    """Map a scene or a store with a network of finetune --out or evaluate --keep-probe.
+    """Map a scene or a store with a network that finetune --out or evaluate --keep-probe wrote.
 
     INPUT is a store, a raster file with all bands that the network takes, or several files of one scene with some bands
-    each. Bands are named by --bands, by the descriptions in the files, or by the names of files with one band
-    (T32UQD_..._B02_10m.jp2). Running the same command again resumes an interrupted one.
+    each. Bands are identified by --bands, by the band descriptions in the files, or by the names of files with one band
+    (T32UQD_..._B02_10m.jp2). An interrupted command resumes when it is run again.
     """
     of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or Path(inputs[0]).is_dir())
     use_threads(threads if of_store and mosaic is None else threads or 1)
@@ -789,7 +796,7 @@ def predict(
     loaded = _fetched(network, load_network)
     target = mosaic if mosaic is not None and of_store else out
     if target is None or (mosaic is not None and out is not None):
-        raise click.UsageError("expected --out, or --mosaic for a store, got neither or both; give one of them.")
+        raise click.UsageError("expected either --out, or --mosaic for a store, got neither or both; give one of them.")
     finished = target / "mosaic.vrt" if mosaic is not None else target
     if of_store and mosaic is None:
         refuse_unused("without --mosaic, for a store", "vector", "area_report", "validation", "draw", "seed")
@@ -809,7 +816,7 @@ def predict(
         if made.areas is not None:
             _print(made.areas)
     if made.refusal() is not None:
-        raise InputError(f"--validation: no intervals: {made.refusal()}.")
+        raise InputError(f"--validation: intervals could not be computed: {made.refusal()}.")
 
 
 def _predict_scene(
@@ -820,7 +827,7 @@ def _predict_scene(
     from mmearth_model import SceneOptions, WindowOptions, predict_scene
 
     if mosaic:
-        raise click.UsageError("--mosaic: expected a store to make a mosaic of, got files of a scene; give --out.")
+        raise click.UsageError("--mosaic: expected a store, got files of a scene; use --out instead.")
     names = ("bands", "level", "offset", "any_resolution", "fill_missing")
     tiling = WindowOptions(stride_px=options["stride"], overlap_px=options["overlap"], blend=options["blend"])
     with meter(f"Predicting {short_path(out)}", "px") as show:
@@ -865,7 +872,7 @@ def _predict_store(
             )
         refuse_unused("without --mosaic, for a store", "workers", "scheduler")
         if out.suffix == ".parquet":
-            refuse_unused("with a table, which has the scores", "scores")
+            refuse_unused("with a table, which always has the scores", "scores")
             return [predict_table(network, store, out, device=device, report=show)]
         predict_rasters(network, store, out, scores=options["scores"], device=device, report=show)
     return [out]
@@ -907,8 +914,9 @@ def convert(
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
     classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights with the names of its authors or of timm (.pth,
-    .safetensors), or a checkpoint or run of this program, also as a URL (see evaluate). From pickles, only tensors, containers and the numbers in
-    args (the options of the run) are read; nothing is imported or executed, and pickles that ask for more are refused.
+    .safetensors), or a checkpoint or run of this program, also as a URL (see evaluate). From pickles, only
+    tensors, containers and the numbers in args (the options of the run) are read; nothing is imported or executed, and
+    pickles that ask for more are refused.
     """
     from mmearth_data import meter
     from mmearth_model import convert as convert_weights
@@ -931,16 +939,16 @@ def convert(
 @option(
     "--licence SPDX",
     WHAT,
-    "Licence of the weights, an identifier of the SPDX list such as CC-BY-4.0; config.json records it.",
+    "Licence of the weights: an identifier of the SPDX list, such as CC-BY-4.0; recorded in config.json.",
     shown="as recorded",
 )
-@option("--force", OUTPUT, "Replace cards that were edited.", is_flag=True)
+@option("--force", OUTPUT, "Also replace cards that were edited.", is_flag=True)
 def describe(folder: Path, licence: str | None, force: bool) -> None:
-    """Write a model card and a STAC item of weights.
+    """Write the model card and the STAC item of weights.
 
     FOLDER is a checkpoint, a network, or a run (its last checkpoint). README.md is a model card with the header of the
-    Hugging Face Hub, item.json a STAC item with the Machine Learning Model extension. Checkpoints and networks already have
-    both; this writes them again with a licence, or for folders of earlier versions.
+    Hugging Face Hub; item.json is a STAC item with the Machine Learning Model extension. New checkpoints and networks
+    already have both. This command rewrites them with a licence, or adds them to folders of earlier versions.
     """
     from mmearth_model import describe as describe_weights
 
@@ -960,7 +968,7 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
 @option(
     "--features",
     WHAT,
-    "Of an encoder: one vector per image, or one per patch.",
+    "For an encoder: one vector per image, or one per patch.",
     click.Choice(["pooled", "map"]),
     shown="pooled",
 )
@@ -975,8 +983,9 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
 def export(source: str | Path, to: str, features: str | None, level: str | None, out: Path) -> None:
     """Export an encoder or a network with its normalisation, to run without this package.
 
-    The exported program takes stored numbers, knows which are missing, and returns features or answers, for any batch and
-    size. The file says what to feed it: mmearth in the metadata of an ONNX file, mmearth.json in a .pt2 file.
+    The exported program takes values as stored, handles missing ones, and returns features or predictions, for any batch
+    size and image size. The file describes its inputs and outputs: in mmearth in the metadata of an ONNX file, in
+    mmearth.json in a .pt2 file.
     """
     from mmearth_data import meter
     from mmearth_model import export_program
@@ -1257,7 +1266,7 @@ def _load(path: str | Path, padding: Padding | None, *, networks: bool = False) 
 
 
 def _fetched(path: str | Path, load: Callable[..., Loaded]) -> Loaded:
-    """Load weights, and say which ones they are if they were downloaded."""
+    """Load weights; if they were downloaded, print their origin."""
     from mmearth_data import meter
 
     if "://" not in str(path):
@@ -1269,7 +1278,7 @@ def _fetched(path: str | Path, load: Callable[..., Loaded]) -> Loaded:
 
 
 def _downloaded(checkpoints: list[Checkpoint]) -> dict[str, Any]:
-    """Record where encoders were downloaded from, if any were."""
+    """Origins of the encoders that were downloaded, for the results."""
     found = {checkpoint.name: checkpoint.origin.to_dict() for checkpoint in checkpoints if checkpoint.origin}
     return {"encoders": found} if found else {}
 
@@ -1305,7 +1314,7 @@ def _store_of(
 
 
 def _without_store(found: Checkpoint | Network) -> str:
-    """Say why weights record no store, and what to do."""
+    """Explain why weights record no store, and what to do."""
     from mmearth_model import Network
 
     if isinstance(found, Network):
@@ -1358,7 +1367,7 @@ def _print_timings(found: list[Timing], work: Workload) -> None:
 
 
 def _mapping_shown(show: Meter, out: Path, unit: str = "px") -> Callable[[float, float], None]:
-    """Show the progress of a map, and first where it resumes."""
+    """Show the progress of a map; first print where it resumes."""
     begun: list[float] = []
 
     def report(done: float, total: float) -> None:
