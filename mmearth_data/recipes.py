@@ -228,16 +228,16 @@ class BuildRecipe(BuildFields, Recipe):
             return self
         if self.overlap_px >= self.tile_size:
             raise InputError(
-                f"overlap_px (--overlap): expected fewer pixels than the {self.tile_size} of a tile, got {self.overlap_px}; "
-                "choose fewer."
+                f"overlap_px (--overlap): expected an overlap of less than a tile ({self.tile_size} px), got {self.overlap_px} px; "
+                "reduce it."
             )
         defaults = {"levels": ("L2A",), "cloud_percent": 100.0, "date_range": COVER_DATES}
         for name in defaults.keys() - self.model_fields_set:
             object.__setattr__(self, name, defaults[name])
         if len(self.levels) != 1:
             raise InputError(
-                f"levels (--levels): expected one level with --cover, which all tiles have, got {', '.join(self.levels)}; "
-                "name one of them."
+                f"levels (--levels): expected a single level for all tiles with --cover, got {', '.join(self.levels)}; "
+                "choose one of them."
             )
         return self
 
@@ -291,7 +291,7 @@ class BuildRecipe(BuildFields, Recipe):
                 f"{','.join(days)!r}; correct them."
             ) from None
         if first > last:
-            raise InputError(f"date_range (--date-range): expected START before END, got {first},{last}; swap them.")
+            raise InputError(f"date_range (--date-range): expected START not after END, got {first},{last}; swap them.")
         return first, last
 
     @field_validator("years")

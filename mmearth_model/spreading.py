@@ -118,6 +118,6 @@ def _deaths() -> Iterator[None]:
     try:
         yield
     except BrokenExecutor as error:
-        raise RetryLater(f"A process died at its work (killed, or out of memory); {AGAIN}") from error
+        raise RetryLater(f"A worker process died (killed, or out of memory); {AGAIN}") from error
     except KilledWorker as error:
-        raise RetryLater(f"Workers of the cluster died at their work: {error}; {AGAIN}") from error
+        raise RetryLater(f"Workers of the cluster died: {error}; {AGAIN}") from error

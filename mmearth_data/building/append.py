@@ -41,8 +41,8 @@ def appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
         raise InputError(f"--append: expected at least one tile, got {append}.")
     if recipe.cover:
         raise InputError(
-            "--append: expected a recipe that samples locations, got one that covers a region; build a store that covers the "
-            "other region, and merge the two."
+            "--append: expected a recipe that samples locations, got one with --cover; build a store that covers the other "
+            "region, and merge the two."
         )
     given = recipe.source if recipe.source_file is not None else recipe.tiles_file
     if given is not None:

@@ -73,8 +73,8 @@ def zone_parts(geometry: BaseGeometry) -> tuple[ZonePart, ...]:
     _, south, _, north = geometry.bounds
     if south < MIN_LAT or north > MAX_LAT:
         raise InputError(
-            f"Expected a region from 80 S to 84 N, where UTM zones are, got one from {south:g} to {north:g} degrees; "
-            "cut it there."
+            f"Expected a region between 80 S and 84 N, the limits of UTM, got one from {south:g} to {north:g} degrees; "
+            "clip it to these latitudes."
         )
     return tuple(_parts(geometry))
 

@@ -31,8 +31,8 @@ def check_years(years: Sequence[int], levels: Sequence[str], source: str, given:
     wrong = [year for year in years if not first <= year <= last]
     if wrong:
         raise InputError(
-            f"{given}: expected years from {first} to {last}, in which {source} has {' or '.join(levels)} scenes "
-            f"of Sentinel-2, got {', '.join(map(str, wrong))}; leave it out."
+            f"{given}: expected years from {first} to {last}, for which {source} has Sentinel-2 scenes of level "
+            f"{' or '.join(levels)}, got {', '.join(map(str, wrong))}; leave out the other years."
         )
 
 

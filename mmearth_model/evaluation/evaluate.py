@@ -252,10 +252,12 @@ def _check_numbers(test_share: float | None, seeds: int, networks: Sequence[Netw
     if test_share is not None and networks:
         raise InputError(
             f"--test-share: expected none with a network, got {test_share} with {networks[0].name}, which may have been "
-            "trained on these tiles; leave it out."
+            "trained on the tiles that --test-share selects; leave it out."
         )
     if seeds < 1 or not some:
-        raise InputError(f"expected a checkpoint or a baseline, and a seed, got none and {seeds}.")
+        raise InputError(
+            f"expected at least one checkpoint or baseline and at least one seed, got none and {seeds}; add them."
+        )
 
 
 def _measured(network: Network, task: LabelledSet, job: Job) -> tuple[Row, NDArray[np.float64]]:

@@ -48,16 +48,16 @@ def check_keep(
     """
     for what, count in (("checkpoint", len(checkpoints)), ("task", len(tasks)), ("share of labels", len(labels))):
         if count != 1:
-            raise InputError(f"{OPTION}: expected one {what}, whose probe is kept, got {count}; leave the others out.")
+            raise InputError(f"{OPTION}: expected one {what}, whose probe is saved, got {count}; leave the others out.")
     fitted = [name for name in protocols if name in LINEAR]
     if not tasks[0].kind.per_pixel and len(fitted) != 1:
         raise InputError(
-            f"{OPTION}: expected one protocol that fits a linear function, {' or '.join(LINEAR)}, got "
-            f"{', '.join(protocols)}; choose it with --protocol."
+            f"{OPTION}: expected a single linear protocol, {' or '.join(LINEAR)}, got {', '.join(protocols)}; choose one with "
+            "--protocol."
         )
     if test_share is not None:
         raise InputError(
-            "--test-share: expected none with --keep-probe, whose network is tested on the store's own test tiles later; "
+            "--test-share: expected none with --keep-probe, since the network is later evaluated on the test split of the store; "
             "leave it out."
         )
     check_network_output(folder, OPTION)

@@ -94,8 +94,8 @@ def check_network(network: Network, task: LabelledSet) -> None:
     """
     if network.kind is not task.kind:
         raise InputError(
-            f"{task.name}: expected a {network.kind} task, as {network.name} answers, got a {task.kind} task; choose another "
-            "task or network."
+            f"{task.name}: expected a {network.kind} task, for which {network.name} was trained, got a {task.kind} task; choose "
+            "another task or network."
         )
     outputs_asked(network, task)
     check_bands(network.normaliser, task)

@@ -405,7 +405,10 @@ def network_at(folder: Path, origin: Origin | None = None, device: torch.device 
         raise FileInputError(file, f"{problem} Restore the file, or train the network again.") from None
     except UNFIT as error:
         reason = reason_of(error)[:MOST_CHARACTERS] or type(error).__name__
-        raise FileInputError(file, f"expected a valid network, got one that does not fit: {reason}.") from None
+        raise FileInputError(
+            file,
+            f"expected a valid network, got inconsistent files: {reason}; restore them, or train the network again.",
+        ) from None
     _fill(folder / MODEL_FILE, network.module)
     network.module.to(device).eval()
     return network
@@ -427,13 +430,13 @@ def _check_format(file: Path, config: Any) -> None:  # noqa: ANN401 - JSON
     if isinstance(name, str) and name in MODULES:
         raise FileInputError(
             file,
-            "expected a network, got one of an earlier version, which did not record how to apply it; fine-tune again.",
+            "expected a network, got one of an earlier version, which lacks the information to apply it; fine-tune again.",
         )
     if name != ARCHITECTURE or not isinstance(form, int) or form < FORMAT:
         raise FileInputError(file, "expected the configuration of a network, got something else; correct the path.")
     if form > FORMAT:
         raise FileInputError(
-            file, f"expected a network in format {FORMAT}, got format {form} of a newer version; update mmearth."
+            file, f"expected a network in format {FORMAT}, got format {form} of a newer version; upgrade mmearth."
         )
 
 
@@ -472,7 +475,7 @@ def _check_parts(network: Network) -> None:
         (isinstance(module, PER_PIXEL) == kind.per_pixel, f"a {type(module).__name__} for a {kind} task"),
         (
             not kind.classes or (None not in codes and len({*codes}) == len(codes)),
-            "classes without a code of their own each",
+            "classes without unique codes",
         ),
         (kind is not TaskKind.PIXEL_REGRESSION or len(outputs) == 1, f"{len(outputs)} quantities per pixel"),
         (len(lengths) == 1 and lengths <= {1, len(outputs)}, f"scales of {sorted(lengths)} for {len(outputs)} outputs"),
@@ -480,12 +483,12 @@ def _check_parts(network: Network) -> None:
             network.normaliser.in_channels == encoder.in_channels,
             f"statistics of {network.normaliser.in_channels} bands for an encoder of {encoder.in_channels}",
         ),
-        (bad is None, f"statistics of {bad} that are no numbers"),
+        (bad is None, f"statistics of {bad} that are not numbers"),
         (not network.window_px % network.patch_px, f"windows of {network.window_px} px, patches of {network.patch_px}"),
     )
     problem = next((text for fits, text in checks if not fits), None)
     if problem:
-        raise InputError(f"expected parts that fit each other, got {problem}")
+        raise InputError(f"expected a consistent network, got {problem}")
 
 
 def _usable(entry: Mapping[str, Any]) -> bool:
@@ -501,5 +504,7 @@ def _fill(file: Path, module: Module) -> None:
     check_tensors(file, module, tensors)
     bad = next((name for name, t in tensors.items() if not t.is_floating_point() or torch.isnan(t).any()), None)
     if bad is not None:
-        raise FileInputError(file, f"expected numbers as weights, got none in {bad}; train the network again.")
+        raise FileInputError(
+            file, f"expected finite weights, got NaN or infinite values in {bad}; train the network again."
+        )
     module.to_empty(device="cpu").load_state_dict(tensors)

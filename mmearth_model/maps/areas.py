@@ -199,7 +199,9 @@ def _matrix(points: Points, at: NDArray[np.intp], classes: int) -> NDArray[np.in
 def check_report(path: Path) -> None:
     """Refuse a name of a report whose form is unknown."""
     if path.suffix.lower() not in WRITERS:
-        raise InputError(f"--report: expected {', '.join(WRITERS)}, got {path.name!r}; choose one of these endings.")
+        raise InputError(
+            f"--report: expected a file name ending in {', '.join(WRITERS)}, got {path.name!r}; rename it."
+        )
 
 
 def write_areas(found: AreaReport, path: str | Path) -> None:

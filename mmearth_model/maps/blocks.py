@@ -133,7 +133,7 @@ class WorkFolder:
         with claim(self.path / CLAIM) as ours:
             if not ours:
                 raise RetryLater(
-                    f"{self.path}: another process makes this result; wait for it, or choose another --out."
+                    f"{self.path}: another process is computing this result; wait until it ends, or choose another --out."
                 )
             self._identify(identity)
             yield
@@ -167,7 +167,8 @@ class WorkFolder:
                 return {name: file[name] for name in file.files}
         except (OSError, ValueError, KeyError) as error:
             raise FileInputError(
-                path, f"expected a finished block, got one that cannot be read ({error}); delete it."
+                path,
+                f"expected a finished block, got an unreadable file ({error}); delete it and run the command again.",
             ) from None
 
     def remove(self) -> None:

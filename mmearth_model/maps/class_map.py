@@ -69,10 +69,13 @@ class ClassMap:
             if dataset.dtypes[0] not in CODE_TYPES:
                 raise FileInputError(
                     path,
-                    f"expected a map of classes ({' or '.join(CODE_TYPES)}), got {dataset.dtypes[0]} values; give one.",
+                    f"expected a class map ({' or '.join(CODE_TYPES)}), got {dataset.dtypes[0]} values; use another file.",
                 )
             if dataset.crs is None or dataset.transform.is_identity:
-                raise FileInputError(path, "expected a map with a coordinate reference system, got none; assign one.")
+                raise FileInputError(
+                    path,
+                    "expected a map with a coordinate reference system, got none; assign one with gdal_edit.py -a_srs.",
+                )
             a, b, c, d, e, f = (float(number) for number in tuple(dataset.transform)[:6])
             if b or d or a <= 0 or e >= 0:
                 raise FileInputError(path, ROTATED)
@@ -137,7 +140,7 @@ class ClassMap:
         counts.pop(MISSING, None)
         if not counts:
             raise FileInputError(
-                self.path, "expected a map of classes, got one without any pixel of a class; give another."
+                self.path, "expected a class map, got one in which no pixel has a class; use another map."
             )
         return Census.of(self.classes, counts, digest.hexdigest())
 

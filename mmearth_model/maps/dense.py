@@ -253,7 +253,7 @@ def _plan(
 ) -> DensePlan:
     """Plan a dense embedding; raises as `embed_dense`."""
     if kind not in TYPES:
-        raise InputError(f"--type: expected {' or '.join(TYPES)}, got {kind!r}.")
+        raise InputError(f"--type: expected {' or '.join(TYPES)}, got {kind!r}; choose one of them.")
     if out.suffix not in (".zarr", ".tif"):
         raise InputError(f"--out: expected x.zarr or x.tif, got {out.name!r}; write {out.stem or 'x'}.zarr.")
     encoder = checkpoint.encoder()
@@ -265,7 +265,9 @@ def _plan(
         zones = zones_of(source, checkpoint.normaliser, lattice)
         if out.suffix == ".tif" and len(zones) > 1:
             names = ", ".join(zone.name for zone in zones)
-            raise InputError(f"--out: expected x.zarr for tiles in several zones ({names}), got {out.name}.")
+            raise InputError(
+                f"--out: expected x.zarr for tiles in several UTM zones ({names}), got {out.name}; rename it."
+            )
         parts = tuple(_zone_part(source, zone, features, lattice, folder, common) for zone in zones)
         origin = _origin(checkpoint, lattice, _Source.of_store(source))
     else:

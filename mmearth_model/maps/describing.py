@@ -134,7 +134,7 @@ def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneO
     """
     headers = {path: read_header(path) for path in inputs}
     if len(headers) < len(inputs):
-        raise InputError(f"{inputs[0]}: expected different files, got one twice; give each once.")
+        raise InputError(f"{inputs[0]}: expected each file once, got one twice; leave out the repetition.")
     modalities = tuple(normaliser.modalities[name] for name in normaliser.inputs)
     described, fills = _describe(modalities, inputs, headers, given)
     described = [entry for entry in described if entry.bands]
@@ -202,9 +202,9 @@ def _check_whole(path: Path) -> None:
     try:
         end, size = missing_end(path), path.stat().st_size
     except OSError as error:
-        raise FileInputError(path, f"expected a raster file that can be read: {os_problem(error)}.") from None
+        raise FileInputError(path, f"expected a readable raster file, got: {os_problem(error)}.") from None
     if end is not None:
-        raise FileInputError(path, f"expected at least {end} bytes, got {size}: it is truncated; copy it again.")
+        raise FileInputError(path, f"expected at least {end} bytes, got {size}: the file is truncated; copy it again.")
 
 
 def _area(header: Header) -> float:
@@ -219,7 +219,7 @@ def _check_resolution(path: Path, header: Header) -> None:
     got = "a geographic CRS (degrees)" if found is None else f"{found:g} m"
     raise FileInputError(
         path,
-        f"expected pixels of {PIXEL_M:g} m, which the network knows, got {got}; warp it: {warp_to_utm(header)}, or "
+        f"expected pixels of {PIXEL_M:g} m, as in training, got {got}; warp it: {warp_to_utm(header)}, or "
         "give --any-resolution.",
     )
 
@@ -231,18 +231,19 @@ def _placed(file: SceneFile, own: Header, grid: Header, base: Path) -> SceneFile
     if CRS.from_wkt(own.crs) != CRS.from_wkt(grid.crs):
         raise FileInputError(
             file.path,
-            f"expected the CRS of {short_path(base)}, got another one; warp it: rio warp IN OUT --like {base}.",
+            f"expected the CRS of {short_path(base)}, got a different one; warp it: rio warp IN OUT --like {base}.",
         )
     (a, b, c), (d, e, f) = np.linalg.solve(_matrix(own), _matrix(grid))[:2].tolist()
     if (abs(b) + abs(d)) * max(grid.height, grid.width) > SAME_GRID_PX or a <= 0 or e <= 0:
         raise FileInputError(
             file.path,
-            f"expected pixels along those of {short_path(base)}, got rotated ones; warp it: rio warp IN OUT --like {base}.",
+            f"expected the same grid orientation as {short_path(base)}, got a rotated grid; warp it: rio warp IN OUT --like {base}.",
         )
     corners = (c, c + a * grid.width, f, f + e * grid.height)
     if corners[1] <= 0 or corners[0] >= own.width or corners[3] <= 0 or corners[2] >= own.height:
         raise FileInputError(
-            file.path, f"expected a file that overlaps {short_path(base)}, got one elsewhere; give files of one scene."
+            file.path,
+            f"expected a file that overlaps {short_path(base)}, got one that does not; use files of one scene.",
         )
     return replace(file, rows=(e, f), columns=(a, c))
 
@@ -262,7 +263,7 @@ def _describe(
     if given.bands is None:
         return [_by_itself(path, headers[path], modalities) for path in inputs], {}
     if not given.bands.strip():
-        raise InputError(f"--bands: expected a task file or a mapping file, got {given.bands!r}; name one.")
+        raise InputError(f"--bands: expected a task file or a mapping file, got {given.bands!r}; correct it.")
     file = Path(given.bands)
     if given.bands not in task_names() and "layers" in read_yaml(file, "a task or mapping file").values:
         mapping = read_mapping(file)
@@ -272,7 +273,8 @@ def _describe(
     wanted = next((m for m in modalities if m.name == spec.modality), None)
     if wanted is None:
         raise FileInputError(
-            file, f"expected bands of {_names(modalities)}, which the network takes, got {spec.modality}."
+            file,
+            f"expected bands of {_names(modalities)}, which the network takes, got {spec.modality}; use another file for --bands.",
         )
     fills = {band: spec.fill.get(band, MEAN) for band in spec.fill} | spec.stand_ins
     return [_by_task(path, headers[path], spec) for path in inputs], {spec.modality: fills}
@@ -292,7 +294,7 @@ def _by_itself(path: Path, header: Header, modalities: Sequence[Modality]) -> De
         if sum(1 for other, _ in found if other == number) > 1:
             raise FileInputError(
                 path,
-                f"expected to know whose band {band} is, got two modalities with one; name the bands with --bands.",
+                f"expected a band of one modality, got {band}, which two modalities have; identify the bands with --bands.",
             )
     return Described(path=path, bands=tuple((number, *meant) for number, meant in found))
 
@@ -322,14 +324,15 @@ def _by_task(path: Path, header: Header, spec: TaskSpec) -> Described:
         names = [name for name in (texts[0], *_tokens(path)) if name in pairs]
         if not names:
             raise FileInputError(
-                path, f"expected a band of {', '.join(wanted)} in its description or name, got none; rename it."
+                path,
+                f"expected one of the bands {', '.join(wanted)} in the band description or file name, got none; rename the file.",
             )
         found = [(1, pairs[names[0] or ""])]
     else:
         raise FileInputError(
             path,
             f"expected {len(spec.file_bands)} bands ({', '.join(band or 'null' for band in spec.file_bands)}), got {len(texts)}; "
-            "list one name per band of the file in the task file, null for those to skip.",
+            "list one name per band of the file in the task file, or null to skip a band.",
         )
     return Described(
         path=path,
@@ -351,13 +354,14 @@ def _by_mapping(path: Path, header: Header, mapping: RasterMapping, file: Path, 
     if not layers:
         paths = ", ".join(dict.fromkeys(layer.path for layer in mapping.file_layers))
         raise FileInputError(
-            path, f"expected a file whose path ends like one of {file} ({paths}), got none of them; correct path."
+            path,
+            f"expected a file whose path ends as one in {file} ({paths}), got none of them; correct path in {file}.",
         )
     layer = layers[0]
     if len(header.descriptions) != len(layer.bands):
         raise FileInputError(
             path,
-            f"expected {len(layer.bands)} bands as {file} lists them, got {len(header.descriptions)}; correct bands.",
+            f"expected {len(layer.bands)} bands, as listed in {file}, got {len(header.descriptions)}; correct bands in it.",
         )
     reading = next((own for site, own in layer.sites.items() if site in path.stem), None)
     level = layer.level or mapping.level
@@ -395,8 +399,8 @@ def _check_repeats(described: Sequence[Described], modalities: Sequence[Modality
     if unused:
         raise FileInputError(
             unused[0],
-            f"expected bands that the network takes ({_names(modalities)}), named by descriptions, by the file's name or by "
-            "--bands, got none; name them, or leave the file out.",
+            f"expected bands that the network takes ({_names(modalities)}), identified by descriptions, by the file name or by "
+            "--bands, got none; identify them, or leave the file out.",
         )
     owners: dict[tuple[str, str], Path] = {}
     for entry in described:
@@ -424,8 +428,8 @@ def _check_missing(
         if absent:
             raise InputError(
                 f"{short_path(inputs[0])}: expected the bands {', '.join(bands)} of {name}, which the network takes, got no "
-                f"{', '.join(absent)}; add their files, name the bands with --bands, or give --fill-missing, which takes the "
-                "mean for them."
+                f"{', '.join(absent)}; add their files, identify the bands with --bands, or give --fill-missing, which uses "
+                "their mean."
             )
 
 
@@ -445,8 +449,8 @@ def _level(
     said = [(origin, level) for origin, level in votes if level is not None]
     if not said:
         raise InputError(
-            f"{short_path(dependent[0].path)}: expected the processing level, on which the network's statistics depend, got none "
-            f"from --bands or the file's tags; give --level {' or --level '.join(normaliser.levels)}."
+            f"{short_path(dependent[0].path)}: expected the processing level, on which the network's statistics depend, found none "
+            f"in --bands or the file's tags; give --level {' or --level '.join(normaliser.levels)}."
         )
     (first, level), *others = said
     for origin, other in others:
@@ -456,8 +460,8 @@ def _level(
             )
     if level not in normaliser.levels:
         raise InputError(
-            f"expected a scene of {' or '.join(normaliser.levels)}, of which the network has statistics, got {level} ({first}); use "
-            "a product of that level, or another network."
+            f"expected a scene of level {' or '.join(normaliser.levels)}, for which the network has statistics, got {level} "
+            f"({first}); use a product of that level, or another network."
         )
     return level
 
@@ -535,16 +539,15 @@ def _offset(
                 else "its scale and offset tags say"
             )
             raise FileInputError(
-                entry.path, f"expected one offset, got --offset, and what {origin}; leave --offset out."
+                entry.path, f"expected one offset, got --offset and what {origin}; leave --offset out."
             )
         return entry.offset
     found = given.offset if given.offset is not None else offset_said(entry.path, header.tags)
     if found is None:
         raise FileInputError(
             entry.path,
-            "expected to know whether the numbers carry the +1000 of Sentinel-2's baselines from 04.00 on, got nothing about it "
-            "from --bands or the file's tags; give --offset -1000 if they do, or --offset 0 if they do not (earlier baselines, or "
-            "harmonised numbers).",
+            "expected the offset of Sentinel-2 numbers, to which baselines from 04.00 on add 1000, found none in --bands or the "
+            "file's tags; give --offset -1000 if 1000 was added, or --offset 0 if not (earlier baselines, or harmonised numbers).",
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Draw points of a class map for labelling: a stratified random sample, one stratum per mapped class."""
+"""Select points of a class map for labelling: a stratified random sample, one stratum per mapped class."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 STRATIFIED, SIMPLE = "stratified", "simple-random"
 """Designs of a sample, as in its column ``design``."""
 LEAST_POINTS = 50
-"""Points of each mapped class that are enough for its accuracy; Olofsson et al. (2014), section 5.1, advise 50 to 100."""
+"""Points per mapped class that suffice to estimate its accuracy; Olofsson et al. (2014), section 5.1, advise 50 to 100."""
 SUFFIX = "-validation"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Drawn:
-    """Points drawn from a map: (N,) columns of the file to label, in random order."""
+    """Points selected from a map: (N,) columns of the file to label, in random order."""
 
     columns: dict[str, NDArray[Any]]
 
@@ -38,11 +38,11 @@ class Drawn:
 
 
 def draw_validation(path: str | Path, count: int, *, seed: int = 0) -> Drawn:
-    """Draw a stratified random sample of a class map.
+    """Select a stratified random sample of points of a class map.
 
-    Every mapped class gets 50 points, or its equal share where ``count`` is smaller; the others are shared out in
-    proportion to mapped area. A class with fewer pixels is taken as a whole. Within a class, pixels are drawn without
-    replacement, with a probability proportional to their area.
+    Every mapped class gets 50 points, or an equal share if ``count`` is too small for that; the others are allocated in
+    proportion to mapped area. If a class has fewer pixels than points, all of its pixels are selected. Within a class,
+    pixels are sampled without replacement, with probabilities proportional to their area.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def draw_validation(path: str | Path, count: int, *, seed: int = 0) -> Drawn:
     Raises
     ------
     InputError
-        If there are too few points for the mapped classes, or the file is no map of classes.
+        If there are too few points for the mapped classes, or the file is not a class map.
     """
     found = ClassMap.open(Path(path))
     census, areas = found.census, row_areas_m2(found)
@@ -91,7 +91,7 @@ def allocate(pixels: NDArray[np.int64], mapped: NDArray[np.float64], count: int)
     if count < 2 * strata.sum():
         raise InputError(
             f"--draw-validation: expected at least {2 * strata.sum()} points, two for each of the {strata.sum()} mapped "
-            f"classes, got {count}; draw {LEAST_POINTS * strata.sum()} or more."
+            f"classes, got {count}; use {LEAST_POINTS * strata.sum()} or more."
         )
     points = np.minimum(pixels, min(LEAST_POINTS, count // int(strata.sum())))
     while (left := int(min(count, pixels.sum()) - points.sum())) > 0:
@@ -184,7 +184,7 @@ def write_validation(drawn: Drawn, files: tuple[Path, Path]) -> None:
 
     taken = [file for file in files if file.exists()]
     if taken:
-        raise InputError(f"{taken[0]}: expected a new file for the points, found one that may be labelled; move it.")
+        raise InputError(f"{taken[0]}: expected a new file for the points, found one that may contain labels; move it.")
     columns = {name: pa.array(values) for name, values in drawn.columns.items()}
     write_geoparquet(files[0], columns, np.asarray(shapely.points(drawn.columns["lon"], drawn.columns["lat"])), {})
     text = io.StringIO(newline="")

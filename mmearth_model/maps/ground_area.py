@@ -38,7 +38,7 @@ def row_areas_m2(found: ClassMap) -> NDArray[np.float64]:
         raise FileInputError(
             found.path,
             f"expected a map in UTM, in an equal-area projection or in degrees, got {found.crs.name}, in which areas are "
-            f"{scale.min():.3g} to {scale.max():.3g} times too large; write it in UTM (gdalwarp).",
+            f"{scale.min():.3g} to {scale.max():.3g} times too large; warp it to UTM (gdalwarp).",
         )
     edges = f + e * np.arange(found.height + 1, dtype=np.float64)
     x, y = (

@@ -106,11 +106,11 @@ def make_lattice(
     stride = patch if stride is None else stride
     if stride % patch and patch % stride:
         raise InputError(
-            f"--stride: expected a divisor or a multiple of the encoder's patch of {patch} px, got {stride}."
+            f"--stride: expected a divisor or a multiple of the encoder's patch of {patch} px, got {stride} px."
         )
     if encoder.config.padding == "reference":
         raise InputError(
-            "expected an encoder whose last map has a position per patch, got one with padding reference; use --padding same."
+            "expected an encoder whose last feature map has one position per patch, got one with padding reference; use --padding same."
         )
     return Lattice(stride=stride, patch=patch, window=window, step=step_of(window, overlap, patch), blend=blend)
 

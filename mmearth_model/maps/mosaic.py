@@ -62,7 +62,7 @@ def _zone(store: Store, epsg: int) -> Zone:
     covered = len(rows) * size**2 / (height * width)
     if height * width > MOST_EMPTY_PX and covered < LEAST_COVERED:
         raise InputError(
-            f"{store.path}: expected tiles next to each other for --mosaic, got {len(rows)} that cover {100 * covered:.2g} % of "
+            f"{store.path}: expected adjoining tiles for --mosaic, got {len(rows)} that cover {100 * covered:.2g} % of "
             f"{height:,} x {width:,} px in EPSG:{epsg}; leave out --mosaic, or build the store with --cover."
         )
     return Zone(
@@ -210,12 +210,12 @@ def plan_mosaic(network: Network, store: Store, folder: Path, *, scores: bool) -
     """Plan the map of each zone; raises as `predict_mosaic`."""
     if not network.kind.per_pixel:
         raise InputError(
-            f"--mosaic: expected a network with an answer per pixel, got one of {network.task}, which answers per tile; write "
+            f"--mosaic: expected a network that predicts per pixel, got one of {network.task}, which predicts per tile; use "
             "--out tiles.parquet instead."
         )
     if not store.finished:
         raise InputError(
-            f"{store.path}: expected a finished store for --mosaic, got one that is being built; finish it."
+            f"{store.path}: expected a finished store for --mosaic, got an unfinished one; run its build to the end."
         )
     StoreTiles.of(network, store)
     return [_plan(network, store, zone, folder, scores=scores) for zone in plan_zones(store)]

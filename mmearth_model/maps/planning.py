@@ -123,7 +123,7 @@ def plan_map(
 
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
     if out.suffix.lower() not in {".tif", ".tiff", TABLE_SUFFIX}:
-        raise InputError(f"--out: expected the name of a .tif file, got {out.name!r}; write {out.stem or 'map'}.tif.")
+        raise InputError(f"--out: expected a .tif file, got {out.name!r}; use {out.stem or 'map'}.tif.")
     for path in inputs:
         if path.exists() and out.resolve() in {path.resolve(), path.resolve().with_suffix(SCORES_SUFFIX)}:
             raise InputError(f"--out: expected a new file, got the input {path}; choose another name.")
@@ -134,14 +134,16 @@ def _axes(network: Network, scene: Scene, tiling: WindowOptions) -> tuple[Axis, 
     window, align = network.window_px, network.patch_px
     if network.kind.per_pixel:
         if tiling.stride_px is not None:
-            raise InputError("--stride: expected none with a network that answers per pixel; leave it out.")
+            raise InputError("--stride: expected none with a network that predicts per pixel; leave it out.")
         step = step_of(window, tiling.overlap_px, align)
         return (
             plan_axis(scene.height, window, step, align=align, blend=tiling.blend),
             plan_axis(scene.width, window, step, align=align, blend=tiling.blend),
         )
     if tiling.overlap_px is not None or tiling.blend != "smooth":
-        raise InputError("--overlap and --blend: expected none with a network that answers per tile; give --stride.")
+        raise InputError(
+            "--overlap and --blend: expected neither with a network that predicts per tile; use --stride instead."
+        )
     stride = _stride(network, tiling)
     return centred(scene.height, window, stride), centred(scene.width, window, stride)
 

@@ -1,4 +1,4 @@
-"""What is made of a finished map of classes: polygons, areas, and points to label."""
+"""Products of a finished class map: polygons, areas, and points to label."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Products:
-    """What is to be made of a map.
+    """Products to make from a map.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Products:
     validation
         Labelled points for the areas.
     draw
-        Number of points to draw for labelling; 0 for none.
+        Number of points to select for labelling; 0 for none.
     seed
         Seed of the random points.
     """
@@ -47,33 +47,35 @@ class Products:
         return bool(self.vector or self.report or self.validation or self.draw)
 
     def check(self, network: Network, path: Path) -> None:
-        """Refuse what cannot be made, before the map is.
+        """Refuse products that cannot be made, before the map is computed.
 
         Raises
         ------
         InputError
-            If the network does not map classes, a file cannot be written or read, or points of the map exist already.
+            If the network does not predict classes, a file cannot be written or read, or points for the map already exist.
         """
         if not self.wanted:
             return
         if network.kind not in (TaskKind.SINGLE_LABEL, TaskKind.SEGMENTATION):
             raise InputError(
-                "--vector, --report, --validation and --draw-validation: expected a network of one class per pixel or tile, got "
+                "--vector, --report, --validation and --draw-validation: expected a network that predicts one class per pixel or tile, got "
                 f"one of {network.task} ({network.kind}); leave them out."
             )
         for option, file in (("--vector", self.vector), ("--report", self.report)):
             if file is not None:
                 check_output(file, option=option)
         if self.validation is not None and not self.validation.is_file():
-            raise InputError(f"--validation: expected a file of labelled points, no such file: {self.validation}.")
+            raise InputError(
+                f"--validation: expected a file of labelled points, got {self.validation}, which does not exist; correct the path."
+            )
         if self.draw and any(file.exists() for file in validation_files(path)):
             taken = next(file for file in validation_files(path) if file.exists())
             raise InputError(
-                f"--draw-validation: expected no points yet, found {taken}, which may be labelled; move it."
+                f"--draw-validation: expected a new file for the points, found {taken}, which may contain labels; move it."
             )
 
     def make(self, path: Path) -> Made:
-        """Make them of a finished map.
+        """Make the products of a finished map.
 
         Raises
         ------

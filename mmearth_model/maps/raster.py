@@ -121,7 +121,7 @@ def code_form(outputs: Sequence[Output]) -> tuple[str, int]:
             return dtype, free
     raise InputError(
         f"expected class codes from 0 to 65535, with one of them free for pixels without a class, got {len(codes)} codes from "
-        f"{min(codes)} to {max(codes)}; such classes do not fit a map."
+        f"{min(codes)} to {max(codes)}; such classes cannot be stored in a map."
     )
 
 

@@ -101,10 +101,10 @@ def as_table(plan: ScenePlan, *, scores: bool) -> ScenePlan:
     """Plan a table instead of a map. Raises `InputError` if the network answers per pixel."""
     if plan.network.kind.per_pixel:
         raise InputError(
-            "--out: expected a .tif file with a network that answers per pixel, got a table; write map.tif."
+            "--out: expected a .tif file with a network that predicts per pixel, got a table; use map.tif."
         )
     if scores:
-        raise InputError("--scores has no effect with a table, which has the scores; leave it out.")
+        raise InputError("--scores has no effect with a table, which always has the scores; leave it out.")
     return TablePlan(**{field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)})
 
 
@@ -117,6 +117,7 @@ def _identity_of(path: Path) -> str | None:
         about = json.loads(metadata.get(b"mmearth", b"{}"))
     except (ArrowException, OSError, ValueError) as error:
         raise FileInputError(
-            path, f"expected a new file, found another one ({reason_of(error)}); choose another --out."
+            path,
+            f"expected a new file or a table that predict wrote, found another file ({reason_of(error)}); choose another --out.",
         ) from None
     return about.get(IDENTITY_TAG) if isinstance(about, dict) else None

@@ -47,7 +47,7 @@ def parse_place(text: str) -> tuple[float, float]:
     except ValueError:
         lon = lat = float("nan")
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
-        raise InputError(f"--query: expected LON,LAT in degrees, such as 11.5,48.1, got {text!r}.")
+        raise InputError(f"--query: expected LON,LAT in degrees, such as 11.5,48.1, got {text!r}; correct it.")
     return lon, lat
 
 
@@ -69,7 +69,7 @@ def find_place(fields: Sequence[Vectors], lon: float, lat: float) -> Query:
         if np.isfinite(vector).all():
             return Query(lon, lat, (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32))
     raise InputError(
-        f"--query: expected a location with data, got {lon:g},{lat:g}, where there is none; choose another."
+        f"--query: expected a location with data, got {lon:g},{lat:g}, where there are none; choose another."
     )
 
 

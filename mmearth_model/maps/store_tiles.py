@@ -146,7 +146,7 @@ def check_grids(store: Store) -> None:
     if unknown:
         raise InputError(
             f"{store.path}: expected tiles with a known grid for rasters, got {unknown} of {len(store)} without one; build the "
-            "store anew."
+            "store again."
         )
 
 

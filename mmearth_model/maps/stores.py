@@ -67,8 +67,8 @@ def predict_table(
     net = network if isinstance(network, Network) else load_network(network)
     if net.kind.per_pixel:
         raise InputError(
-            f"--out: expected a network with an answer per tile for a table, got one of {net.task}, which answers per pixel; "
-            "give a folder, or --mosaic."
+            f"--out: expected a network that predicts per tile for a table, got one of {net.task}, which predicts per pixel; "
+            "use a folder, or --mosaic."
         )
     check_output(out)
     tiles, parts, done = StoreTiles.of(net, store, device), [], 0
@@ -153,8 +153,8 @@ def predict_rasters(
     net = network if isinstance(network, Network) else load_network(network)
     if not net.kind.per_pixel:
         raise InputError(
-            f"--out: expected a network with an answer per pixel for a raster of each tile, got one of {net.task}, which "
-            "answers per tile; write --out tiles.parquet."
+            f"--out: expected a network that predicts per pixel for a raster per tile, got one of {net.task}, which predicts per "
+            "tile; use --out tiles.parquet."
         )
     folder = Path(out)
     tiles = StoreTiles.of(net, store, device)
@@ -181,8 +181,8 @@ def _take_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         if not mark.is_file() or mark.read_text(encoding="utf-8") != text:
             raise InputError(
-                f"{folder}: expected a new folder, or one of this network and store to continue, got another; choose another "
-                "--out."
+                f"{folder}: expected a new folder, or an unfinished one of this network and store, got something else; choose "
+                "another --out."
             )
         remove_partial(folder)
     make_folder(folder)

@@ -61,7 +61,7 @@ def read_validation(path: Path, census: Census) -> Points:
     Raises
     ------
     FileInputError
-        If it cannot be read, lacks a column, or has a class that the map does not know.
+        If it cannot be read, lacks a column, or contains a class that is not in the map.
     """
     table = _table(path).require(("lon", "lat", "reference"))
     recorded = {
@@ -99,10 +99,10 @@ def _geojson(path: Path) -> Table:
         properties: list[dict[str, Any]] = [feature.get("properties") or {} for feature in features]
         lon, lat = ([float(point[axis]) for point in points] for axis in (0, 1))
     except OSError as error:
-        raise FileInputError(path, f"expected GeoJSON, could not read it: {os_problem(error)}.") from None
+        raise FileInputError(path, f"expected GeoJSON, got a file that cannot be read: {os_problem(error)}.") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise FileInputError(
-            path, "expected GeoJSON with a collection of points, got something else; export it again."
+            path, "expected GeoJSON with a FeatureCollection of points, got something else; export it again."
         ) from None
     names = dict.fromkeys(name for feature in properties for name in feature)
     columns: dict[str, Sequence[Any]] = {name: [feature.get(name) for feature in properties] for name in names}
@@ -110,7 +110,7 @@ def _geojson(path: Path) -> Table:
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - whatever a file has
-    """Text of a value; whole numbers without a point, as spreadsheets and data frames change them."""
+    """Text of a value; integers without the decimal point that spreadsheets and data frames add."""
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
     text = str(value).strip()
@@ -153,7 +153,7 @@ def classes_at(found: ClassMap, census: Census, points: Points) -> NDArray[np.in
 
 
 def refusal(points: Points, census: Census, at: NDArray[np.intp]) -> str | None:
-    """Explain why points are no probability sample of a map, and what to do; None if they are one.
+    """Explain why points are not a probability sample of a map, and what to do; None if they are one.
 
     Parameters
     ----------
@@ -167,34 +167,34 @@ def refusal(points: Points, census: Census, at: NDArray[np.intp]) -> str | None:
     total = len(points.reference)
     unlabelled = int((points.reference == UNLABELLED).sum())
     if unlabelled:
-        return f"{unlabelled} of {total} points have no reference class; label all, since leaving out the doubtful ones biases the rest"
+        return f"{unlabelled} of {total} points have no reference class; label all points, since leaving out doubtful ones biases the estimates"
     design = points.one("design")
     if design not in (STRATIFIED, SIMPLE):
         return (
-            f"the file does not say how its points were drawn; draw them with --draw-validation, or add a column design "
-            f"with {SIMPLE} (uniformly over the mapped area) or {STRATIFIED} (by mapped class)"
+            f"the file does not say how its points were selected; select them with --draw-validation, or add a column design "
+            f"with {SIMPLE} (uniform over the mapped area) or {STRATIFIED} (by mapped class)"
         )
     digest = points.one("map_digest")
     if digest != census.digest and (design == STRATIFIED or digest or "map_digest" in points.recorded):
         return (
-            f"the points were not drawn from this map (map_digest is {digest or 'missing or mixed'}, that of the map is "
-            f"{census.digest}); draw new ones with --draw-validation"
+            f"the points were not selected from this map (their map_digest is {digest or 'missing or mixed'}, that of the map is "
+            f"{census.digest}); select new ones with --draw-validation"
         )
     outside = int((at < 0).sum())
     if outside:
-        return f"{outside} of {total} points are outside the mapped area, so they sample something else; draw new ones"
+        return f"{outside} of {total} points are outside the mapped area; select new points"
     if design == STRATIFIED and (problem := _other_strata(points, census, at)):
         return problem
     return _too_few(census, at)
 
 
 def _other_strata(points: Points, census: Census, at: NDArray[np.intp]) -> str | None:
-    """Problem of a stratified sample: other strata than the map's classes, points left out or repeated."""
+    """Problem of a stratified sample: strata that are not the map's classes, points left out or repeated."""
     codes = np.array([str(output.code) for output in census.classes], dtype=object)
     strata = points.recorded.get("stratum")
     wrong = len(at) if strata is None else int((strata != codes[at]).sum())
     if wrong:
-        return f"{wrong} of {len(at)} points have another stratum than their class in the map; draw new ones"
+        return f"{wrong} of {len(at)} points have a stratum that is not their class in the map; select new points"
     if len(set(zip(points.lon.tolist(), points.lat.tolist(), strict=True))) < len(at):
         return "some points occur twice; remove the copies"
     drawn = points.recorded.get("stratum_points")
@@ -202,9 +202,7 @@ def _other_strata(points: Points, census: Census, at: NDArray[np.intp]) -> str |
         expected = set() if drawn is None else set(drawn[at == k].tolist())
         found = int((at == k).sum())
         if expected - {str(found)}:
-            return (
-                f"{found} of {'/'.join(sorted(expected))} points of stratum {code} are in the file; restore the others"
-            )
+            return f"{found} of {'/'.join(sorted(expected))} points of stratum {code} are in the file; restore the missing ones"
     return None
 
 
@@ -213,5 +211,5 @@ def _too_few(census: Census, at: NDArray[np.intp]) -> str | None:
     few = (counts < np.minimum(2, census.pixels)) & (census.pixels > 0)
     if few.any():
         names = ", ".join(output.name for output, one in zip(census.classes, few, strict=True) if one)
-        return f"at least two points of each mapped class are needed, and there are fewer of {names}; draw more"
+        return f"expected at least two points of each mapped class, got fewer of {names}; select more points"
     return None

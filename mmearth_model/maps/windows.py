@@ -123,12 +123,12 @@ def _nearest(offsets: NDArray[np.int64], length: int, window: int) -> NDArray[np
 
 
 def step_of(window_px: int, overlap_px: int | None, align_px: int) -> int:
-    """Pixels between two windows: half a window, rounded up to the total stride, or what an overlap leaves.
+    """Pixels from one window to the next: half a window, rounded up to the total stride, or the window minus an overlap.
 
     Raises
     ------
     InputError
-        If the overlap is not shorter than a window, or leaves no multiple of the total stride.
+        If the overlap is not smaller than a window, or the window minus the overlap is not a multiple of the total stride.
     """
     if overlap_px is None:
         return max(align_px, -(-(window_px // 2) // align_px) * align_px)
@@ -136,8 +136,8 @@ def step_of(window_px: int, overlap_px: int | None, align_px: int) -> int:
     if not 0 <= overlap_px < window_px or step % align_px:
         usual = ", ".join(str(window_px - n) for n in range(window_px // align_px * align_px, 0, -align_px))
         raise InputError(
-            f"--overlap: expected an overlap of windows of {window_px} px that leaves a multiple of the network's stride of "
-            f"{align_px} px ({usual}), got {overlap_px}."
+            f"--overlap: expected an overlap of {usual} px (the window of {window_px} px minus a multiple of the network's stride of "
+            f"{align_px} px), got {overlap_px}; choose one of them."
         )
     return step
 

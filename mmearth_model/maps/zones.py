@@ -86,7 +86,7 @@ def zone_lattice(store: Store, lattice: Lattice) -> Lattice:
     side = store.layout.size_px // lattice.patch * lattice.patch
     if not side:
         raise InputError(
-            f"{store.path}: expected tiles of at least one {lattice.patch} px patch, got {store.layout.size_px} px."
+            f"{store.path}: expected tiles of at least one patch ({lattice.patch} px), got {store.layout.size_px} px; use a store with larger tiles."
         )
     return lattice if side >= 2 * lattice.window else replace(lattice, window=side, step=side)
 
@@ -103,20 +103,20 @@ def zones_of(store: Store, normaliser: Normaliser, lattice: Lattice) -> tuple[Zo
     input_normaliser(normaliser, unlabelled(StoreImages(store)))
     epsg = np.asarray(store.coords["epsg"])
     if not len(epsg):
-        raise InputError(f"{store.path}: expected tiles, got none.")
+        raise InputError(f"{store.path}: expected tiles, got none; choose another store.")
     return tuple(_zone(store, int(code), np.flatnonzero(epsg == code), lattice) for code in np.unique(epsg))
 
 
 def _zone(store: Store, epsg: int, tiles: NDArray[np.intp], lattice: Lattice) -> Zone:
     ulx, uly = (np.asarray(store.coords[name], dtype=np.float64)[tiles] for name in ("ulx", "uly"))
     if not np.isfinite([ulx, uly]).all():
-        raise InputError(f"{store.path}: expected tiles with a known corner, got some without.")
+        raise InputError(f"{store.path}: expected tiles with a known grid, got some without; build the store again.")
     lefts, tops = (ulx - ulx.min()) / PIXEL_M, (uly.max() - uly) / PIXEL_M
     apart = max(lattice.patch, lattice.stride)
     off = np.flatnonzero((lefts % apart != 0) | (tops % apart != 0))
     if off.size:
         raise InputError(
-            f"{store.path}: expected corners of tiles that are multiples of {apart} px apart within a zone, so that positions of "
+            f"{store.path}: expected tile corners that are multiples of {apart} px apart within a zone, so that positions of "
             f"different tiles coincide, got {lefts[off[0]]:g} and {tops[off[0]]:g} px in EPSG:{epsg}; use a store of "
             "mmearth-data build --cover, another --stride, or leave out --dense."
         )

@@ -110,7 +110,7 @@ def _say(report: Report | None, done: int, current: str) -> None:
 
 def _check(out: Path, to: str) -> None:
     if to not in SUFFIXES:
-        raise InputError(f"--to: expected {' or '.join(SUFFIXES)}, got {to!r}.")
+        raise InputError(f"--to: expected {' or '.join(SUFFIXES)}, got {to!r}; choose one of them.")
     if out.suffix != SUFFIXES[to]:
         raise InputError(f"--out: expected a file ending in {SUFFIXES[to]} with --to {to}, got {out}; rename it.")
     if out.exists():
@@ -125,12 +125,12 @@ def _check(out: Path, to: str) -> None:
 
 def _content(source: str | Path | Checkpoint | ConvNeXtV2 | Network, features: str | None) -> Content:
     if features not in (None, *FEATURES):
-        raise InputError(f"--features: expected {' or '.join(FEATURES)}, got {features!r}.")
+        raise InputError(f"--features: expected {' or '.join(FEATURES)}, got {features!r}; choose one of them.")
     found = load_weights(source) if isinstance(source, str | Path) else source
     if isinstance(found, Network):
         if features is not None:
             raise InputError(
-                f"--features: expected an encoder, got the network of {found.task}, whose outputs are its answers; leave it out."
+                f"--features: expected an encoder, got the network of {found.task}, whose outputs are predictions; leave it out."
             )
         return network_content(found, licence=None if found.folder is None else _licence(found.folder))
     if isinstance(found, ConvNeXtV2):
@@ -142,7 +142,7 @@ def _content(source: str | Path | Checkpoint | ConvNeXtV2 | Network, features: s
 def _encoder_content(name: str, encoder: ConvNeXtV2, features: str | None, record: dict[str, Any]) -> Content:
     if encoder.normaliser is None:
         raise InputError(
-            f"{name}: expected statistics to normalise stored numbers with, got weights without; convert them again "
+            f"{name}: expected weights with statistics for normalisation, got weights without; convert them again "
             "with --store STORE."
         )
     return encoder_content(encoder, encoder.normaliser, features or "pooled", record)
@@ -169,7 +169,7 @@ def _check_size(head: torch.nn.Module) -> None:
     size = sum(t.numel() * t.element_size() for t in (*head.parameters(), *head.buffers()))
     if size > ONNX_BYTES:
         raise InputError(
-            f"--to onnx: expected weights of less than 2 GiB, which a file of this format holds at most, got {size / 2**30:.1f} GiB; "
+            f"--to onnx: expected weights of less than 2 GiB, the limit of ONNX files, got {size / 2**30:.1f} GiB; "
             "use --to torch-export."
         )
 

@@ -198,7 +198,8 @@ def read_tuned(folder: Path) -> ResultSet:
     row = record.get("result")
     if not isinstance(row, dict):
         raise FileInputError(
-            file, "expected the result of a network (finetune, evaluate --keep-probe), got a file without; restore it."
+            file,
+            "expected a network with a result (finetune, evaluate --keep-probe), got a file without a result; restore it.",
         )
     return _of_rows(file, [row], {"synthetic": bool(record.get("synthetic"))}, short_path(folder))
 

@@ -505,7 +505,7 @@ def learned_of(entries: Iterable[Mapping[str, Any]]) -> tuple[Learned, ...]:
     try:
         return tuple(Learned(entry["name"], Kind(entry["kind"])) for entry in entries)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"expected the modalities that an encoder learned, got: {error}.") from None
+        raise InputError(f"expected the modalities that the encoder predicted in pretraining, got: {error}.") from None
 
 
 def _encoder_of(model: Mapping[str, Any]) -> EncoderConfig:

@@ -82,7 +82,7 @@ def check_licence(text: str) -> str:
         return str(canonicalize_license_expression(text))
     except InvalidLicenseExpression:
         raise InputError(
-            "--licence: expected an identifier of the SPDX list (https://spdx.org/licenses) such as CC-BY-4.0, or "
+            "--licence: expected an identifier of the SPDX list (https://spdx.org/licenses), such as CC-BY-4.0, or "
             f"LicenseRef-NAME, got {text!r}; correct it."
         ) from None
 
@@ -92,6 +92,6 @@ def _refuse_edited(folder: Path, cards: Mapping[str, str]) -> None:
         path = folder / name
         if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
             raise InputError(
-                f"{short_path(path.absolute())}: expected no file, or the unchanged card of these weights, found a file with "
-                "different content, which may have been edited; add --force to replace it."
+                f"{short_path(path.absolute())}: expected no file, or the unedited card of these weights, found a file with "
+                "different content; add --force to replace it."
             )

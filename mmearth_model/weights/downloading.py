@@ -152,7 +152,7 @@ def _blocks(answer: http.client.HTTPResponse, limit: int | None = None) -> Itera
                 left = None if left is None else left - len(block)
                 yield block
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"the connection broke ({error})") from None
+            raise Unreachable(f"the connection was interrupted ({error})") from None
 
 
 def receive(

@@ -61,7 +61,7 @@ class HubFolder:
         found = URL.fullmatch(url)
         folder = (found["folder"] or "").strip("/") if found else ""
         if not found or ".." in folder.split("/"):
-            raise InputError(f"{url}: expected {FORM}, got another form; correct it.")
+            raise InputError(f"{url}: expected a URL of the form {FORM}, got a different one; correct it.")
         return cls(found["repository"], unquote(found["revision"]) if found["revision"] else None, folder)
 
 
@@ -84,7 +84,7 @@ def fetch_from_hub(url: str, report: Callable[[int], None] | None = None) -> tup
     if missing:
         raise InputError(
             f"{url}: expected a folder with {CONFIG_FILE} and {MODEL_FILE}, got one without {' and '.join(missing)}; "
-            f"check the repository, or add the folder: {FORM}."
+            f"check the repository, or add the subfolder: {FORM}."
         )
     return folder, snapshot.name
 
@@ -93,7 +93,9 @@ def _download(url: str, wanted: HubFolder, report: Callable[[int], None] | None)
     try:
         from huggingface_hub import errors, snapshot_download
     except ModuleNotFoundError:
-        raise InputError(f"{url}: expected the library huggingface_hub for it; pip install 'mmearth[hub]'.") from None
+        raise InputError(
+            f"{url}: expected the library huggingface_hub, which is not installed; run: pip install 'mmearth[hub]'"
+        ) from None
     prefix = f"{wanted.folder}/" if wanted.folder else ""
     try:
         with _quiet():
@@ -108,17 +110,17 @@ def _download(url: str, wanted: HubFolder, report: Callable[[int], None] | None)
         raise InputError(f"{url}: expected {FORM}, got a name that the Hub does not accept; correct it.") from None
     except errors.GatedRepoError:
         raise DownloadFailed(
-            f"{url}: the repository requires that its terms are accepted; accept them on its page, then {SIGN_IN[15:]}."
+            f"{url}: the repository requires you to accept its terms; accept them on its page, then {SIGN_IN[15:]}."
         ) from None
     except errors.RepositoryNotFoundError:
-        raise InputError(f"{url}: expected a repository of the Hub that can be read, got none; check the name, or {SIGN_IN}.") from None  # fmt: skip
+        raise InputError(f"{url}: expected a repository of the Hub that you can read, found none; check the name, or {SIGN_IN}.") from None  # fmt: skip
     except errors.RevisionNotFoundError:
-        raise InputError(f"{url}: expected a branch, tag or commit of the repository, got none of that name; check it.") from None  # fmt: skip
+        raise InputError(f"{url}: expected a branch, tag or commit of the repository, found none of that name; correct it.") from None  # fmt: skip
     except errors.HfHubHTTPError as error:
         raise DownloadFailed(_refused(url, error.response.status_code)) from None
     except errors.LocalEntryNotFoundError:
         raise DownloadFailed(
-            f"{url}: the Hub cannot be reached, and its cache has no complete copy; connect and run the same command "
+            f"{url}: the Hub cannot be reached, and the cache has no complete copy; go online and run the same command "
             "again (unset HF_HUB_OFFLINE if it is set)."
         ) from None
     except (OSError, ValueError) as error:

@@ -119,7 +119,7 @@ class BucketFolder:
         for offset in range(start, size, RANGE_BYTES):
             yield self.storage.get_ranges(name, [(offset, min(RANGE_BYTES, size - offset))])[0]
         if self.storage.tag(name) != tag:
-            raise DownloadFailed("it was replaced while it was downloaded; run the same command again")
+            raise DownloadFailed("the file changed during the download; run the same command again")
 
 
 def is_url(path: str | Path) -> bool:
@@ -131,7 +131,7 @@ def is_url(path: str | Path) -> bool:
         For a `Path` that was made of a URL, which it changes.
     """
     if isinstance(path, Path) and COLLAPSED.match(str(path)):
-        raise InputError(f"{path}: expected a URL as text, got a Path, which drops one of its slashes; pass a str.")
+        raise InputError(f"{path}: expected a URL as text, got a Path, which drops one of its slashes; pass it as str.")
     return "://" in str(path)
 
 
@@ -174,11 +174,13 @@ def check_url(url: str) -> None:
     parts = urlsplit(url)
     known = (*HUB, *WEB, *BUCKETS)
     if parts.scheme not in known:
-        raise InputError(f"{url}: expected a folder or a URL of a kind known here ({', '.join(known)}).")
+        raise InputError(
+            f"{url}: expected a folder or a URL with one of these schemes: {', '.join(known)}; correct it."
+        )
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise InputError(
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}: expected a URL without password, query and "
-            "fragment, which would be recorded; leave them out."
+            "fragment, since results record the URL; leave them out."
         )
 
 

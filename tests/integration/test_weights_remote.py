@@ -191,10 +191,12 @@ def test_a_private_repository_needs_a_token_which_nothing_shows(
     place: Place, store: Store, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     place.repository.closed = "private"
-    with pytest.raises(InputError, match=r"expected a repository of the Hub that can be read.*hf auth login.*HF_TOKEN"):
+    with pytest.raises(
+        InputError, match=r"expected a repository of the Hub that you can read.*hf auth login.*HF_TOKEN"
+    ):
         load_encoder(place.url)
     place.repository.closed = "gated"
-    with pytest.raises(DownloadFailed, match=r"requires that its terms are accepted.*HF_TOKEN"):
+    with pytest.raises(DownloadFailed, match=r"requires you to accept its terms.*HF_TOKEN"):
         load_encoder(place.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     command = ["embed", str(store.path), "--checkpoint", place.url, "--out", str(home / "x.parquet")]
@@ -207,8 +209,8 @@ def test_a_private_repository_needs_a_token_which_nothing_shows(
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("hf://me/none", r"expected a repository of the Hub that can be read, got none; check the name"),
-        ("HERE@v9", r"expected a branch, tag or commit of the repository, got none of that name"),
+        ("hf://me/none", r"expected a repository of the Hub that you can read, found none; check the name"),
+        ("HERE@v9", r"expected a branch, tag or commit of the repository, found none of that name"),
         ("HERE/elsewhere", r"expected a folder with config.json and model.safetensors, got one without config"),
         ("hf://atto", r"expected hf://OWNER/NAME\[@REVISION\]\[/SUBFOLDER\], got another form"),
         ("HERE/../../x", r"expected hf://OWNER/NAME"),
@@ -236,7 +238,10 @@ def test_a_path_made_of_a_url_is_refused() -> None:
 
 def test_the_hubs_library_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"expected the library huggingface_hub for it; pip install 'mmearth\[hub\]'"):
+    with pytest.raises(
+        InputError,
+        match=r"expected the library huggingface_hub, which is not installed; run: pip install 'mmearth\[hub\]'",
+    ):
         load_encoder("hf://me/atto")
 
 

@@ -181,7 +181,7 @@ class RasterSource:
         if survey.place.grid is not None and not any(
             m.observed(arrays[m.name]).any() for m in modalities if m.name in arrays
         ):
-            raise TileUnavailable(NOT_IN_SOURCE, "the files have no value there")
+            raise TileUnavailable(NOT_IN_SOURCE, "the files have no values for this tile")
         return arrays
 
     @cached_property

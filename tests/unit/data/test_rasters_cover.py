@@ -143,7 +143,7 @@ def test_a_border_without_data_gives_no_tile(tmp_path: Path) -> None:
     store = cover(found)
     assert len(store) == 15
     details = pq.read_table(found.root / "c.zarr" / "rejected.parquet")["detail"].unique().to_pylist()
-    assert details == ["the files have no value there"]
+    assert details == ["the files have no values for this tile"]
 
 
 def test_the_plan_counts_the_cells_of_the_files(tmp_path: Path) -> None:

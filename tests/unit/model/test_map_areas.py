@@ -97,7 +97,7 @@ def test_pixels_of_a_geographic_map_have_the_area_of_the_ellipsoid(tmp_path: Pat
 
 def test_a_projection_that_distorts_areas_is_refused(tmp_path: Path) -> None:
     path = write_map(tmp_path / "web.tif", np.ones((8, 8), np.uint8), crs="EPSG:3857", transform=rasterio.Affine(10, 0, 1e6, 0, -10, 8e6))  # fmt: skip
-    with pytest.raises(InputError, match=r"3\.\d+ times too large; write it in UTM"):
+    with pytest.raises(InputError, match=r"3\.\d+ times too large; warp it to UTM"):
         report_areas(path)
 
 
@@ -185,7 +185,7 @@ def test_too_few_points_to_draw(world: tuple[Path, Any]) -> None:
 
 
 def test_labels_are_never_overwritten(world: tuple[Path, Any], labelled: list[dict[str, Any]]) -> None:
-    with pytest.raises(InputError, match="may be labelled; move it"):
+    with pytest.raises(InputError, match="may contain labels; move it"):
         write_validation(draw_validation(world[0], 200), validation_files(world[0]))
 
 
@@ -278,16 +278,16 @@ def changed(first: int, **values: str) -> Callable[[Rows], Rows]:
 
 REFUSED: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     "unlabelled": (changed(3, reference=""), "3 of 200 points have no reference class"),
-    "no design": (without("design"), "does not say how its points were drawn"),
-    "chosen by hand": (changed(200, design="purposive"), "does not say how its points were drawn"),
-    "another map": (changed(200, map_digest="0" * 32), "were not drawn from this map"),
+    "no design": (without("design"), "does not say how its points were selected"),
+    "chosen by hand": (changed(200, design="purposive"), "does not say how its points were selected"),
+    "another map": (changed(200, map_digest="0" * 32), "were not selected from this map"),
     "no map": (without("map_digest"), "map_digest is missing"),
     "mixed maps": (changed(5, map_digest="0" * 32), "missing or mixed"),
     "outside": (changed(2, lon="20.0"), "2 of 200 points are outside the mapped area"),
     "no class there": (changed(1, lat="45.1530"), "1 of 200 points are outside the mapped area"),
-    "other strata": (changed(200, stratum="1"), "points have another stratum"),
-    "no strata": (without("stratum"), "200 of 200 points have another stratum"),
-    "left out": (lambda rows: rows[7:], "restore the others"),
+    "other strata": (changed(200, stratum="1"), "points have a stratum that is not their class"),
+    "no strata": (without("stratum"), "200 of 200 points have a stratum that is not their class"),
+    "left out": (lambda rows: rows[7:], "restore the missing ones"),
     "copied": (lambda rows: [*rows[:-1], rows[0]], "occur twice"),
     "one point of a class": (
         lambda rows: without("stratum_points")([r for n, r in enumerate(rows) if r["stratum"] != "3" or r is first(rows)]),
@@ -348,7 +348,7 @@ def test_a_validation_that_cannot_be_read(
 @pytest.mark.parametrize("text", ["", "{}", '{"features": [1]}', '{"features": [{"geometry": null}]}'])
 def test_a_geojson_that_is_none(text: str, world: tuple[Path, Any], tmp_path: Path) -> None:
     (tmp_path / "p.geojson").write_text(text)
-    with pytest.raises(InputError, match="expected GeoJSON with a collection of points"):
+    with pytest.raises(InputError, match="expected GeoJSON with a FeatureCollection of points"):
         report_areas(world[0], tmp_path / "p.geojson")
 
 
@@ -362,10 +362,10 @@ def rotated() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("codes", "more", "message"),
     [
-        (np.ones((4, 4), np.float32), {}, "expected a map of classes"),
+        (np.ones((4, 4), np.float32), {}, "expected a class map"),
         (np.ones((4, 4), np.uint8), {"crs": None}, "coordinate reference system"),
         (np.ones((4, 4), np.uint8), rotated(), "north up"),
-        (np.full((4, 4), NODATA, np.uint8), {}, "without any pixel of a class"),
+        (np.full((4, 4), NODATA, np.uint8), {}, "in which no pixel has a class"),
     ],
     ids=["quantities", "no CRS", "rotated", "empty"],
 )

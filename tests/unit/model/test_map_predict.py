@@ -170,7 +170,7 @@ def test_answers_of_windows_are_a_table_that_geopandas_reads(scene: tuple[Path, 
     np.testing.assert_allclose(areas, (10 * size) ** 2, rtol=1e-3)
     first = found.to_crs(crs).total_bounds
     np.testing.assert_allclose((first[0], first[3]), corner, atol=1e-2)
-    with pytest.raises(InputError, match="with a network that answers per pixel, got a table"):
+    with pytest.raises(InputError, match="with a network that predicts per pixel, got a table"):
         predict_scene(make_network(), [scene[0]], out)
     with pytest.raises(InputError, match="another network, scene or option"):
         predict_scene(network, [scene[0]], out, tiling=WindowOptions(stride_px=8))

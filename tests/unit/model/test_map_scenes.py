@@ -207,7 +207,7 @@ def test_level_and_offset_are_asked_for_where_nothing_says_them(tmp_path: Path) 
     both = normaliser_of("L1C", "L2A")
     with pytest.raises(InputError, match="give --level L1C or --level L2A"):
         describe_scene(both, [silent], SceneOptions(offset=0))
-    with pytest.raises(InputError, match="give --offset -1000 if they do, or --offset 0"):
+    with pytest.raises(InputError, match="give --offset -1000 if 1000 was added, or --offset 0"):
         describe_scene(both, [silent], SceneOptions(level="L1C"))
     assert describe_scene(both, [silent], SceneOptions(level="L1C", offset=-1000)).level == "L1C"
     assert describe_scene(normaliser_of("-"), [silent], SceneOptions()).level is None
@@ -281,8 +281,8 @@ def test_missing_doubled_and_unknown_bands_are_refused(tmp_path: Path, good: Pat
         "expected each band once, got B4 of sentinel2 twice",
     )
     nameless = write_scene(tmp_path / "nameless.tif", values, [""] * len(BANDS))
-    refused(tmp_path, [nameless], "expected bands that the network takes .*got none; name them")
-    refused(tmp_path, [good, good], "expected different files, got one twice")
+    refused(tmp_path, [nameless], "expected bands that the network takes .*got none; identify them")
+    refused(tmp_path, [good, good], "expected each file once, got one twice")
 
 
 def test_files_elsewhere_are_refused(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_files_elsewhere_are_refused(tmp_path: Path) -> None:
             "expected a file that overlaps .*first.tif",
         ),
         ("zone", {"crs": "EPSG:32633"}, "expected the CRS of .*first.tif.*rio warp"),
-        ("turned", {"transform": rasterio.Affine(10, 1, ULX, 1, -10, ULY)}, "expected pixels along those of"),
+        ("turned", {"transform": rasterio.Affine(10, 1, ULX, 1, -10, ULY)}, "expected the same grid orientation as"),
     ):
         other = write_scene(tmp_path / f"{name}.tif", values[6:], BANDS[6:], **profile)
         refused(tmp_path, [first, other], match)
@@ -304,7 +304,7 @@ def test_files_elsewhere_are_refused(tmp_path: Path) -> None:
 def test_broken_files_are_refused(tmp_path: Path, good: Path) -> None:
     cut = tmp_path / "cut.tif"
     cut.write_bytes(good.read_bytes()[:-500])
-    refused(tmp_path, [cut], "it is truncated; copy it again")
+    refused(tmp_path, [cut], "the file is truncated; copy it again")
     empty = tmp_path / "empty.tif"
     empty.touch()
     refused(tmp_path, [empty], "expected a complete GeoTIFF")
@@ -330,18 +330,18 @@ def test_outputs_that_would_be_lost_or_have_no_use_are_refused(tmp_path: Path, g
     network, before = make_network(), good.read_bytes()
     for out, match in (
         (good, "expected a new file, got the input"),
-        (tmp_path / "map.png", "expected the name of a .tif file"),
+        (tmp_path / "map.png", "expected a .tif file"),
     ):
         with pytest.raises(InputError, match=match):
             predict_scene(network, [good], out)
     assert good.read_bytes() == before
-    with pytest.raises(InputError, match="expected none with a network that answers per pixel"):
+    with pytest.raises(InputError, match="expected none with a network that predicts per pixel"):
         predict_scene(network, [good], tmp_path / "map.tif", tiling=WindowOptions(stride_px=8))
-    with pytest.raises(InputError, match="expected none with a network that answers per tile"):
+    with pytest.raises(InputError, match="expected neither with a network that predicts per tile"):
         predict_scene(
             make_network(TaskKind.SINGLE_LABEL), [good], tmp_path / "map.tif", tiling=WindowOptions(overlap_px=8)
         )
-    with pytest.raises(InputError, match=r"scores.*got one of quantities"):
+    with pytest.raises(InputError, match=r"scores.*got one that predicts quantities"):
         predict_scene(make_network(TaskKind.PIXEL_REGRESSION), [good], tmp_path / "map.tif", scores=True)
 
 

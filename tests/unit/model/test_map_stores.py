@@ -219,7 +219,7 @@ def test_rasters_resume(network: Network, store: Store, tmp_path: Path) -> None:
     predict_rasters(network, store, tmp_path / "out", device="cpu")
     assert files[0].read_bytes() == content
     assert files[1].stat().st_ino == kept
-    with pytest.raises(InputError, match="of this network and store to continue, got another"):
+    with pytest.raises(InputError, match="of this network and store, got something else"):
         predict_rasters(make_network(store, TaskKind.PIXEL_REGRESSION), store, tmp_path / "out", device="cpu")
 
 
@@ -293,9 +293,9 @@ def test_tiles_that_make_no_mosaic(change: Callable[[Columns], None], message: s
 def test_networks_that_do_not_fit(store: Store, network: Network, tmp_path: Path) -> None:
     tiles = make_network(store, TaskKind.SINGLE_LABEL)
     for call in (predict_mosaic, predict_rasters):
-        with pytest.raises(InputError, match="which answers per tile"):
+        with pytest.raises(InputError, match="which predicts per tile"):
             call(tiles, store, tmp_path / "out")
-    with pytest.raises(InputError, match="which answers per pixel"):
+    with pytest.raises(InputError, match="which predicts per pixel"):
         predict_table(network, store, tmp_path / "t.parquet")
     write_store(tmp_path / "other.zarr", 8, names=("sentinel1",))
     with pytest.raises(InputError, match="expected sentinel2, which the encoder takes"):
@@ -370,9 +370,9 @@ def test_a_table_from_the_command(saved: tuple[Path, Path], store: Store, tmp_pa
         (0, ("--mosaic", "a", "--stride", "2"), "--stride has no effect for a store"),
         (0, ("--mosaic", "a", "--seed", "2"), "--seed has no effect without --draw-validation"),
         (0, ("--mosaic", "a", "--validation", "none.csv"), "--validation: expected a file of labelled points"),
-        (1, ("--mosaic", "a"), "which answers per tile"),
+        (1, ("--mosaic", "a"), "which predicts per tile"),
         (1, ("--out", "t.parquet", "--scores"), "--scores has no effect with a table"),
-        (1, ("--out", "folder"), r"write --out tiles.parquet"),
+        (1, ("--out", "folder"), r"use --out tiles.parquet"),
     ],
 )
 def test_options_that_do_not_go_together(

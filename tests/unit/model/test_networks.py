@@ -329,7 +329,7 @@ def edited(probe: Path, folder: Path, **changes: Any) -> Path:
         ({"scale": {"mean": [0.0, 0.0], "std": [1.0]}}, "scales of"),
         ({"outputs": []}, "outputs: expected at least 1"),
         ({"outputs": [{"name": "a"}] * 70_000}, "outputs: expected at most"),
-        ({"outputs": [{"name": "a", "code": 1}] * 14}, "without a code of their own"),
+        ({"outputs": [{"name": "a", "code": 1}] * 14}, "without unique codes"),
         ({"outputs": [{"name": "a", "code": 1}]}, "another shape of"),
         ({"outputs": [{"name": "a", "code": 1, "colour": "red"}]}, "colour"),
         ({"record": []}, "record"),
@@ -518,7 +518,7 @@ def test_the_command_keeps_the_probe_that_its_table_shows(commands: Path) -> Non
         (("encoder",), "--keep-probe: expected one checkpoint"),
         (
             ("--protocol", "probe"),
-            "expected one protocol that fits a linear function, linear or probe, got linear, probe",
+            "expected a single linear protocol, linear or probe, got linear, probe",
         ),
         (("--test-share", "0.5"), "--test-share: expected none with --keep-probe"),
         (("--keep-probe", "encoder"), "--keep-probe encoder: expected a new folder or an earlier network"),
@@ -542,7 +542,7 @@ def test_a_probe_that_cannot_be_kept_is_refused_before_anything_is_computed(
 
 def test_a_probe_of_neighbours_cannot_be_kept(commands: Path) -> None:
     words = ["knn" if word == "linear" else word for word in PROBED]
-    assert "expected one protocol that fits a linear function" in refusal(run(*words, "--keep-probe", "new"))
+    assert "expected a single linear protocol" in refusal(run(*words, "--keep-probe", "new"))
 
 
 @pytest.mark.parametrize(
