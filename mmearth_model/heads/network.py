@@ -80,7 +80,7 @@ FORMAT = 1
 NETWORK_FILES = frozenset({MODEL_FILE, CONFIG_FILE, CARD_FILE, ITEM_FILE})
 """Names of all files in a network's folder."""
 MAX_CONFIG_BYTES = 2**24
-"""Larger files are no configuration of a network."""
+"""Larger files are not the configuration of a network."""
 FROM_ENCODER = (
     "fine-tune it (mmearth-train finetune CKPT --task TASK --out DIR), or keep a probe (mmearth-train evaluate CKPT --task "
     "TASK --keep-probe DIR)"
@@ -423,7 +423,7 @@ def _instead(folder: Path) -> str:
 
 
 def _check_format(file: Path, config: Any) -> None:  # noqa: ANN401 - JSON
-    """Refuse what is no network of this format."""
+    """Refuse what is not a network of this format."""
     name, form = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else (None, None)
     if name in (PRETRAINED, ENCODER_ONLY):
         raise FileInputError(file, f"expected a network, got a pretrained encoder; {FROM_ENCODER}.")

@@ -1,4 +1,4 @@
-"""Areas of the classes of a map: counted, which is biased, and estimated from a validation sample."""
+"""Areas of the classes of a map: counted from pixels, which is biased, and estimated from a validation sample."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class AreaReport:
     validation
         File of the points; None without one.
     design
-        How the points were drawn.
+        How the points were selected: ``stratified`` or ``simple-random``.
     matrix
         (K, K) points by mapped class (row) and reference class (column); None without estimates.
     estimates
@@ -83,7 +83,7 @@ class AreaReport:
     estimates: Estimates | None = None
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary per class, JSON-ready; what is unknown is None."""
+        """One dictionary per class, JSON-ready; unknown values are None."""
         return [self._row(k) for k in range(len(self.classes))]
 
     def _row(self, k: int) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class AreaReport:
 
 
 def report_areas(path: str | Path, validation: str | Path | None = None) -> AreaReport:
-    """Measure the areas of the classes of a map, and estimate them from a validation.
+    """Measure the areas of the classes of a map, and estimate them from labelled points.
 
     Parameters
     ----------
@@ -162,12 +162,12 @@ def report_areas(path: str | Path, validation: str | Path | None = None) -> Area
     Returns
     -------
     AreaReport
-        Without estimates, and with the reason, if there are no points or they are no probability sample of the map.
+        Without estimates, and with the reason, if there are no points or they are not a probability sample of the map.
 
     Raises
     ------
     InputError
-        If the map or the validation cannot be read, or names a class that the map does not know.
+        If the map or the validation cannot be read, or names a class that is not in the map.
     """
     path = Path(path)
     found = ClassMap.open(path)
@@ -197,7 +197,7 @@ def _matrix(points: Points, at: NDArray[np.intp], classes: int) -> NDArray[np.in
 
 
 def check_report(path: Path) -> None:
-    """Refuse a name of a report whose form is unknown."""
+    """Refuse the name of a report with an unknown extension."""
     if path.suffix.lower() not in WRITERS:
         raise InputError(
             f"--report: expected a file name ending in {', '.join(WRITERS)}, got {path.name!r}; rename it."
@@ -205,12 +205,12 @@ def check_report(path: Path) -> None:
 
 
 def write_areas(found: AreaReport, path: str | Path) -> None:
-    """Write a report as CSV, JSON or Markdown, by the ending of the file.
+    """Write a report as CSV, JSON or Markdown, by the file extension.
 
     Raises
     ------
     InputError
-        For another ending.
+        If the extension is unknown.
     """
     path = Path(path)
     check_report(path)

@@ -1,4 +1,4 @@
-"""Blocks of a large result: each is computed once, by any process, and kept until the whole is published.
+"""Blocks of a large result: each is computed once, by any process, and kept until the result is complete.
 
 ::
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 IDENTITY_FILE = "identity.json"
 CLAIM = "claim"
 MULTIPLE = 512
-"""Blocks begin and end at multiples of the tiles of the files that are made of them."""
+"""Blocks begin and end at multiples of the tile size of the output files."""
 MIN_ROWS, WINDOWS_PER_BLOCK = 1024, 8
 """Windows across the border of two blocks are computed for both, so blocks are many windows high: 4 % more than the
 necessary windows for half a window of overlap."""
@@ -43,7 +43,7 @@ necessary windows for half a window of overlap."""
 FEW_BLOCKS = 8
 """Blocks of the usual size below which a result is divided into smaller ones."""
 MAX_NUMBERS = 2**25
-"""Most numbers (float32) of a block that are held at a time: 128 MiB."""
+"""Maximum number of float32 values of a block in memory: 128 MiB."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -85,13 +85,13 @@ def plan_blocks(
     window
         Pixels of the result that one window covers, along one axis.
     channels
-        Numbers per pixel that are held while a block is computed, which limit its size.
+        Values per pixel in memory while a block is computed, which limit its size.
     side
-        Rows of a block; None takes enough that few windows reach into two blocks. Blocks are twice as wide.
+        Rows of a block; None chooses enough rows that few windows overlap two blocks. Blocks are twice as wide.
     """
     fitting = int((MAX_NUMBERS / (2 * channels)) ** 0.5) // MULTIPLE * MULTIPLE
     wanted = _whole(max(MIN_ROWS, WINDOWS_PER_BLOCK * window))
-    if height * width < FEW_BLOCKS * 2 * wanted**2:  # several processes shall have some each
+    if height * width < FEW_BLOCKS * 2 * wanted**2:  # so that several processes have work
         wanted = min(wanted, _whole(2 * window))
     rows = side or max(MULTIPLE, min(wanted, fitting))
     columns = 2 * rows
@@ -109,7 +109,7 @@ def _whole(rows: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class WorkFolder:
-    """Folder beside a result that holds its finished blocks."""
+    """Folder next to a result with its finished blocks."""
 
     path: Path
 
@@ -120,14 +120,14 @@ class WorkFolder:
 
     @contextmanager
     def hold(self, identity: Mapping[str, Any]) -> Iterator[None]:
-        """Make the folder, or take up that of an interrupted run, for one process at a time.
+        """Create the folder, or resume that of an interrupted run, for one process at a time.
 
         Raises
         ------
         InputError
-            If it has blocks of another result.
+            If it contains blocks of another result.
         RetryLater
-            If another process works on it.
+            If another process is using it.
         """
         make_folder(self.path)
         with claim(self.path / CLAIM) as ours:
@@ -149,11 +149,11 @@ class WorkFolder:
             )
 
     def finished(self, block: Block) -> bool:
-        """Whether a block is there."""
+        """Whether a block is finished."""
         return (self.path / block.name).is_file()
 
     def write(self, block: Block, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write a block, whole or not at all."""
+        """Write a block atomically."""
         content = io.BytesIO()
         named: dict[str, Any] = dict(arrays)
         np.savez(content, **named)
@@ -177,7 +177,7 @@ class WorkFolder:
 
 
 def _difference(file: Path, identity: Mapping[str, Any]) -> str:
-    """Name what differs from the identity of earlier blocks."""
+    """Describe the difference from the identity of earlier blocks."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         names = [name for name in {**found, **identity} if found.get(name) != identity.get(name)]
@@ -216,14 +216,14 @@ def run_blocks(
     scheduler
         Address of a Dask scheduler instead, whose workers see the same folders.
     threads
-        Threads of each process on this machine. Another number may change the last bits of the numbers.
+        Threads of each process on this machine. A different number may change the last bits of the result.
     report
-        Called with the pixels that are finished, and all of them.
+        Called with the number of finished pixels, and their total.
 
     Raises
     ------
     InputError
-        If no scheduler answers.
+        If the scheduler does not respond.
     RetryLater
         When a process died.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CLASSES_TAG = "classes"
 """Tag of a class map with a JSON object: code of each class -> its name."""
 STRIP_PX = 2**22
-"""Pixels that are read together."""
+"""Maximum number of pixels per strip."""
 MISSING = 2**16 - 1
 """Code of a pixel without a class in the digest; no class has it."""
 CODE_TYPES = ("uint8", "uint16")
@@ -31,7 +31,7 @@ ROTATED = "expected a map with north up, got a rotated or sheared one; write it 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMap:
-    """Header of a map of classes: the first band of a raster file with class codes.
+    """Header of a class map, a raster file whose first band has class codes.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class ClassMap:
         Raises
         ------
         FileInputError
-            If it cannot be read, or is no map of classes with a coordinate reference system and north up.
+            If it cannot be read, or is not a north-up class map with a coordinate reference system.
         """
         from pyproj import CRS
 
@@ -89,9 +89,9 @@ class ClassMap:
             )
 
     def strips(self, rows: int = 0) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
-        """Read the map from north to south: first row, codes (h, W), and where there is a class (h, W).
+        """Yield strips from north to south: first row, codes (h, W), and where there is a class (h, W).
 
-        ``rows`` is the number of rows of a strip; 0 takes as many as `STRIP_PX` allows.
+        ``rows`` is the number of rows of a strip; 0 uses as many as `STRIP_PX` allows.
         """
         from rasterio.windows import Window
 
@@ -102,7 +102,7 @@ class ClassMap:
                 yield first, dataset.read(1, window=window), dataset.read_masks(1, window=window) != 0
 
     def lonlat(self, columns: NDArray[Any], rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Degrees of positions in pixels; 0.5 is the centre of the first pixel."""
+        """Longitude and latitude of pixel coordinates; 0.5 is the centre of the first pixel."""
         from pyproj import Transformer
 
         a, _, c, _, e, f = self.transform
@@ -110,7 +110,7 @@ class ClassMap:
         return np.asarray(lon), np.asarray(lat)
 
     def positions(self, lon: NDArray[Any], lat: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Column and row of the pixels at points in degrees; -1 for points that are outside the file."""
+        """Column and row of the pixels at points in degrees; -1 outside the file."""
         from pyproj import Transformer
 
         a, _, c, _, e, f = self.transform
@@ -165,7 +165,7 @@ class Census:
 
     @classmethod
     def of(cls, legend: tuple[Output, ...], counts: dict[int, NDArray[np.int64]], digest: str) -> Self:
-        """Combine a legend with the pixels of each code in each row."""
+        """Combine a legend with the number of pixels of each code in each row."""
         known = {output.code or 0: output for output in legend}
         found = {code: known.get(code) or unnamed(code) for code in counts}
         classes = tuple(sorted((known | found).values(), key=lambda output: output.code or 0))
@@ -184,7 +184,7 @@ class Census:
 
 
 def unnamed(code: int) -> Output:
-    """Class that a map's legend does not name."""
+    """Class that is not in the map's legend."""
     return Output(name=f"class {code}", code=code)
 
 
@@ -201,7 +201,7 @@ def _legend(dataset: Any, path: Path) -> tuple[Output, ...]:  # noqa: ANN401 - r
         ) from None
     try:
         colours = dataset.colormap(1)
-    except ValueError:  # rasterio's way to say that there is none
+    except ValueError:  # rasterio raises this if there is none
         colours = {}
     return tuple(
         Output(

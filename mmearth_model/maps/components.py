@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 SAMPLE = 20_000
 """Largest number of positions to which the components are fitted."""
 STRETCH = (2.0, 98.0)
-"""Percentiles of each component in the sample that become black and full colour."""
+"""Percentiles of each component that become 0 and 255."""
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Projection of vectors to three colours.
+    """Projection of vectors to red, green and blue.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Components:
 
 
 def fit_components(fields: Sequence[Vectors]) -> Components:
-    """Fit principal components to at most 20,000 positions, evenly spread over all grids.
+    """Fit principal components to at most 20,000 positions, evenly spaced over all grids.
 
     Raises `InputError` if fewer than two positions have data.
     """
@@ -83,7 +83,7 @@ def fit_components(fields: Sequence[Vectors]) -> Components:
 
 
 def _sample(fields: Sequence[Vectors]) -> NDArray[np.float32]:
-    """(N, D) vectors of every n-th row and column of the grids, those without data left out."""
+    """(N, D) vectors with data of every n-th row and column of the grids."""
     positions = sum(field.grid.shape[0] * field.grid.shape[1] for field in fields)
     step = max(1, int(np.ceil((positions / SAMPLE) ** 0.5)))
     found = []

@@ -1,4 +1,4 @@
-"""Dense embeddings of scenes and stores: one vector of an encoder per position."""
+"""Dense embeddings of scenes and stores: one embedding vector per position."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 VECTORS = "vectors"
 """Array of a block."""
 BLOCK_VALUES = 24_000_000
-"""Numbers of a block: 96 MB of float32."""
+"""Maximum number of values of a block: 96 MB of float32."""
 BLOCK_PX = 2048
 """Longest side of a block in pixels of the scene."""
 MULTIPLE = 32
-"""Positions of which the side of a block is a multiple."""
+"""The side of a block is a multiple of this number of positions."""
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +54,7 @@ def loaded(folder: Path, padding: Padding | None, device: str) -> ConvNeXtV2:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseJob:
-    """All that a process needs to compute blocks of vectors of one grid.
+    """Everything that a process needs to compute blocks of vectors of one grid.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class BlockVectors:
     def read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Read one whole block; see `mmearth_model.maps.vectors.Vectors`."""
         block = Block.of(rows, columns)
-        if block not in self.blocks:  # no tile of a store is there
+        if block not in self.blocks:  # it contains no tile of the store
             return np.full((self.grid.features, block.height, block.width), np.nan, dtype=np.float32)
         return self.folder.read(block)[VECTORS]
 
@@ -142,7 +142,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DensePlan:
-    """A dense embedding, before it is computed: its grids, where it comes from, and all that determines it."""
+    """A dense embedding before it is computed: its grids, its origin, and everything that determines it."""
 
     parts: tuple[Part, ...]
     origin: Origin
@@ -166,7 +166,7 @@ def embed_dense(
 ) -> tuple[Vectors, ...]:
     """Embed every position of a scene or of the tiles of a store.
 
-    The same call resumes an interrupted one, and leaves a finished file unchanged.
+    Repeating an interrupted call resumes it; a finished file is left unchanged.
 
     Parameters
     ----------
@@ -181,9 +181,9 @@ def embed_dense(
     kind
         ``float32``, or ``int8``: multiples of a scale per feature.
     given
-        Bands, level and offset of a scene, where the files do not say them.
+        Bands, level and offset of a scene, if the files do not record them.
     inside
-        Location (longitude, latitude) that has to be inside; refused before anything is computed.
+        Location (longitude, latitude) that must be inside, which is checked before anything is computed.
     workers
         Number of processes on this machine.
     scheduler
@@ -193,7 +193,7 @@ def embed_dense(
     device
         Device of each process.
     report
-        Called with the number of positions that are computed, and all of them.
+        Called with the number of finished positions, and their total.
 
     Returns
     -------
@@ -305,7 +305,7 @@ def _zone_part(
 
 
 def _side(features: int, lattice: Lattice) -> int:
-    """Positions along a side of a block, by the memory that it takes."""
+    """Positions along a side of a block, limited by memory."""
     longest = min((BLOCK_VALUES / features) ** 0.5, BLOCK_PX / lattice.stride)
     return max(1, int(longest) // MULTIPLE) * MULTIPLE
 

@@ -1,4 +1,4 @@
-"""Files made from a dense embedding: a picture of its principal components, and maps of similarity to a location."""
+"""Files made from a dense embedding: pictures of its principal components, and maps of the similarity to a location."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmearth_model.maps.vectors import VectorGrid, Vectors
 
 PICTURE_PX = 800
-"""Pixels along the longer side of a PNG that a smaller picture is enlarged to, at least."""
+"""Smaller PNG pictures are enlarged until their longer side has at least this many pixels."""
 COLOURS = ("red", "green", "blue")
 
 

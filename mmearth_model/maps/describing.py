@@ -1,7 +1,7 @@
-"""Find out what the bands of scene files are: from a task or mapping file, their own descriptions, tags and names.
+"""Identify the bands of scene files by a task or mapping file, or by their descriptions, tags and names.
 
-Sentinel-2 products say their level and their processing baseline in tags and in names; from baseline 04.00 on, 1000 is
-added to their numbers (ESA, Sentinel-2 Products Specification Document 14.9; RADIO_ADD_OFFSET and BOA_ADD_OFFSET).
+Sentinel-2 products record their level and processing baseline in tags and names; from baseline 04.00 on, 1000 is added
+to their numbers (ESA, Sentinel-2 Products Specification Document 14.9; RADIO_ADD_OFFSET and BOA_ADD_OFFSET).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
 
 PIXEL_M = 10.0
-"""Pixels of stores, and of the images that encoders learn from."""
+"""Pixel size of stores, and of the images that encoders are trained on, in metres."""
 PIXEL_TOLERANCE = 0.01
 OFFSET = -1000.0
-"""What takes the 1000 away again."""
+"""Offset that removes the 1000."""
 FIRST_WITH_OFFSET = 4.0
 """Processing baseline from which on 1000 is added."""
 LEVEL_TAG = re.compile(r"(processing[_:]?level|product[_:]?type|product[_:]?uri|s2[_:]level)$", re.IGNORECASE)
@@ -60,7 +60,7 @@ PRODUCT_NAME = re.compile(r"S2[A-D]_MSIL(1C|2A)_\d{8}T\d{6}_N(\d{4})_")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Described:
-    """One file, and what is known of it from elsewhere.
+    """One file, and what is known about it from other origins.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself."""
+    """What is read from the header of a file."""
 
     descriptions: tuple[str | None, ...]
     tags: Mapping[str, str]
@@ -100,20 +100,20 @@ class Header:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneOptions:
-    """What the caller says of a scene.
+    """Options that describe a scene.
 
     Attributes
     ----------
     bands
-        Task or mapping file (or the name of a task file of the package) that names the bands.
+        Task or mapping file (or the name of a task file of the package) that identifies the bands.
     level
         Processing level, ``L1C`` or ``L2A``.
     offset
         Added to the numbers of modalities whose statistics depend on the level: -1000 for baselines from 04.00 on.
     any_resolution
-        Whether pixels of another size than 10 m are accepted.
+        Whether pixel sizes other than 10 m are accepted.
     fill_missing
-        Whether bands that no file has count as missing everywhere, which a network takes as their mean.
+        Whether bands that no file has count as missing everywhere, so that the network uses their mean.
     """
 
     bands: str | None = None
@@ -129,8 +129,8 @@ def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneO
     Raises
     ------
     InputError
-        If bands are missing or doubled, the level or the offset is not known, files do not overlap, or the pixels are not
-        those that the network knows.
+        If bands are missing or repeated, the level or the offset is not known, files do not overlap, or the pixel size is
+        not that of the training images.
     """
     headers = {path: read_header(path) for path in inputs}
     if len(headers) < len(inputs):
@@ -311,7 +311,7 @@ def _meant(text: str | None, modalities: Sequence[Modality]) -> list[tuple[str, 
 
 
 def _by_task(path: Path, header: Header, spec: TaskSpec) -> Described:
-    """Bands of a file as a task file names them: all of them, or the one that its description or name says."""
+    """Bands of a file by a task file: all of them, or the one in its description or name."""
     wanted, texts = spec.band_names, header.descriptions
     pairs = dict(zip(wanted, spec.catalog_bands, strict=True))
     if len(texts) == len(spec.file_bands) and not (len(texts) == 1 and len(wanted) > 1):
@@ -349,7 +349,7 @@ def _kept(spec: TaskSpec) -> list[int]:
 
 
 def _by_mapping(path: Path, header: Header, mapping: RasterMapping, file: Path, wanted: set[str]) -> Described:
-    """Bands of a file as the layer of a mapping with a matching path names them."""
+    """Bands of a file by the layer of a mapping file with a matching path."""
     layers = [layer for layer in mapping.file_layers if _matches(path, layer.path)]
     if not layers:
         paths = ", ".join(dict.fromkeys(layer.path for layer in mapping.file_layers))
@@ -394,7 +394,7 @@ def _matches(path: Path, pattern: str) -> bool:
 
 
 def _check_repeats(described: Sequence[Described], modalities: Sequence[Modality], inputs: Sequence[Path]) -> None:
-    """Refuse files of which no band is used, and bands that come twice."""
+    """Refuse files of which no band is used, and repeated bands."""
     unused = [path for path in inputs if path not in {entry.path for entry in described}]
     if unused:
         raise FileInputError(
@@ -471,7 +471,7 @@ def _depends(entry: Described, normaliser: Normaliser) -> bool:
 
 
 def level_said(path: Path, tags: Mapping[str, str]) -> str | None:
-    """Find the processing level by the tags of a file, or by the name of the product that it belongs to."""
+    """Find the processing level by the tags of a file or the name of the product that it belongs to."""
     for name, value in tags.items():
         found = LEVEL_WORD.search(value) if LEVEL_TAG.search(name) else None
         if found:
@@ -481,7 +481,7 @@ def level_said(path: Path, tags: Mapping[str, str]) -> str | None:
 
 
 def offset_said(path: Path, tags: Mapping[str, str]) -> float | None:
-    """Find what has to be added to the numbers, by the tags of a file or by the name of the product that it belongs to."""
+    """Find the offset to add to the numbers, by the tags of a file or the name of the product that it belongs to."""
     baseline = PRODUCT_NAME.search(str(path.absolute()))
     said = None if baseline is None else float(baseline[2]) / 100
     for name, value in tags.items():
@@ -553,7 +553,7 @@ def _offset(
 
 
 def _marks(entry: Described, header: Header, known: Mapping[str, Modality]) -> Marks:
-    """Numbers that mean missing: as given, as the file's tag says, or else the catalog's, if all bands are whole numbers."""
+    """No-data values: as given, by the file's tag, or else the catalog's, if all bands are integers."""
     numbers = [number for number, _, _ in entry.bands]
     if entry.marks is not None or any(header.nodata[n - 1] is not None for n in numbers):
         return entry.marks

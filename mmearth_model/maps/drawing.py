@@ -107,7 +107,7 @@ def allocate(pixels: NDArray[np.int64], mapped: NDArray[np.float64], count: int)
 def _pick(
     counts: NDArray[np.int64], areas: NDArray[np.float64], number: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw distinct pixels of a class: (number, 2) row, and rank among the pixels of the class in that row; sorted."""
+    """Select distinct pixels of a class: (number, 2) row, and rank among the pixels of the class in that row; sorted."""
     total = int(counts.sum())
     if number == total:
         rows = np.repeat(np.arange(len(counts)), counts)
@@ -167,17 +167,17 @@ def _columns(
 
 
 def validation_files(path: Path) -> tuple[Path, Path]:
-    """Files of the points of a map: GeoParquet and CSV beside it."""
+    """Files of the points of a map: GeoParquet and CSV next to it."""
     return path.with_name(f"{path.stem}{SUFFIX}.parquet"), path.with_name(f"{path.stem}{SUFFIX}.csv")
 
 
 def write_validation(drawn: Drawn, files: tuple[Path, Path]) -> None:
-    """Write points as GeoParquet and as CSV, to label in either.
+    """Write points as GeoParquet and as CSV; either can be labelled.
 
     Raises
     ------
     InputError
-        If a file exists: it may have labels.
+        If a file exists, since it may contain labels.
     """
     import pyarrow as pa
     import shapely

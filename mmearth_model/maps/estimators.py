@@ -3,9 +3,9 @@
 Stratified estimators of Olofsson et al. (2014), Good practices for estimating area and assessing accuracy of land change,
 Remote Sensing of Environment 148, 42-57: strata are the classes of the map. Axes: K classes; I strata (map classes).
 
-Standard errors are those of the paper. Its intervals, 1.96 standard errors to both sides, cover too rarely where a few
-errors in a large class decide the area of a small one: with 50 points per class, a class may be missed in a stratum of
-which it covers one per cent, and then contributes no variance. The intervals here are therefore those of the method of
+Standard errors are those of the paper. Its intervals, the estimate ± 1.96 standard errors, contain the true area too rarely
+if the area of a small class depends on a few errors in a large one: with 50 points per class, a class may be missed in a
+stratum of which it covers one per cent, and then contributes no variance. The intervals here therefore use the method of
 variance estimates recovery for a linear function of binomial proportions (Zou, Huang and Zhang 2009, Computational
 Statistics and Data Analysis 53, 1080-1085), from the interval of each proportion under the prior Beta(1/3, 1/3), the
 neutral one (Kerman 2011, Electronic Journal of Statistics 5, 1450-1470).
@@ -29,20 +29,20 @@ PRIOR = 1 / 3
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Estimates:
-    """Estimates for each class: (K,) arrays; NaN where the sample or the map has none of a class.
+    """Estimates for each class: (K,) arrays; NaN if a class is absent from the sample or the map.
 
     Attributes
     ----------
     area, area_se
         Area, in the unit of the mapped areas, and its standard error.
     area_low, area_high
-        Interval that contains the area with a probability of 95 %.
+        Bounds of the 95 % confidence interval of the area.
     users, users_se
-        Share of the area mapped as a class that is of it.
+        User's accuracy: share of the area mapped as a class that is of this class.
     producers, producers_se
-        Share of the area of a class that is mapped as it.
+        Producer's accuracy: share of the area of a class that is mapped as this class.
     overall, overall_se
-        Share of the area that is mapped correctly.
+        Overall accuracy: share of the area that is mapped correctly.
     proportions
         (K, K) estimated share of the whole area, by mapped class (row) and reference class (column).
     """

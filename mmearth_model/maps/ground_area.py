@@ -1,7 +1,7 @@
 """Area of the pixels of a map on the Earth.
 
-In a projection whose area scale is within one per cent of 1, such as UTM, an area is that of the map's own grid. Areas
-of geographic maps are measured on the ellipsoid: Lambert's cylindrical equal-area projection keeps parallels and
+In a projection whose area scale is within one per cent of 1, such as UTM, areas are computed on the map's grid. Areas
+of maps in degrees are computed on the ellipsoid: Lambert's cylindrical equal-area projection keeps parallels and
 meridians straight, so that the area of a pixel, or of a polygon of pixels, is exact.
 """
 
@@ -63,7 +63,7 @@ def polygon_areas_m2(found: ClassMap, polygons: NDArray[Any]) -> NDArray[np.floa
 
 
 def keeps_areas(found: ClassMap) -> bool:
-    """Whether areas in the map's projection are true to one per cent."""
+    """Whether the map's projection preserves area to within one per cent."""
     return bool(found.crs.is_projected and np.abs(_area_scales(found) - 1).max() <= TOLERANCE)
 
 

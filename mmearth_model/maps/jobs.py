@@ -1,4 +1,4 @@
-"""Compute one block of a map: read its windows, apply the network, combine the answers."""
+"""Compute one block of a map: read its windows, apply the network, combine the predictions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ANSWERS, SCORES = "answers", "scores"
 """Arrays of a block: (bands, height, width) of the map, and uint8 probabilities (outputs, height, width)."""
 SPAN_ROWS = 64
-"""Rows of a block that are turned into answers together, for which more memory is needed than for the answers."""
+"""Rows of a block that are converted to answers together, since the conversion needs more memory than the answers."""
 NETWORK = "network"
 """Folder of the network in a work folder."""
 
@@ -47,7 +47,7 @@ def loaded(folder: Path, device: str) -> Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that a process needs to compute blocks of a map; it is small when pickled.
+    """Everything that a process needs to compute blocks of a map; small when pickled.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ def answers_of(network: Network, values: NDArray[np.float32]) -> NDArray[Any]:
         mean, deviation = (np.asarray(part, np.float64)[:, None, None] for part in network.scale)
         quantities: NDArray[Any] = values * deviation + mean
         return quantities
-    if network.codes.min() < 0:  # labels, of which any number may be true
+    if network.codes.min() < 0:  # labels, any number of which may be true
         return (values > 0.5).astype(np.uint8)
     return network.codes[values.argmax(axis=0)][None]
 
@@ -146,7 +146,7 @@ def batches(strip: Strip, columns: Sequence[int], size_px: int, device: torch.de
 
 
 class PixelJob(SceneJob):
-    """Blocks of a network with an answer per pixel: overlapping windows are blended."""
+    """Blocks of a network that predicts per pixel: overlapping windows are blended."""
 
     def values(self, network: Network, block: Block) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """See `Job.values`."""
@@ -179,13 +179,13 @@ def _put(found: NDArray[Any], finished: tuple[int, NDArray[Any]], block: Block) 
 
 
 def _note(observed: NDArray[np.bool_], strip: Strip, row: int, block: Block) -> None:
-    """Note which pixels of a block were observed, from a strip at ``row``."""
+    """Record which pixels of a block were observed, from a strip at ``row``."""
     seen = strip.observed[:, block.column - strip.left :][:, : block.width].numpy()
     _put(observed[None], (row, seen[None]), block)
 
 
 class TileJob(SceneJob):
-    """Blocks of a network with an answer per window: each pixel of the map is the answer of the window around it."""
+    """Blocks of a network that predicts per tile: each pixel of the map has the prediction for the window around it."""
 
     def values(self, network: Network, block: Block) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """See `Job.values`."""

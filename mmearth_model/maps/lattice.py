@@ -1,8 +1,8 @@
 """Positions of dense embeddings in the pixels of a scene, and the vectors of a block of them.
 
-The last map of an encoder has one vector per patch. At a stride of one patch, positions are the patches. At a finer
-stride, which divides the patch, the encoder sees the scene again at shifts of a stride, so that every position has the
-vector of the patch around it. At a coarser one, a multiple of the patch, a position has the mean of its patches, in
+The last feature map of an encoder has one vector per patch. At a stride of one patch, positions are the patches. At a
+finer stride, which divides the patch, the encoder runs once per shift of one stride, so that every position has the vector
+of the patch centred on it. At a coarser stride, a multiple of the patch, a position has the mean of its patches, in
 proportion to their observed pixels.
 """
 
@@ -44,9 +44,9 @@ class Lattice:
     patch
         Of a position of the encoder's last map.
     window, step
-        Of a window, and between the beginnings of two.
+        Of a window, and from the beginning of one window to the next.
     blend
-        How windows share a position.
+        How the vectors of overlapping windows are combined.
     """
 
     stride: int
@@ -66,7 +66,7 @@ class Lattice:
         return max(1, self.stride // self.patch)
 
     def positions(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of positions of a scene of (rows, columns) pixels; the last ones may reach beyond it."""
+        """Rows and columns of positions of a scene of (rows, columns) pixels; the last ones may extend beyond it."""
         return -(-size[0] // self.stride), -(-size[1] // self.stride)
 
     def axis(self, positions: int, shift: int) -> tuple[Axis, int]:
@@ -233,7 +233,7 @@ def _patches(
 def _within(
     first: int, values: NDArray[np.float32], shares: NDArray[np.float32], rows: tuple[int, int]
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield the part of finished rows that is asked for, if there is any."""
+    """Yield the requested part of finished rows, if any."""
     start, end = max(first, rows[0]), min(first + values.shape[1], rows[1])
     if start < end:
         yield start, values[:, start - first : end - first], shares[start - rows[0] : end - rows[0]]

@@ -48,7 +48,7 @@ class Plan:
     forms
         Path -> form of each file: the answers, then the probabilities, if they are kept.
     identity
-        All that determines the result, JSON-ready.
+        Everything that determines the result, JSON-ready.
     """
 
     network: Network
@@ -62,11 +62,11 @@ class Plan:
         raise NotImplementedError
 
     def job(self, folder: WorkFolder, device: str) -> Job:
-        """Make what computes a block."""
+        """Make the job that computes a block."""
         raise NotImplementedError
 
     def is_finished(self, path: Path, identity: str) -> bool:
-        """Whether a file is there already. Raises `InputError` if it is something else, which would be lost."""
+        """Whether a file is already finished. Raises `InputError` if another file has its name, which would be lost."""
         return is_finished(path, identity)
 
     def publish(self, folder: WorkFolder, identity: str) -> None:
@@ -111,7 +111,7 @@ def make_map(
 
 
 def forms_of(network: Network, out: Path, tags: Mapping[str, str], *, scores: bool) -> dict[Path, RasterForm]:
-    """Files of a map and their forms. Raises `InputError` if the network has no scores, or its codes fit no map."""
+    """Files of a map and their forms. Raises `InputError` if the network has no scores, or its codes do not fit a map."""
     forms = {out: answers_form(network)}
     if scores:
         forms[out.with_suffix(SCORES_SUFFIX)] = scores_form(network)
@@ -131,7 +131,7 @@ def tags_of(network: Network, synthetic: bool) -> dict[str, str]:
 
 
 def answers_form(network: Network) -> RasterForm:
-    """Form of the answers of a network. Raises `InputError` if its codes fit no map."""
+    """Form of the answers of a network. Raises `InputError` if its codes do not fit a map."""
     names = tuple(output.name for output in network.outputs)
     if network.kind.continuous:
         return RasterForm(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmearth_model.maps.blocks import Block, WorkFolder
 
 MOST_EMPTY_PX = 10**9
-"""Extent of a zone up to which its tiles may cover as little of it as they like."""
+"""Extent of a zone up to which its tiles may cover any share of it."""
 LEAST_COVERED = 0.01
 """Share of a larger extent that the tiles must cover."""
 MOSAIC = "mosaic.vrt"
@@ -138,7 +138,7 @@ class MosaicPlan(Plan):
         return tuple(block for block in planned if len(self.zone.within(block, 1)))
 
     def job(self, folder: WorkFolder, device: str) -> MosaicJob:
-        """Make what computes a block."""
+        """Make the job that computes a block."""
         form, *more = self.forms.values()
         return MosaicJob(
             folder=folder, form=form, scores=bool(more), device=device, store=str(self.store.path), zone=self.zone
@@ -159,19 +159,19 @@ def predict_mosaic(
 ) -> tuple[Path, ...]:
     """Map the tiles of a store: ``zone_EPSG.tif`` for each UTM zone, and ``mosaic.vrt`` over them.
 
-    Where tiles overlap, probabilities are blended with weights that fall to nearly nothing at the border of a tile. Pixels
-    without a tile are no-data. The same call resumes an interrupted one.
+    Where tiles overlap, probabilities are blended with weights that fall to nearly zero at the border of a tile. Pixels
+    without a tile are no-data. Repeating an interrupted call resumes it.
 
     Parameters
     ----------
     network
-        A network with an answer per pixel, or its folder.
+        A network that predicts per pixel, or its folder.
     store
         Tiles of a zone share a grid of 10 m, as those of ``build --cover`` do.
     out
         Folder.
     scores
-        Whether to write probabilities too: ``zone_EPSG.scores.tif`` and ``mosaic.scores.vrt``.
+        Whether to write probabilities as well: ``zone_EPSG.scores.tif`` and ``mosaic.scores.vrt``.
     workers, scheduler, threads, device, report
         As for `predict_scene`.
 
@@ -183,7 +183,7 @@ def predict_mosaic(
     Raises
     ------
     InputError
-        If the network answers per tile, or store and network do not match; see `plan_zones`.
+        If the network predicts per tile, or store and network do not match; see `plan_zones`.
     WriteFailed, RetryLater
         As for `predict_scene`.
     """

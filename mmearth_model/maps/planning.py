@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TABLE_SUFFIX = ".parquet"
 TILE_BLOCK_PX = 32
-"""Pixels of a block of a network that answers per tile, each of which is a whole window."""
+"""Pixels of a block of a network that predicts per tile, each of which is a whole window."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class WindowOptions:
     Attributes
     ----------
     overlap_px
-        Pixels that neighbouring windows share; None takes about half a window. Of a task per pixel.
+        Pixels that neighbouring windows share, for networks that predict per pixel; None is about half a window.
     blend
-        How answers of several windows are combined. Of a task per pixel.
+        How overlapping windows are combined, for networks that predict per pixel: ``smooth`` or ``centre``.
     stride_px
-        Pixels of the scene per pixel of the map; None takes half a window. Of a task per tile.
+        Scene pixels per side of a map pixel, for networks that predict per tile; None is half a window.
     """
 
     overlap_px: int | None = None
@@ -73,7 +73,7 @@ class ScenePlan(Plan):
         return plan_blocks(self.grid.height, self.grid.width, 1, side=TILE_BLOCK_PX)
 
     def job(self, folder: WorkFolder, device: str) -> Job:
-        """Make what computes a block."""
+        """Make the job that computes a block."""
         kind = PixelJob if self.network.kind.per_pixel else TileJob
         return kind(
             scene=self.scene,
@@ -156,7 +156,7 @@ def _stride(network: Network, tiling: WindowOptions) -> int:
 
 
 def centred(length: int, window: int, stride: int) -> Axis:
-    """Plan windows around the pixels of a coarser grid, moved into the scene at its borders.
+    """Plan windows around the pixels of a coarser grid, shifted into the scene at its borders.
 
     ``weights`` are ones: windows are not blended.
     """

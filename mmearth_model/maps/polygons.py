@@ -1,8 +1,8 @@
 """Polygons of a class map: one per connected region, however large the map.
 
-The map is traced in strips of rows. A region that touches the border of two strips stays open until a strip does not
-continue it, and is then joined; all others are written with their strip. Memory holds one strip and the open regions.
-Coordinates are whole pixels until a region is finished, so that joining is exact.
+The map is traced in strips of rows. A region that touches the border between two strips stays open until a strip does not
+continue it, and its parts are then joined; all others are written with their strip. Only one strip and the open regions are
+in memory. Coordinates are integer pixels until a region is finished, so that joining is exact.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NONE = -1
 """Pixel that is in no region."""
 TRACED_PX = 2**20
-"""Pixels that are traced together: noise has a polygon in every fourth."""
+"""Pixels that are traced together; in noise, every fourth pixel has a polygon."""
 
 
 def write_polygons(
@@ -51,9 +51,9 @@ def write_polygons(
     out
         GeoParquet file.
     report
-        Called with the number of rows of pixels done, and their total.
+        Called with the number of finished rows, and their total.
     rows
-        Rows of pixels that are traced together; 0 takes as many as `TRACED_PX` allows. The polygons are the same.
+        Rows of pixels that are traced together; 0 uses as many as `TRACED_PX` allows. It does not change the polygons.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def write_polygons(
     Raises
     ------
     FileInputError
-        If the file is no map of classes.
+        If the file is not a class map.
     """
     from pyarrow import parquet
 

@@ -1,4 +1,4 @@
-"""Maps of scenes: windows through a network, blended to one answer per pixel, or one answer per window."""
+"""Maps of scenes: a network is applied to windows, which are blended per pixel, or give one prediction each."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def predict_scene(
 ) -> tuple[Path, ...]:
     """Map a scene with a network.
 
-    The same call resumes an interrupted one, and leaves a finished map unchanged.
+    Repeating an interrupted call resumes it; a finished map is left unchanged.
 
     Parameters
     ----------
     network
         A network, or its folder.
     inputs
-        Raster files of one scene: one with all bands, or several with some each.
+        Raster files of one scene: one with all bands, or several with some bands each.
     out
-        Map to write, a cloud-optimised GeoTIFF. With ``scores``, probabilities are written beside it, as
-        ``NAME.scores.tif``. Of a network that answers per tile, also a ``.parquet`` file: GeoParquet with a row for each
-        window (columns as those of the tiles of a store).
+        Map to write, a cloud-optimised GeoTIFF. With ``scores``, probabilities are written next to it, as
+        ``NAME.scores.tif``. For a network that predicts per tile, alternatively a ``.parquet`` file: GeoParquet with a row
+        per window (with the columns of `predict_table`).
     given
-        Bands, level and offset, where the files do not say them.
+        Bands, level and offset, if the files do not record them.
     tiling
         Windows.
     scores
-        Whether to write probabilities too.
+        Whether to write probabilities as well.
     workers
         Number of processes on this machine.
     scheduler
@@ -59,7 +59,7 @@ def predict_scene(
     device
         Device of each process.
     report
-        Called with the pixels of the map that are finished, and all of them.
+        Called with the number of finished pixels of the map, and their total.
 
     Returns
     -------

@@ -106,7 +106,7 @@ class RasterGrid:
 
 
 def code_form(outputs: Sequence[Output]) -> tuple[str, int]:
-    """Type of a map of classes, and a number that no class has.
+    """Type of a class map, and a number that no class has.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Answers of the windows of a scene as a table: of networks that answer per tile."""
+"""Answers of the windows of a scene as a table: of networks that predict per tile."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TablePlan(ScenePlan):
 
 
 def as_table(plan: ScenePlan, *, scores: bool) -> ScenePlan:
-    """Plan a table instead of a map. Raises `InputError` if the network answers per pixel."""
+    """Plan a table instead of a map. Raises `InputError` if the network predicts per pixel."""
     if plan.network.kind.per_pixel:
         raise InputError(
             "--out: expected a .tif file with a network that predicts per pixel, got a table; use map.tif."
@@ -109,7 +109,7 @@ def as_table(plan: ScenePlan, *, scores: bool) -> ScenePlan:
 
 
 def _identity_of(path: Path) -> str | None:
-    """Identity of the result in a table; None if it has none, or is no table."""
+    """Identity of the result in a table; None if it has none, or is not a table."""
     from pyarrow import ArrowException, parquet
 
     try:

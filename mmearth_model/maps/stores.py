@@ -40,7 +40,7 @@ def predict_table(
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> Path:
-    """Predict every tile of a store with a network that answers per tile, as GeoParquet.
+    """Predict every tile of a store with a network that predicts per tile, as GeoParquet.
 
     Columns: ``id``, ``tile_id``, ``lon``, ``lat``, ``time``; of classes, ``class`` (code), ``name``, ``score`` and
     ``score_NAME`` for each class; of labels, ``NAME`` (true or false) and ``score_NAME``; of quantities, ``NAME``;
@@ -49,7 +49,7 @@ def predict_table(
     Parameters
     ----------
     network
-        A network with an answer per tile, or its folder.
+        A network that predicts per tile, or its folder.
     store
         The tiles.
     out
@@ -62,7 +62,7 @@ def predict_table(
     Raises
     ------
     InputError
-        If the network answers per pixel, or the store lacks what it takes.
+        If the network predicts per pixel, or the store lacks what it takes.
     """
     net = network if isinstance(network, Network) else load_network(network)
     if net.kind.per_pixel:
@@ -119,14 +119,14 @@ def predict_rasters(
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> int:
-    """Predict every tile of a store with a network that answers per pixel: ``OUT/TILE.tif``, each on the grid of its tile.
+    """Predict every tile of a store with a network that predicts per pixel: ``OUT/TILE.tif``, each on the grid of its tile.
 
     Tiles without any observed pixel have no file. The same call resumes an interrupted one.
 
     Parameters
     ----------
     network
-        A network with an answer per pixel, or its folder.
+        A network that predicts per pixel, or its folder.
     store
         The tiles.
     out
@@ -146,7 +146,7 @@ def predict_rasters(
     Raises
     ------
     InputError
-        If the network answers per tile, the store lacks what it takes, or the folder has something else.
+        If the network predicts per tile, the store lacks what it takes, or the folder has something else.
     WriteFailed
         If the disk is full; finished files are kept.
     """

@@ -253,7 +253,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
     found = group[name]
     if not isinstance(found, zarr.Array):
-        raise TypeError(f"{name} is no array")
+        raise TypeError(f"{name} is not an array")
     return found
 
 

@@ -40,7 +40,7 @@ def describe(path: str | Path, *, licence: str | None = None, force: bool = Fals
     Raises
     ------
     InputError
-        When there are no weights, a card was edited, or the licence is no SPDX identifier.
+        When there are no weights, a card was edited, or the licence is not an SPDX identifier.
     """
     stated = None if licence is None else check_licence(licence)
     folder = find_checkpoint(Path(path))

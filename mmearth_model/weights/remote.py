@@ -46,7 +46,7 @@ HUB, WEB, BUCKETS = ("hf",), ("https", "http"), ("s3", "gs", "az")
 ORIGIN_FILE, LATEST_FILE = "origin.json", "latest"
 RANGE_BYTES = 2**23
 MAX_CONFIG_BYTES = 2**26
-"""Larger files are no configuration of a network."""
+"""Larger files are not the configuration of a network."""
 COLLAPSED = re.compile(r"(hf|https?|s3|gs|az):[/\\][^/\\]")
 
 
@@ -226,7 +226,7 @@ def _newest(url: str, remote: Remote, home: Path, report: Callable[[int], None] 
 
 
 def _check_config(url: str, content: bytes) -> None:
-    """Refuse what is no configuration, such as the page of a server for files that it does not have."""
+    """Refuse what is not a configuration, such as the page of a server for files that it does not have."""
     try:
         found = isinstance(json.loads(content), dict)
     except ValueError:
