@@ -36,11 +36,11 @@ REGION = frozenset({"region", "mainland"})
 PLACING = REGION | SAMPLING
 """Fields that have no effect if the locations are given."""
 COVERED = SAMPLING | {"tiles_file", "split", "split_shares", "years"}
-"""Fields that have no effect if a region is covered: its tiles are neither chosen nor split, and have one period."""
+"""Fields that have no effect if a region is covered: its tiles are neither sampled nor split, and have one period."""
 COVERING = frozenset({"overlap_px", "date_range"})
 """Fields that only have an effect if a region is covered."""
 COVER_DATES = (date(2020, 1, 1), date(2020, 12, 31))
-"""Period of the scenes of a cover by default: the year of ESA WorldCover v100 and of the canopy height model."""
+"""Default period of the scenes of a cover: the year of ESA WorldCover v100 and of the canopy height model."""
 SCENES = frozenset({"years", "levels", "cloud_percent", "date_range"})
 """Fields that have no effect if the scenes are given too."""
 SERVICE = frozenset(fields_of(SourceFields)) - {"source"}
@@ -323,7 +323,7 @@ class BuildRecipe(BuildFields, Recipe):
 
     @property
     def covers_region(self) -> bool:
-        """Whether tiles cover a region of the recipe, rather than the area of a source's own files."""
+        """Whether tiles cover the region of the recipe, rather than the area of a source's own files."""
         return self.cover and (self.source_file is None or bool(REGION & self.model_fields_set))
 
     @property

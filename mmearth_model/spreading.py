@@ -48,7 +48,7 @@ class Spreading:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether other processes than this one compute."""
+        """Whether work is computed in other processes."""
         return self.scheduler is not None or self.workers > 1
 
 
@@ -57,7 +57,7 @@ def spread(
 ) -> Iterator[tuple[Work, Result]]:
     """Call a function for each piece of work in other processes; yields work and result in order of completion.
 
-    Function and works are pickled for them. Raises `InputError` if no scheduler answers, `RetryLater` when a process died.
+    Function and work are pickled. Raises `InputError` if the scheduler does not respond, and `RetryLater` if a process died.
     """
     with _executor(where) as executor, _deaths():
         pending = {executor.submit(function, work): work for work in works}
@@ -94,7 +94,7 @@ def _begin(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent was killed: nothing else would, since it waits for work from it."""
+    """End this process if its parent was killed, since it would otherwise wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -102,7 +102,7 @@ def _end_with_parent() -> None:
 
 
 def _end(children: Sequence[BaseProcess]) -> None:
-    """Let processes save their work, and end them: a signal to this process does not reach them."""
+    """Let worker processes save their work, and end them, since a signal to this process does not reach them."""
     for child in children:
         child.terminate()
     until = time.monotonic() + GRACE_S

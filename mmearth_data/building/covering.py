@@ -29,7 +29,7 @@ def cells_of(recipe: BuildRecipe, source: Source) -> Cover:
     Raises
     ------
     InputError
-        When no region is named, it extends beyond the UTM zones, or takes too many cells.
+        If no region is given, it extends beyond the UTM zones, or it needs too many cells.
     """
     found = cover(_parts(recipe, source), recipe.tile_size, recipe.overlap_px)
     if not len(found):
@@ -53,7 +53,7 @@ def _parts(recipe: BuildRecipe, source: Source) -> Sequence[ZonePart]:
 def labels_of(
     recipe: BuildRecipe, modalities: Sequence[Modality], ecoregions: Callable[[], GeoDataFrame]
 ) -> Labels | None:
-    """Labels of the tiles, from ecoregions that are read when the first tiles are planned; None without such modalities.
+    """Labels of the tiles; None without such modalities. Ecoregions are read when the first tiles are planned.
 
     Raises
     ------

@@ -25,7 +25,7 @@ NO_BIOME, NO_ECO_REGION = 255, 65535
 """Class ids that mean "not known", as in the catalog."""
 PLACE_COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region")
 GRID_COLUMNS = ("epsg", "ulx", "uly")
-"""Columns of locations whose pixel grids are given."""
+"""Columns of locations with given pixel grids."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +140,7 @@ class BuildPlan:
 
 @dataclass(frozen=True)
 class CoverPlan(BuildPlan):
-    """Plan of a cover, whose locations are computed shard by shard, since there may be many millions of them.
+    """Plan of a cover. Its locations are computed shard by shard, since there may be many millions of them.
 
     Attributes
     ----------
@@ -205,7 +205,7 @@ def plan_given(
 
 
 def plan_cover(cover: Cover, layout: StoreLayout, labels: Labels | None) -> CoverPlan:
-    """Plan a cover: one row per cell, in their order, in no split and without reserves."""
+    """Plan a cover: one row per cell, in the order of cells, without splits and reserves."""
     return CoverPlan(layout=layout, places={}, pools=(), cover=cover, labels=labels)
 
 

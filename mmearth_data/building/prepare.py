@@ -44,7 +44,7 @@ class PreparedBuild:
     plan
         Shards, slots and reserves.
     sample
-        How the locations were chosen; None if the source has its own, or a region is covered.
+        How the locations were sampled; None if the source determines them, or a region is covered.
     notes
         Messages for the user.
     cover
@@ -122,7 +122,7 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
 
 
 def planned(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
-    """Choose locations, those of the source, of a cover or sampled ones, and assign them to shards."""
+    """Choose locations (those of the source, of a cover, or sampled ones), and assign them to shards."""
     source = inputs.source
     if recipe.cover:
         return _planned_cover(recipe, inputs)

@@ -259,7 +259,7 @@ class Place:
     eco_region: int | None = None
     """Published MMEarth class ids, or None if unknown."""
     grid: TileGrid | None = None
-    """Pixel grid of the tile if it is given, as in a cover; None if it follows from the scene."""
+    """Pixel grid of the tile if it is given, as in a cover; None if the scene determines it."""
 
     @property
     def own_grid(self) -> TileGrid:
@@ -267,5 +267,5 @@ class Place:
         return self.grid or self.grid_in(utm_epsg(self.lon, self.lat))
 
     def grid_in(self, epsg: int) -> TileGrid:
-        """Pixel grid of the tile: the given one, or the one around the location in the CRS of its scene."""
+        """Pixel grid of the tile: the given one, or one centred on the location in the CRS of its scene."""
         return self.grid or TileGrid.around(self.lon, self.lat, epsg, self.size_px)

@@ -111,7 +111,7 @@ def _codes(frame: gpd.GeoDataFrame, path: str | Path) -> tuple[Ints, list[str]]:
 
 
 class PointLabels:
-    """Labels points with the ecoregion that they are in; use `label_points` for a single call.
+    """Labels points with their ecoregion; use `label_points` for a single call.
 
     ``ecoregions`` are those of `read_ecoregions`.
     """

@@ -1,4 +1,4 @@
-"""UTM zones: the area of each, and areas in the plane of their zone."""
+"""UTM zones: their areas, and geometries divided among them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmearth_data.geography.equal_area import Floats
 
 SEGMENT_DEG = 0.005
-"""Maximum length of an edge before it is projected: parallels then differ from chords by less than 4 mm."""
+"""Maximum length of an edge before projection, so that parallels differ from chords by less than 4 mm."""
 BANDS = ((MIN_LAT, 0.0), (0.0, 56.0), (56.0, 64.0), (64.0, 72.0), (72.0, MAX_LAT))
 """Ranges of latitude within which the zones have the same limits."""
 NORWAY = {31: (0.0, 3.0), 32: (3.0, 12.0)}
@@ -33,7 +33,7 @@ SVALBARD = {31: (0.0, 9.0), 32: None, 33: (9.0, 21.0), 34: None, 35: (21.0, 33.0
 
 @dataclass(frozen=True, slots=True)
 class ZonePart:
-    """An area in the plane of a UTM zone."""
+    """An area in the coordinates of a UTM zone."""
 
     epsg: int
     """EPSG code of the zone, or of another projected CRS in metres."""
@@ -45,7 +45,7 @@ class ZonePart:
 def zone_bands() -> dict[int, tuple[tuple[float, float, float, float], ...]]:
     """Return the area of each zone by EPSG code: boxes (west, south, east, north) in degrees.
 
-    The zones are those of `mmearth_data.catalog.tile.utm_epsg`. Together they are all longitudes from 80 S to 84 N.
+    The zones are those of `mmearth_data.catalog.tile.utm_epsg`. Together they cover all longitudes from 80 S to 84 N.
     """
     found = defaultdict(list)
     for south, north in BANDS:

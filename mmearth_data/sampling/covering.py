@@ -1,8 +1,8 @@
-"""Cover a region without a gap: the cells of a grid per UTM zone that the region touches.
+"""Cover a region without gaps: the cells of a grid per UTM zone that the region touches.
 
-Cells are squares of ``size_px - overlap_px`` pixels, whose corners are multiples of their side in the plane of their
-zone, so that covers of different regions share them. The tile of a cell is the cell and half of the overlap on each
-side: neighbouring tiles share ``overlap_px`` pixels, and the region's boundary keeps that margin too.
+Cells are squares of ``size_px - overlap_px`` pixels, whose corners are multiples of their side in the coordinates of
+their zone, so that covers of different regions share them. The tile of a cell is the cell plus half of the overlap on
+each side: neighbouring tiles share ``overlap_px`` pixels, and tiles extend beyond the region's boundary by that margin.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     Labels = Callable[[Floats, Floats], tuple[NDArray[np.uint8], NDArray[np.uint16]]]
 
 MOST_CELLS = 100_000_000
-"""Maximum number of cells of a cover; at 128 px, the land of the Earth takes about 91 million."""
+"""Maximum number of cells of a cover; at 128 px, all land of the Earth needs about 91 million."""
 TOUCH_M = 0.01
-"""A region that reaches less far into a cell does not touch it: coordinates in degrees are not more exact."""
+"""A region touches a cell if it extends into it by more than this: coordinates in degrees are not more exact."""
 RIGHT = 1e-6
-"""Degrees by which the second of two tiles with the same rounded centre is moved in its id, never in its pixels."""
+"""Degrees by which the second of two tiles with the same rounded centre is moved in its id, not in its pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cover:
-    """The cells that cover a region, as runs of neighbouring cells of a row; use `cover`.
+    """The cells that cover a region, as runs of adjacent cells in a row; use `cover`.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Cover:
         (runs,) number of cells up to the end of each run: cells are numbered zone by zone, from north to south and from
         west to east.
     moved
-        Cells whose id is that of a point `RIGHT` of their centre, because a cell of the neighbouring zone has that id.
+        Cells whose id is that of a point `RIGHT` of their centre, because a cell of the neighbouring zone already has their id.
     """
 
     size_px: int
@@ -112,7 +112,7 @@ def cover(parts: Sequence[ZonePart], size_px: int, overlap_px: int) -> Cover:
     Raises
     ------
     InputError
-        If that takes more than `MOST_CELLS` cells.
+        If more than `MOST_CELLS` cells are needed.
     """
     step_m = float(PIXEL_M * (size_px - overlap_px))
     about = sum(part.geometry.area for part in parts) / step_m**2
@@ -155,7 +155,7 @@ def _joined(columns: int, rows: Iterable[tuple[Ints, ...]]) -> tuple[Ints, ...]:
 
 
 def _blocks(geometry: BaseGeometry, step_m: float) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Disjoint square blocks of cells that make up the cover: (row, column, side) of their lower-left cells.
+    """Disjoint square blocks of cells that form the cover: (row, column, side) of their lower-left cells.
 
     Blocks that the area touches are divided into four until they are inside it, or single cells.
     """
@@ -178,7 +178,7 @@ def _blocks(geometry: BaseGeometry, step_m: float) -> Iterator[tuple[Ints, Ints,
 
 
 def _repeated(cells: Cover) -> Ints:
-    """Cells with the id of an earlier one: the grids of two zones mirror each other at the meridian between them."""
+    """Cells with the id of an earlier cell, since the grids of two zones mirror each other at the meridian between them."""
     ends = np.unique(np.concatenate([np.append(0, cells.stop)[:-1], cells.stop - 1]).astype(np.int64))
     _, first = np.unique(cells.columns(ends)["tile_id"], return_index=True)
     return np.delete(ends, first)

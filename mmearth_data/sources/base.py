@@ -53,7 +53,7 @@ class Survey:
 
     place: Place
     grid: TileGrid
-    """The tile's pixel grid: that of its location if that has one, otherwise in the CRS of its scene."""
+    """The tile's pixel grid: that of its location if it has one, otherwise in the CRS of its scene."""
     time_ms: int = NO_TIME
     """Time of the base scene, UTC milliseconds since 1970, or `NO_TIME`."""
     s2_level: int = LEVEL_NONE
@@ -109,7 +109,7 @@ class Source(Protocol):
         ...
 
     def area(self) -> tuple[ZonePart, ...]:
-        """Areas that the source's own files cover, at most one per CRS; empty if a region has to be named."""
+        """Areas that the source's own files cover, at most one per CRS; empty if the recipe must give a region."""
         ...
 
     def ecoregions(self) -> GeoDataFrame:
@@ -171,16 +171,16 @@ MOST_MASKED = 0.01
 
 
 def refuse_gaps(masked: float, place: Place) -> None:
-    """Refuse a tile whose scene has gaps: a sampled one with more than 1 % of masked pixels, one of a cover with nothing else.
+    """Refuse a tile whose scene has gaps: a sampled tile with more than 1 % of masked pixels, a tile of a cover with no others.
 
-    A sample has other locations to offer; a map has a hole where a tile is missing.
+    A sample has other locations; a map has a hole where a tile is missing.
 
     Parameters
     ----------
     masked
         Share of the 10 m pixels that are masked.
     place
-        Location of the tile; one with a grid of its own belongs to a cover.
+        Location of the tile; with a grid of its own, it belongs to a cover.
 
     Raises
     ------

@@ -23,9 +23,9 @@ COPERNICUS/S2_HARMONIZED, COPERNICUS/S2_SR_HARMONIZED); the synthetic planet's s
 
 
 def check_years(years: Sequence[int], levels: Sequence[str], source: str, given: str = "years (--years)") -> None:
-    """Refuse years in which a source has no scene of any of the levels: InputError with the years that have.
+    """Refuse years in which a source has no scenes of any of the levels: InputError with the years that it has.
 
-    ``given`` is the field that the years are from.
+    ``given`` is the field with the years.
     """
     first, last = min(FIRST_YEARS[level] for level in levels), datetime.now(UTC).year
     wrong = [year for year in years if not first <= year <= last]

@@ -34,7 +34,7 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
 
 
 def _period(recipe: BuildRecipe) -> Period | None:
-    """Period of the scenes of a cover; None if scenes are drawn from years."""
+    """Period of the scenes of a cover; None if scenes are chosen at random from years."""
     if not recipe.cover or recipe.date_range is None:
         return None
     first, last = recipe.date_range

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Period:
-    """Period of the scenes of a cover, of which each tile gets the least cloudy one."""
+    """Period of the scenes of a cover; each tile has the least cloudy scene in it."""
 
     first: date
     last: date
@@ -23,7 +23,7 @@ class Period:
 
     @property
     def middle_ms(self) -> int:
-        """Middle of the period: of equally cloudy scenes, the nearest one is taken."""
+        """Middle of the period; among equally cloudy scenes, the nearest one is used."""
         return sum(self.window_ms) // 2
 
     @property

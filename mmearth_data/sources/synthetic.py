@@ -108,7 +108,7 @@ class SyntheticSource:
         return []
 
     def area(self) -> tuple[ZonePart, ...]:
-        """Return no area: the region is named."""
+        """Return no area: the recipe gives the region."""
         return ()
 
     def ecoregions(self) -> gpd.GeoDataFrame:
@@ -147,7 +147,7 @@ class SyntheticSource:
         return level, scenes[draw(self.seed, place.tile_id, "scene", len(scenes))]
 
     def _least_cloudy(self, place: Place, period: Period) -> tuple[str, OpticalScene]:
-        """Level and least cloudy scene of a tile, nearest to the middle of the period; TileUnavailable if there is none."""
+        """Level and least cloudy scene of a tile, among equals the nearest to the middle of the period; TileUnavailable if none."""
         level = self.levels[0]
         product = self.planet.products[ASSETS[level]]
         assert isinstance(product, Sentinel2)

@@ -146,7 +146,7 @@ def declared(metadata: Mapping[str, Any], *, synthetic: bool) -> dict[str, Any]:
 
 
 def grid_attributes(crs: CRS, transform: Sequence[float], shape: tuple[int, int]) -> dict[str, Any]:
-    """Attributes of a Zarr group whose arrays share one grid, by the conventions ``proj`` and ``spatial`` of GeoZarr.
+    """Attributes of a Zarr group whose arrays share one grid, following the conventions ``proj`` and ``spatial`` of GeoZarr.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ def overlapping_splits(
 def overlap_pairs(
     lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int
 ) -> NDArray[np.intp]:
-    """All pairs of overlapping tiles of different splits; tiles in no split are in none of them.
+    """All pairs of overlapping tiles of different splits; tiles without a split are ignored.
 
     Parameters
     ----------

@@ -126,7 +126,7 @@ class Store:
     def overlap_px(self) -> int | None:
         """Pixels that neighbouring tiles share if the store covers a region (``build --cover``); None if it does not.
 
-        The tiles of a cover are in no split, and the pixels of tiles of one UTM zone are those of one grid.
+        The tiles of a cover have no split, and all tiles of a UTM zone are on one pixel grid.
         """
         return int(self.recipe["overlap_px"]) if self.recipe.get("cover") else None
 

@@ -60,7 +60,7 @@ class FilePath(click.Path):
 
 
 class PathOrUrl(click.ParamType["str | Path"]):
-    """Path as of `FilePath`, or a URL (kept as text: `Path` would drop one of its slashes)."""
+    """Path as for `FilePath`, or a URL (kept as text: `Path` would drop one of its slashes)."""
 
     name = "path"
 

@@ -1,4 +1,4 @@
-"""Compare frozen encoders with untrained baselines on labelled tasks, and test networks on them."""
+"""Compare frozen encoders with untrained baselines on labelled tasks, and evaluate networks on them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Steps:
     total
         Number of probes: of an encoder on a task, with a seed and a share of the labels; and of tests of a network.
     report
-        Called with the probes done, their total, and what is computed now.
+        Called with the number of finished probes, their total, and the current step.
     done
         Number of those done.
     """
@@ -172,14 +172,14 @@ def evaluate(
     device: str = "auto",
     report: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
-    """Probe frozen encoders and baselines, and test networks as they are.
+    """Probe frozen encoders and baselines, and evaluate networks without fitting anything.
 
     Parameters
     ----------
     checkpoints
-        Loaded by `mmearth_model.load_checkpoint`, to be probed; and networks, loaded by `mmearth_model.load_network`, to be
-        tested on the test samples. A network is not fitted to anything and normalises by its own statistics; its rows have
-        the protocol ``network``. Without any, only the baselines are compared.
+        Checkpoints to probe, from `mmearth_model.load_checkpoint`, and networks to evaluate on the test samples, from
+        `mmearth_model.load_network`. A network normalises by its own statistics; its rows have the protocol ``network``.
+        If empty, only the baselines are compared.
     store
         Store of the tasks that are derived from one; None if there are none.
     tasks
@@ -202,19 +202,19 @@ def evaluate(
     convnext
         File of plain ConvNeXt V2 weights, compared as an additional baseline.
     keep
-        Folder for the linear probe of the only checkpoint on the only task with the only share of labels, as a network
-        (`mmearth_model.load_network`): that of protocol ``linear`` or ``probe``, or per pixel, with the first seed.
+        Folder in which to save a linear probe as a network (`mmearth_model.load_network`): that of protocol ``linear`` or
+        ``probe``, or of a pixel task, with the first seed. Requires a single checkpoint, task and share of labels.
     cache
         Folder that caches features.
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report
-        Called with the number of probes done, their total, and what is computed now (``""`` after each probe).
+        Called with the number of finished probes, their total, and the current step (``""`` after each probe).
 
     Raises
     ------
     InputError
-        When tasks, data, checkpoints and networks do not fit each other.
+        If tasks, data, checkpoints and networks do not match.
     """
     encoders = [c for c in checkpoints if not isinstance(c, Network)]
     networks = [c for c in checkpoints if isinstance(c, Network)]
@@ -420,7 +420,7 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
 
 
 def _keep(candidate: Candidate, task: LabelledSet, prediction: Prediction, row: Row, job: Job) -> None:
-    """Make a network of the probe that was asked for: of the checkpoint, with its first seed."""
+    """Make a network from the requested probe, that of the checkpoint with the first seed."""
     folder, checkpoint, model = job.keep, candidate.checkpoint, prediction.model
     if folder is None or checkpoint is None or model is None or row.seed != candidate.seeds[0]:
         return

@@ -1,4 +1,4 @@
-"""Linear probes kept as networks (`mmearth_model.heads.probes`)."""
+"""Linear probes saved as networks (`mmearth_model.heads.probes`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmearth_model.weights.checkpoints import Checkpoint
 
 LINEAR = ("linear", "probe")
-"""Protocols of whole images that fit one linear function."""
+"""Protocols for whole images that fit one linear function."""
 OPTION = "--keep-probe"
 
 
@@ -39,12 +39,12 @@ def check_keep(
     labels: Sequence[LabelShare],
     test_share: float | None,
 ) -> None:
-    """Refuse to keep a probe if there is none, or more than one, or its folder holds something else.
+    """Refuse to save a probe if there is none, or more than one, or its folder contains something else.
 
     Raises
     ------
     InputError
-        With the first reason.
+        With the first problem found.
     """
     for what, count in (("checkpoint", len(checkpoints)), ("task", len(tasks)), ("share of labels", len(labels))):
         if count != 1:
@@ -66,12 +66,12 @@ def check_keep(
 def probe_network(
     checkpoint: Checkpoint, task: LabelledSet, reading: Normaliser, model: Linear, row: Row, folder: Path
 ) -> Network:
-    """Make a network of a fitted probe.
+    """Make a network from a fitted probe.
 
     Parameters
     ----------
     checkpoint, reading
-        Encoder, and the normalisation of its input that the probe was fitted with.
+        Encoder, and the normalisation of its input to which the probe was fitted.
     task
         Task that it was fitted to.
     model
@@ -98,7 +98,7 @@ def probe_network(
 
 
 def _head(model: Linear, outputs: int) -> dict[str, Tensor]:
-    """State of a `Standardised` layer; a class that the probe never saw has the offset -inf."""
+    """State of a `Standardised` layer; a class without training samples has the offset -inf."""
     rows = np.arange(outputs) if model.classes is None else model.classes
     weight = np.zeros((outputs, model.weight.shape[1]))
     offset = np.full(outputs, -np.inf)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def layer_of(name: str, encoder: ConvNeXtV2) -> int:
-    """Depth of a network's parameter: 0 for the stem, one more for every block, the largest for the head."""
+    """Depth of a network's parameter: 0 for the stem, one more for each block, and the largest for the head."""
     last = sum(encoder.depths) + 1
     parts = name.split(".")
     if parts[0] != "encoder":

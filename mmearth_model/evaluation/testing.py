@@ -1,7 +1,7 @@
-"""Networks on the test samples of a task, as they are: nothing is fitted.
+"""Evaluate networks on the test samples of a task, without fitting anything.
 
-The task may be that of the network, or another one of the same kind whose classes, labels or quantities the network knows.
-The images are normalised by the statistics that the network was trained with, whatever the task's own are.
+The task may be that of the network, or another one of the same kind whose classes, labels or quantities the network has.
+Images are normalised by the statistics that the network was trained with, not by those of the task.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def score_of(kind: TaskKind, answered: Iterable[Answered], scale: tuple[Floats, 
 
 
 def check_network(network: Network, task: LabelledSet) -> None:
-    """Refuse a task that a network cannot answer.
+    """Refuse a task that does not fit a network.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def outputs_asked(network: Network, task: LabelledSet) -> NDArray[np.intp]:
     """(T,) output of the network for each class, label or quantity of a task of its kind.
 
     They are matched by name and code, or by name and units alone if that is unambiguous: the codes of task files are only
-    positions. A network may know more classes than the task has.
+    positions. A network may have more classes than the task.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def _described(output: Output) -> str:
 
 
 def check_levels(network: Network, codes: NDArray[Any], name: object, remedy: str) -> None:
-    """Refuse images of a product level of which the network has no statistics: it would see nothing of them.
+    """Refuse images of a product level without statistics in the network, since all of their values would count as missing.
 
     ``codes`` (N,) are those of the levels of the images of ``name``.
     """
@@ -205,7 +205,7 @@ def measure_network(
 
 
 def row_of(network: Network, task: LabelledSet, found: Score, side_px: int) -> Row:
-    """Row of a network's score on a task, whose images have this side."""
+    """Row of a network's score on a task with images of this size."""
     record = network.record
     how = f"{(record.get('result') or {}).get('protocol', 'trained')} on {network.task}"
     if side_px != network.window_px:

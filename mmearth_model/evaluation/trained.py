@@ -1,4 +1,4 @@
-"""What a trained network records: its outputs, its encoder, its data and their licences, and its result."""
+"""The record of a trained network: its outputs, its encoder, its data and their licences, and its result."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _units(modality: Modality | None, name: str) -> str:
 
 
 def training_record(task: LabelledSet, checkpoint: Checkpoint, row: Row, folder: Path) -> dict[str, Any]:
-    """Describe what a network was trained on, and its result, JSON-ready.
+    """Describe the training and the result of a network, JSON-ready.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def training_record(task: LabelledSet, checkpoint: Checkpoint, row: Row, folder:
     row
         Its result.
     folder
-        Folder that it will be written to, from which the store is found again if both are moved.
+        Folder that it will be written to, so that the store is found again if both are moved.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def training_record(task: LabelledSet, checkpoint: Checkpoint, row: Row, folder:
         ``encoder`` (name), ``encoder_digest`` (SHA-256 of the pretrained weights), ``encoder_origin`` (if it was downloaded),
         ``encoder_data`` (store of the pretraining), ``learned`` (modalities predicted in it); ``label`` (modality of the
         labels, None for files); ``data``, ``data_digest``, ``store`` (None for files), ``synthetic``, ``samples`` (number in
-        each part), ``labels`` (share of the training labels), ``seed``; ``licences`` of all data that it learned from;
+        each split), ``labels`` (share of the training labels), ``seed``; ``licences`` of all training data;
         ``notes``, ``version``, ``result``.
     """
     pretrained = checkpoint.config["store"]
@@ -96,7 +96,7 @@ def training_record(task: LabelledSet, checkpoint: Checkpoint, row: Row, folder:
 
 
 def _licences(task: LabelledSet, checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Licences of the data that the network learned from: those of the encoder, and those of the labels."""
+    """Licences of the training data: those of the encoder, and those of the labels."""
     normaliser = checkpoint.normaliser
     learned = {**normaliser.modalities, **({} if task.shown is None else {task.shown.name: task.shown})}
     uses = licences(m for m in learned.values() if m.stored)

@@ -1,1 +1,1 @@
-"""Networks for a task: an encoder with a head, the folder that stores them, and their answers."""
+"""Networks for a task: an encoder with a head, their folders, and their predictions."""

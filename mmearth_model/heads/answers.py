@@ -1,4 +1,4 @@
-"""Answers of a network: what its raw outputs mean for the kind of its task."""
+"""Answers of a network: its raw outputs, converted by the kind of its task."""
 
 from __future__ import annotations
 

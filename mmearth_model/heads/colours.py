@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#8c8c8c")
 """Okabe and Ito 2008, "Color Universal Design", with grey for black."""
 STEPS = (0.8191725134, 0.6710436067, 0.5497004779)
-"""Steps of hue, lightness and saturation: numbers of them fill the cube evenly (Roberts 2018, sequence R3)."""
+"""Steps of hue, lightness and saturation: multiples of them fill the cube evenly (Roberts 2018, sequence R3)."""
 
 
 def class_colours(outputs: Sequence[Output]) -> tuple[str, ...]:
-    """Display colour of each class, ``#rrggbb``: its own, or one that no other class has.
+    """Display colour of each class, ``#rrggbb``: its own, or an unused one.
 
-    Colour-blind people can distinguish the first eight that are chosen; any number of classes gets different ones.
+    The first eight unused colours are distinguishable by colour-blind readers; all classes get different colours.
     """
     chosen = _unused({output.colour.lower() for output in outputs if output.colour})
     return tuple(output.colour or next(chosen) for output in outputs)

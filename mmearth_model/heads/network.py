@@ -1,4 +1,4 @@
-"""Networks: an encoder with a head for one task, and all that is needed to apply it.
+"""Networks: an encoder with a head for one task, and everything needed to apply it.
 
 ::
 
@@ -86,9 +86,9 @@ FROM_ENCODER = (
     "TASK --keep-probe DIR)"
 )
 UNFIT = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError, MMEarthError)
-"""What the parts of a configuration raise that does not describe them."""
+"""Errors that parts of a network raise if the configuration does not fit them."""
 MOST_CHARACTERS = 300
-"""Length at which a reason is cut in a message."""
+"""Maximum length of a reason in a message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +102,7 @@ class Output:
     code
         Value of the class in maps: its code in the catalog, or its index in a task file; None for a label or a quantity.
     colour
-        Display colour, ``#rrggbb``; None where none is known.
+        Display colour, ``#rrggbb``; None if unknown.
     units
         Units of a quantity; "" for a class or a label.
     """
@@ -138,14 +138,14 @@ class Network:
     Attributes
     ----------
     module
-        Normalised images (B, in_channels, H, W) to raw outputs (B, K), or (B, K, H, W) of a task per pixel; ``encoder`` is
+        Converts normalised images (B, in_channels, H, W) to raw outputs (B, K), or (B, K, H, W) for a pixel task; ``encoder`` is
         its encoder.
     normaliser
         Converts raw batches to normalised images.
     kind
         Kind of the task.
     outputs
-        The K outputs; that of a task per pixel with a quantity is one.
+        The K outputs; a pixel regression task has one.
     window_px
         Pixels along a side of the images that it was trained on.
     task
@@ -173,7 +173,7 @@ class Network:
 
     @property
     def name(self) -> str:
-        """Its folder for display and for records, or the URL that it was downloaded from."""
+        """Its folder, or the URL that it was downloaded from, for display and records."""
         if self.origin is not None:
             return self.origin.url
         return self.task if self.folder is None else short_path(self.folder)
@@ -223,15 +223,15 @@ class Network:
         ----------
         tiles
             A batch of `Store.loader`, `TileDataset` or `Store.torch` (arrays, or tensors on any device), one tile
-            (``store[3]`` or ``store.tile(3)``), or a store (``store[:16]``); with all bands, not normalised. All answers are
-            kept in memory.
+            (``store[3]`` or ``store.tile(3)``), or a store (``store[:16]``); with all bands, not normalised. All predictions
+            are kept in memory.
 
         Returns
         -------
         Predicted
             Answers and probabilities of the B tiles; one tile becomes a batch of one. If the size of the tiles is not a
-            multiple of `patch_px`, their centre is used, and answers per pixel are those of the centre. A network answers
-            best on images of `window_px`.
+            multiple of `patch_px`, their centre is used, and predictions per pixel are for the centre. Predictions are
+            best for images of `window_px`.
 
         Raises
         ------
@@ -274,12 +274,12 @@ class Network:
 
 
 def save_network(folder: Path, network: Network) -> None:
-    """Write a network's folder, whole or not at all.
+    """Write a network's folder atomically.
 
     Raises
     ------
     InputError
-        If the folder holds something else, or the parts of the network do not fit each other.
+        If the folder contains something else, or the parts of the network are inconsistent.
     """
     check_network_output(folder)
     _check_parts(network)
@@ -296,7 +296,7 @@ def check_network_output(folder: Path, option: str = "--out") -> None:
     Raises
     ------
     InputError
-        If the folder holds anything else, which would be replaced.
+        If the folder contains anything else, which would be lost.
     """
     check_output(folder, folder=True, option=option)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
@@ -311,12 +311,12 @@ def check_network_output(folder: Path, option: str = "--out") -> None:
 def load_weights(
     path: str | Path, *, padding: Padding | None = None, report: Callable[[int], None] | None = None
 ) -> Checkpoint | Network:
-    """Load a network, or open a checkpoint, whichever a folder or URL holds; see `load_network` and `load_checkpoint`.
+    """Load a network or open a checkpoint, depending on the content of a folder or URL; see `load_network` and `load_checkpoint`.
 
     Raises
     ------
     InputError
-        If it is neither, or a network is given a ``padding``.
+        If it is neither, or ``padding`` is given for a network.
     """
     folder, origin = locate(path, report)
     if not is_network(folder):
@@ -327,7 +327,7 @@ def load_weights(
 
 
 def is_network(folder: Path) -> bool:
-    """Whether a folder is that of a network, of any format and possibly damaged otherwise."""
+    """Whether a folder is that of a network, of any format and possibly damaged."""
     try:
         config = read_json(folder / CONFIG_FILE, "a network")
     except FileInputError:
@@ -355,7 +355,7 @@ def _config_of(network: Network) -> dict[str, Any]:
 def load_network(
     path: str | Path, *, device: torch.device | str = "cpu", report: Callable[[int], None] | None = None
 ) -> Network:
-    """Load a network written by fine-tuning or by a probe, in evaluation mode.
+    """Load a network that `finetune` or `evaluate --keep-probe` wrote, in evaluation mode.
 
     Parameters
     ----------
@@ -415,7 +415,7 @@ def network_at(folder: Path, origin: Origin | None = None, device: torch.device 
 
 
 def _instead(folder: Path) -> str:
-    """Say what is there instead of a network, and what to do."""
+    """Describe what was found instead of a network, and what to do."""
     if checkpoints_of(folder):
         return f"a run, whose checkpoint is a pretrained encoder; {FROM_ENCODER}"
     what = "a folder without" if folder.is_dir() else "a file" if is_there(folder) else "nothing there"
@@ -441,7 +441,7 @@ def _check_format(file: Path, config: Any) -> None:  # noqa: ANN401 - JSON
 
 
 def _network_of(config: Mapping[str, Any]) -> Network:
-    """Build a network without weights: its tensors have shapes, but no memory, until they are known to fit the file."""
+    """Build a network without weights: its tensors have shapes but no memory until the file is known to fit them."""
     stored = StoredNetwork.model_validate(config)
     with torch.device("meta"):
         encoder = ConvNeXtV2(EncoderConfig(**stored.encoder.model_dump()))
@@ -460,7 +460,7 @@ def _network_of(config: Mapping[str, Any]) -> Network:
 
 
 def _check_parts(network: Network) -> None:
-    """Refuse parts that do not fit each other."""
+    """Refuse parts that are inconsistent."""
     kind, outputs, encoder, module = network.kind, network.outputs, network.encoder.config, network.module
     codes = [output.code for output in outputs]
     lengths = {len(np.atleast_1d(part)) for part in network.scale}
@@ -492,14 +492,14 @@ def _check_parts(network: Network) -> None:
 
 
 def _usable(entry: Mapping[str, Any]) -> bool:
-    """Whether the statistics of a band are numbers to normalise with; one that was never observed has none."""
+    """Whether the statistics of a band are usable numbers; a band that was never observed has none."""
     if entry["count"] == 0:
         return True
     return all(math.isfinite(entry[key]) for key in ("count", "mean", "std")) and min(entry["count"], entry["std"]) >= 0
 
 
 def _fill(file: Path, module: Module) -> None:
-    """Give a module without memory the weights of a file."""
+    """Load the weights of a file into a module without memory."""
     tensors = read_tensors(file)
     check_tensors(file, module, tensors)
     bad = next((name for name, t in tensors.items() if not t.is_floating_point() or torch.isnan(t).any()), None)

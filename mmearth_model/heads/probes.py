@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Standardised(nn.Module):
-    """A linear function of standardised features, in double precision.
+    """Linear function of standardised features, in double precision.
 
     Buffers: ``mean`` and ``deviation`` (D,) of the features, ``weight`` (K, D) and ``offset`` (K,), float64. The offset of
-    a class that the probe never saw is -inf.
+    a class that is absent from the training samples is -inf.
     """
 
     def __init__(self, features: int, outputs: int) -> None:

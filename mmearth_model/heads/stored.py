@@ -1,4 +1,4 @@
-"""The form of a network's ``config.json``, read strictly: it may come from anywhere."""
+"""Schema of a network's ``config.json``, validated strictly, since the file may come from an untrusted source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmearth_model.tasks import TaskKind
 MOST_OUTPUTS = 65_536
 """Codes of classes in maps have at most 16 bits."""
 MOST_PX, MOST_BANDS, MOST_CHANNELS, MOST_BLOCKS = 65_536, 4096, 65_536, 512
-"""Sides of images, bands, channels of a stage and blocks of a stage; far beyond any network."""
+"""Sides of images, bands, channels of a stage and blocks of a stage; far above those of any network."""
 
 Pixels = Annotated[int, Field(ge=1, le=MOST_PX)]
 Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
@@ -67,7 +67,7 @@ class StoredModality(_Section):
 
 
 class StoredStore(_Section):
-    """Where a store was, relative to the folder above that of the network too."""
+    """Path of a store, also relative to the parent of the network's folder."""
 
     model_config = ConfigDict(extra="allow")
 

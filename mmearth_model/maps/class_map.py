@@ -1,4 +1,4 @@
-"""A map of classes as a raster file: its legend, its pixels in strips of rows, and how many there are of each class."""
+"""A map of classes as a raster file: its legend, its pixels in strips of rows, and the number of pixels of each class."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Products:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Files that were written, and the areas, if they were asked for."""
+    """Files that were written, and the areas, if requested."""
 
     written: list[Path]
     areas: AreaReport | None
@@ -108,5 +108,5 @@ class Made:
         return {"areas": self.areas.to_dict()} if self.areas is not None else {}
 
     def refusal(self) -> str | None:
-        """Why a given validation gave no intervals; None if it gave some, or there is none."""
+        """Why a validation gave no intervals; None if it gave intervals, or there is no validation."""
         return None if self.areas is None or self.areas.validation is None else self.areas.refused

@@ -1,7 +1,8 @@
-"""Results as cloud-optimised GeoTIFFs, made of blocks of any number.
+"""Results as cloud-optimised GeoTIFFs, made from any number of blocks.
 
-GDAL's driver COG copies a file and adds overviews, so blocks are first written to a plain one. GDAL reports a full disk in
-its log at most; the finished file is therefore read again and compared with the blocks before it is published.
+GDAL's driver COG copies a file and adds overviews, so blocks are first written to a plain GeoTIFF. GDAL reports a full
+disk only in its log, if at all; the finished file is therefore read again and compared with the blocks before it is
+published.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ if TYPE_CHECKING:
 
 TILE_PX = 512
 IDENTITY_TAG = "mmearth_identity"
-"""Tag with the digest of all that determined a result."""
+"""Tag with the digest of everything that determined a result."""
 CLASSES_TAG = "classes"
 """Tag with a JSON object: code of each class -> its name."""
 SCORE_SCALE = 0.004
-"""A score is stored as uint8: probability = number * 0.004, so 250 is certain; 255 means no data."""
+"""A score is stored as uint8: probability = number * 0.004, so 250 is certain; 255 is no-data."""
 NO_SCORE = 255
 FULL_BYTES = 2**24
-"""Free space below which a disk counts as full when GDAL could not write: it writes several tiles at once."""
+"""If GDAL fails to write and less space than this is free, the disk counts as full: GDAL writes several tiles at once."""
 GOLDEN = 0.618033988749895
-"""Step of hues for classes without a colour, which keeps any number of them apart."""
+"""Step of hues for classes without a colour, which keeps any number of them distinct."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +65,9 @@ class RasterForm:
     bands
         Name of each band.
     dtype
-        Type of the numbers.
+        Data type.
     nodata
-        Number of pixels without a result.
+        Value of pixels without a result.
     units
         Unit of each band; empty for none.
     scale
@@ -106,7 +107,7 @@ class RasterGrid:
 
 
 def code_form(outputs: Sequence[Output]) -> tuple[str, int]:
-    """Type of a class map, and a number that no class has.
+    """Choose the data type of a class map, and a no-data value that is no class code.
 
     Raises
     ------
@@ -136,14 +137,14 @@ def colours_of(classes: Sequence[Output]) -> dict[int, tuple[int, int, int, int]
 
 
 def write_cog(path: Path, plain: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks) -> None:
-    """Write a result as a cloud-optimised GeoTIFF, whole or not at all, and the names of its classes beside it.
+    """Write a result as a cloud-optimised GeoTIFF atomically, with the names of its classes in a file next to it.
 
     Parameters
     ----------
     path
         Its final name.
     plain
-        Folder on the same disk for files that are needed meanwhile.
+        Folder on the same disk for temporary files.
     form, grid
         Form and grid of the result.
     blocks
@@ -187,7 +188,7 @@ def _write_plain(path: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks)
 
 
 def write_small(path: Path, form: RasterForm, grid: RasterGrid, values: NDArray[Any]) -> None:
-    """Write (bands, height, width) numbers as a GeoTIFF without overviews, whole or not at all.
+    """Write (bands, height, width) numbers as a GeoTIFF without overviews, atomically.
 
     GDAL's file is made in memory. Raises WriteFailed if the disk is full.
     """
@@ -235,11 +236,11 @@ def _legend(classes: Sequence[Output]) -> dict[str, str]:
 
 
 class IncompleteError(Exception):
-    """A file on the disk is not what was written."""
+    """A file on disk differs from what was written."""
 
 
 def _check(written: Path, blocks: Blocks) -> None:
-    """Compare a finished file with the blocks that it is made of."""
+    """Compare a finished file with the blocks that it was made from."""
     from rasterio.windows import Window
 
     if missing_end(written) is not None:
@@ -252,14 +253,14 @@ def _check(written: Path, blocks: Blocks) -> None:
 
 
 def _reason(path: Path, left_bytes: int) -> WriteFailed | OSError:
-    """Why GDAL could not write a file, which it does not say itself."""
+    """Why GDAL could not write a file, which its own error does not explain."""
     if left_bytes < FULL_BYTES:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return WriteFailed(str(path), "the disk did not keep what was written; check it, and run the same command again.")
 
 
 def category_names(classes: Sequence[Output]) -> str:
-    """Names of classes in the form in which GDAL keeps them beside a file (``.aux.xml``)."""
+    """Names of classes in the format of GDAL's sidecar file (``.aux.xml``)."""
     names = {output.code: output.name for output in classes}
     last = max(code for code in names if code is not None)
     lines = [f"      <Category>{escape(names.get(code, ''))}</Category>" for code in range(last + 1)]
@@ -273,7 +274,7 @@ def is_finished(path: Path, identity: str) -> bool:
     Raises
     ------
     InputError
-        If it is something else, which would be lost.
+        If another file has its name, which would be lost.
     """
     if not path.exists():
         return False

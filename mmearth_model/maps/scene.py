@@ -1,4 +1,4 @@
-"""A scene: one or several raster files of one area, read as the stored numbers that a network takes.
+"""A scene: one or several raster files of one area, read as the stored values that a network takes.
 
 Coarser files are resampled to the grid of the finest one (bilinear, as band files of a labelled task are). A pixel that
 no file covers is missing, and so is everything beyond the scene.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAME_GRID_PX = 1e-3
 """Pixels by which two grids may differ and still count as equal."""
 CACHE_MB = 128
-"""Memory of GDAL's cache of decoded blocks, per process; by default it takes a share of the machine's."""
+"""Memory of GDAL's cache of decoded blocks per process; GDAL's default is a share of the machine's memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +83,7 @@ class SceneFile:
 
     @property
     def on_grid(self) -> bool:
-        """Whether its pixels are those of the scene, though perhaps of another part of it."""
+        """Whether its pixels are on the grid of the scene, though it may cover only a part of it."""
         return all(
             abs(factor - 1) * max(self.shape) < SAME_GRID_PX and abs(shift - round(shift)) < SAME_GRID_PX
             for factor, shift in (self.rows, self.columns)
@@ -92,12 +92,12 @@ class SceneFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Files of one area, and how their numbers become stored numbers.
+    """Files of one area, and how their numbers are converted to stored values.
 
     Attributes
     ----------
     files
-        Together they have every band that the network takes, but for those filled with the mean.
+        Together they have every band that the network takes, except those filled with the mean.
     modalities
         Modalities that the network takes.
     fills
@@ -111,7 +111,7 @@ class Scene:
     level
         Processing level, None if the statistics do not depend on it.
     synthetic
-        Whether the files say that their pixels are synthetic.
+        Whether tags of the files mark their pixels as synthetic.
     """
 
     files: tuple[SceneFile, ...]
@@ -131,7 +131,7 @@ class Scene:
         Raises
         ------
         FileInputError
-            If a file cannot be read, now or within the context.
+            If a file cannot be read, on entry or within the context.
         """
         with ExitStack() as stack:
             stack.enter_context(bounded_cache())
@@ -166,7 +166,7 @@ class SceneReader:
         return {m.name: {band: index for index, band in enumerate(m.bands)} for m in self.scene.modalities}
 
     def read(self, top: int, left: int, height: int, width: int) -> dict[str, NDArray[np.float32]]:
-        """Read a window, which may reach beyond the scene.
+        """Read a window, which may extend beyond the scene.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Answers of the windows of a scene as a table: of networks that predict per tile."""
+"""Predictions for the windows of a scene as a table, by networks that predict per tile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALUES, OBSERVED = "values", "observed"
 
 
 class ValuesJob(TileJob):
-    """Blocks of the numbers of windows, before they become a map."""
+    """Blocks of the raw predictions for windows, before they become a map."""
 
     def arrays(
         self, network: Network, values: NDArray[np.float32], observed: NDArray[np.bool_]
@@ -44,7 +44,7 @@ class TablePlan(ScenePlan):
     """A table of the windows of a scene, before it is computed."""
 
     def job(self, folder: WorkFolder, device: str) -> Job:
-        """Make what computes a block."""
+        """Make the job that computes a block."""
         form = next(iter(self.forms.values()))
         return ValuesJob(
             scene=self.scene,
@@ -109,7 +109,7 @@ def as_table(plan: ScenePlan, *, scores: bool) -> ScenePlan:
 
 
 def _identity_of(path: Path) -> str | None:
-    """Identity of the result in a table; None if it has none, or is not a table."""
+    """Identity of the result in a table; None if the file has none, or is not a table."""
     from pyarrow import ArrowException, parquet
 
     try:

@@ -1,4 +1,4 @@
-"""Answers of a network on the tiles of a store."""
+"""Predictions of a network for the tiles of a store."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class StoreTiles:
 
     @classmethod
     def of(cls, network: Network, store: Store, device: str = "auto") -> StoreTiles:
-        """Check that a network can answer on a store.
+        """Check that a network can be applied to a store.
 
         Raises
         ------
         InputError
-            If the store lacks what the network takes, its level is another one, or its tiles are too small.
+            If the store lacks modalities or bands that the network takes, has another level, or its tiles are too small.
         """
         input_normaliser(network.normaliser, unlabelled(StoreImages(store)))
         check_levels(
@@ -63,7 +63,7 @@ class StoreTiles:
 
     @property
     def window_px(self) -> int:
-        """Side of the windows in which tiles are shown to the network: as in training, or a whole tile if that is smaller."""
+        """Side of the windows that the network is applied to: as in training, or a whole tile if that is smaller."""
         patch = self.network.patch_px
         return min(self.network.window_px, self.store.layout.size_px // patch * patch)
 
@@ -76,7 +76,7 @@ class StoreTiles:
     def per_pixel(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
         """Yield a position, (K, S, S) weighted sums of the answers of its windows, and (S, S) sums of their weights.
 
-        Weights fall to nearly nothing at the border of a window, and are 0 where nothing was observed; tiles without any
+        Weights fall to nearly zero at the border of a window, and are 0 where nothing was observed; tiles without any
         observed pixel are left out.
         """
         size, window = self.store.layout.size_px, self.window_px
@@ -139,7 +139,7 @@ def _blended(
 
 
 def check_grids(store: Store) -> None:
-    """Refuse a store without tiles, or with tiles whose grid is unknown, as in data that were imported."""
+    """Refuse a store without tiles, or with tiles whose grid is unknown, such as imported data."""
     if not len(store):
         raise InputError(f"{store.path}: expected tiles, got none; choose another store.")
     unknown = int((~np.isfinite(store.coords["ulx"]) | ~np.isfinite(store.coords["uly"])).sum())

@@ -40,10 +40,10 @@ def predict_table(
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> Path:
-    """Predict every tile of a store with a network that predicts per tile, as GeoParquet.
+    """Apply a network that predicts per tile to every tile of a store, and write a GeoParquet table.
 
-    Columns: ``id``, ``tile_id``, ``lon``, ``lat``, ``time``; of classes, ``class`` (code), ``name``, ``score`` and
-    ``score_NAME`` for each class; of labels, ``NAME`` (true or false) and ``score_NAME``; of quantities, ``NAME``;
+    Columns: ``id``, ``tile_id``, ``lon``, ``lat``, ``time``; for classes, ``class`` (code), ``name``, ``score`` and
+    ``score_NAME`` for each class; for labels, ``NAME`` (true or false) and ``score_NAME``; for quantities, ``NAME``;
     ``geometry`` (the outline) and ``bbox``. Scores are probabilities.
 
     Parameters
@@ -62,7 +62,7 @@ def predict_table(
     Raises
     ------
     InputError
-        If the network predicts per pixel, or the store lacks what it takes.
+        If the network predicts per pixel, or the store lacks modalities or bands that it takes.
     """
     net = network if isinstance(network, Network) else load_network(network)
     if net.kind.per_pixel:
@@ -91,7 +91,7 @@ def predict_table(
 
 
 def answer_columns(network: Network, values: NDArray[np.float32]) -> dict[str, pa.Array]:
-    """Columns of the answers of N tiles from (N, K) probabilities or raw quantities."""
+    """Columns of the predictions for N tiles from (N, K) probabilities or raw quantities."""
     import pyarrow as pa
 
     names = [output.name for output in network.outputs]
@@ -119,9 +119,9 @@ def predict_rasters(
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> int:
-    """Predict every tile of a store with a network that predicts per pixel: ``OUT/TILE.tif``, each on the grid of its tile.
+    """Apply a network that predicts per pixel to every tile of a store: ``OUT/TILE.tif``, each on the grid of its tile.
 
-    Tiles without any observed pixel have no file. The same call resumes an interrupted one.
+    Tiles without any observed pixel have no file. Repeating an interrupted call resumes it.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def predict_rasters(
     out
         Folder.
     scores
-        Whether to write ``OUT/TILE.scores.tif`` too.
+        Whether to write ``OUT/TILE.scores.tif`` as well.
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report
@@ -146,7 +146,7 @@ def predict_rasters(
     Raises
     ------
     InputError
-        If the network predicts per tile, the store lacks what it takes, or the folder has something else.
+        If the network predicts per tile, the store lacks modalities or bands that it takes, or the folder contains other files.
     WriteFailed
         If the disk is full; finished files are kept.
     """
@@ -175,7 +175,7 @@ def predict_rasters(
 
 
 def _take_folder(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make the folder, or continue with it. Raises `InputError` if it has something else."""
+    """Create the folder, or resume it. Raises `InputError` if it contains other files."""
     check_output(folder, folder=True)
     mark, text = folder / IDENTITY_FILE, json.dumps(identity, indent=1) + "\n"
     if folder.is_dir() and any(folder.iterdir()):
@@ -190,7 +190,7 @@ def _take_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def _names(store: Store) -> list[str]:
-    """Names of the files of tiles: their ids, numbered where several tiles have the same."""
+    """File names of tiles: their ids, numbered if several tiles have the same id."""
     seen: dict[str, Iterator[int]] = {}
     names = []
     for name in format_tile_ids(np.asarray(store.coords["tile_id"]).astype(np.uint64)).tolist():
@@ -221,7 +221,7 @@ def _write_tile(
     values: NDArray[np.float32],
     weights: NDArray[np.float32],
 ) -> None:
-    """Write the maps of a tile, the answers last, since they mark it as finished."""
+    """Write the maps of a tile, the answers last, since their file marks the tile as finished."""
     observed = weights > 0
     means = np.divide(values, weights, out=values, where=observed)
     arrays = arrays_of(network, means, observed, next(iter(forms.values())), scores=len(forms) > 1)

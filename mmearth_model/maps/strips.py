@@ -66,10 +66,10 @@ def open_strips(scene: Scene, normaliser: Normaliser) -> Iterator[StripReader]:
 
 
 class PixelReader(Protocol):
-    """Reads stored numbers of a scene or a tile."""
+    """Reads stored values of a scene or a tile."""
 
     def read(self, top: int, left: int, height: int, width: int) -> dict[str, NDArray[Any]]:
-        """Read a window, which may reach beyond: modality -> (bands of the catalog, height, width)."""
+        """Read a window, which may extend beyond the scene: modality -> (bands of the catalog, height, width)."""
         ...
 
     def observed(self, numbers: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
@@ -93,7 +93,7 @@ class StripReader:
         Parameters
         ----------
         rows, columns
-            Offsets of windows in the scene, ascending; windows may reach beyond it, where pixels are missing.
+            Offsets of windows in the scene, ascending; windows may extend beyond it, where pixels are missing.
         size_px
             Side of a window.
         """
@@ -114,7 +114,7 @@ class StripReader:
             yield Strip(images[:, :size_px], observed[:size_px], left)
 
     def _parts(self, top: int, bottom: int, left: int, right: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield rows from ``top`` to ``bottom``, normalised; the next ones are read meanwhile."""
+        """Yield rows from ``top`` to ``bottom``, normalised; the next rows are read at the same time."""
         spans = [(row, min(READ_ROWS, bottom - row)) for row in range(top, bottom, READ_ROWS)]
         ahead = [self._pool.submit(self._read, *spans[0], left, right - left)]
         for number in range(len(spans)):

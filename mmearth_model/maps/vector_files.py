@@ -1,4 +1,4 @@
-"""Write dense embeddings: sharded Zarr by the conventions of GeoZarr and ``geoemb``, or a cloud-optimised GeoTIFF."""
+"""Write dense embeddings: sharded Zarr following the conventions GeoZarr and ``geoemb``, or a cloud-optimised GeoTIFF."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Origin:
     Attributes
     ----------
     about
-        Text: checkpoint, its digest, source, version, and what decides the values.
+        Text: checkpoint, its digest, source, version, and everything else that determines the values.
     model
         URI of the model.
     source_data
@@ -62,7 +62,7 @@ class Origin:
 def finished_vectors(path: Path, identity: str) -> bool:
     """Whether a file is the finished result of an identity.
 
-    Raises `InputError` if it is something else, which would be lost.
+    Raises `InputError` if another file has its name, which would be lost.
     """
     if path.suffix != ".zarr":
         return is_finished(path, identity)
@@ -93,7 +93,7 @@ def write_vectors(
     kind: str = "float32",
     identity: str = "",
 ) -> None:
-    """Write vectors to a folder with the ending .zarr or a file with another ending, whole or not at all.
+    """Write vectors atomically to a folder with the extension .zarr, or else to a GeoTIFF.
 
     Parameters
     ----------
@@ -102,14 +102,14 @@ def write_vectors(
     fields
         Vectors of each grid; a GeoTIFF takes one grid.
     origin
-        Where they come from.
+        Origin of the vectors.
     work
         Folder for a temporary file, on the disk of the output.
     kind
         ``float32``, or ``int8``: multiples of a scale per feature, which is 1/127 of the feature's largest absolute
         value.
     identity
-        Digest of all that determines the result.
+        Digest of everything that determines the result.
     """
     scale = scale_of_largest(largest_values(fields)) if kind == "int8" else None
     facts = {**_facts(fields[0].grid, origin, scale), IDENTITY_TAG: identity}
@@ -145,7 +145,7 @@ def _write_array(group: zarr.Group, field: Vectors, scale: NDArray[np.float32] |
 
 
 def _create(group: zarr.Group, field: Vectors, scale: NDArray[np.float32] | None) -> zarr.Array[Any]:
-    """Create the array of vectors, with a shard per part that is read, and the array of the scales."""
+    """Create the array of vectors, with one shard per part that is read, and the array of scales."""
     from zarr.codecs import BloscCodec
 
     features, chunk = field.grid.features, min(CHUNK, field.side)
@@ -187,7 +187,7 @@ def _write_grid(group: zarr.Group, grid: VectorGrid) -> None:
 
 
 def _facts(grid: VectorGrid, origin: Origin, scale: NDArray[np.float32] | None) -> dict[str, Any]:
-    """Attributes of the whole: text for all readers, and those of the convention ``geoemb``."""
+    """Attributes of the root: text for all readers, and those of the convention ``geoemb``."""
     kind = "float32" if scale is None else "int8"
     quantised = {"method": "per_feature_scale", "original_dtype": "float32", "quantized_dtype": kind}
     return {
@@ -215,7 +215,7 @@ def _spacing(grid: VectorGrid) -> dict[str, float]:
 
 
 def _placed(grid: VectorGrid, conventions: Sequence[Any]) -> dict[str, Any]:
-    """Attributes of a group with one grid, which declares its conventions besides those given."""
+    """Attributes of a group with one grid, which declares its conventions in addition to the given attributes."""
     from pyproj import CRS
 
     found = grid_attributes(CRS(grid.crs.to_wkt()), grid.transform[:6], grid.shape)

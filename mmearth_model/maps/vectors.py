@@ -1,4 +1,4 @@
-"""Dense embeddings: one vector per position of a grid on the map, with their files read back.
+"""Dense embeddings: one vector per position of a georeferenced grid, and reading their files.
 
 ::
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from rasterio.crs import CRS
 
 EMBEDDING, SCALE = "embedding", "scale"
-"""Arrays of a group: (feature, y, x), and of type int8 the scale of each feature."""
+"""Arrays of a group: (feature, y, x), and for type int8 the scale of each feature."""
 PIXEL = "pixel"
 """``geoemb:type`` of dense embeddings."""
 LEVELS = 127
 """Largest stored value of type int8; the smallest is its negative."""
 NODATA = -128
-"""Stored value of type int8 of a position without data."""
+"""Stored value of positions without data in type int8."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VectorGrid:
-    """Positions of vectors on the map.
+    """Georeferenced positions of vectors.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Vectors(Protocol):
 def quantise(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
     """Round (D, h, w) vectors to multiples of the scale (D,) of each feature; NaN becomes -128.
 
-    The error is at most half of the scale where the scale is that of `scale_of_largest`.
+    The error is at most half of the scale if the scale is that of `scale_of_largest`.
 
     Examples
     --------
@@ -195,7 +195,7 @@ def open_vectors(path: str | Path) -> tuple[Vectors, ...]:
     Raises
     ------
     FileInputError
-        If it holds no dense embedding, or is damaged.
+        If it is not a dense embedding, or is damaged.
 
     Examples
     --------
@@ -215,7 +215,7 @@ def open_vectors(path: str | Path) -> tuple[Vectors, ...]:
 
 
 def zarr_attributes(path: Path) -> dict[str, Any]:
-    """Attributes of a Zarr group, none if there is no group."""
+    """Attributes of a Zarr group; empty if there is no group."""
     try:
         found = json.loads((path / "zarr.json").read_bytes())
     except (OSError, ValueError):

@@ -1,8 +1,7 @@
 """A VRT over the maps of several UTM zones: one raster for programs that read with GDAL.
 
-Zones differ in CRS, and a VRT has one. Where there are several zones, the VRT is in degrees (EPSG:4326), and reads each
-zone through a VRT of its own, ``zone_EPSG.vrt``, which warps it when it is read (nearest neighbour, so class codes stay
-class codes). Format: https://gdal.org/drivers/raster/vrt.html.
+A VRT has a single CRS. If there are several zones, the VRT is in degrees (EPSG:4326) and reads each zone through a VRT of
+its own, ``zone_EPSG.vrt``, which warps the zone when it is read (nearest neighbour, so that class codes are preserved). Format: https://gdal.org/drivers/raster/vrt.html.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def _wkt(name: str) -> str:
 
 
 def _common_grid(sources: Sequence[Path]) -> tuple[float, float, float, float, int, int, dict[Path, Box]]:
-    """Grid in degrees around all sources, with pixels of about 10 m at their mean latitude, and the box of each in it."""
+    """Grid in degrees around all sources, with pixels of about 10 m at their mean latitude, and the box of each source in it."""
     from rasterio.warp import transform_bounds
 
     bounds = {}

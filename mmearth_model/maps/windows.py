@@ -1,8 +1,8 @@
-"""Windows over a scene: where they are, and how much each of them counts at each pixel.
+"""Windows over a scene: their locations, and their weights at each pixel.
 
-Along one axis, windows have offsets on multiples of the network's total stride, so that every window sees the same
+Along each axis, the offsets of windows are multiples of the network's total stride, so that all windows have the same
 grid of positions. The two axes are independent: the weight of a window at a pixel is the product of its weights along
-rows and along columns. The weights of all windows at a pixel sum to 1, so a weighted sum of answers is their mean.
+rows and along columns. The weights of all windows at a pixel sum to 1, so a weighted sum of predictions is their mean.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Axis:
     length
         Positions of the scene.
     offsets
-        (N,) int64 first position of each window, ascending; the last window may reach beyond the scene.
+        (N,) int64 first position of each window, ascending; the last window may extend beyond the scene.
     weights
         (N, S) float32 weight of each window at each of its positions.
     """
@@ -45,7 +45,7 @@ class Axis:
         return int(self.weights.shape[1])
 
     def within(self, start: int, stop: int) -> Axis:
-        """Windows that count at any position from ``start`` to before ``stop``."""
+        """Windows with a weight above 0 at any position from ``start`` to before ``stop``."""
         positions = self.offsets[:, None] + np.arange(self.window)
         counts = ((self.weights > 0) & (positions >= start) & (positions < stop)).any(axis=1)
         return Axis(self.length, self.offsets[counts], self.weights[counts])
@@ -68,7 +68,7 @@ def plan_windows(length: int, window: int, step: int, *, align: int = 1) -> NDAr
     length
         Positions of the axis.
     window, step
-        Positions of a window, and between the beginnings of two.
+        Positions of a window, and from the beginning of one window to the next.
     align
         All offsets are multiples of it; it divides ``step``.
 
@@ -93,8 +93,8 @@ def blend_weights(offsets: NDArray[np.int64], length: int, window: int, blend: B
     length, window
         Positions of the axis, and of a window.
     blend
-        ``smooth``: a squared sine, so that a window counts most in its centre and nearly nothing at its border;
-        ``centre``: the window whose centre is nearest, alone.
+        ``smooth``: a squared sine, with the largest weight at the centre of a window and nearly zero at its border;
+        ``centre``: only the window whose centre is nearest.
     """
     ramp = smooth_ramp(window)
     positions = offsets[:, None] + np.arange(window)
@@ -108,7 +108,7 @@ def blend_weights(offsets: NDArray[np.int64], length: int, window: int, blend: B
 
 
 def smooth_ramp(window: int) -> NDArray[np.float64]:
-    """(S,) how much a window counts at its positions: a squared sine."""
+    """(S,) weight of a window at its positions: a squared sine."""
     ramp: NDArray[np.float64] = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2
     return ramp
 
@@ -143,9 +143,9 @@ def step_of(window_px: int, overlap_px: int | None, align_px: int) -> int:
 
 
 class Blend:
-    """Weighted sum of the answers of windows, one row of windows after another.
+    """Weighted sum of the predictions for windows, one row of windows after another.
 
-    Only the rows that later windows still change are held.
+    Only rows that later windows still change are in memory.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class Blend:
         self._top: int | None = None
 
     def advance(self, row: int) -> tuple[int, NDArray[np.float32]]:
-        """Make room for windows at ``row``, which must not decrease, and give up the rows before it.
+        """Make room for windows at ``row``, which must not decrease, and return the rows before it.
 
         Returns
         -------
@@ -181,7 +181,7 @@ class Blend:
         return finished
 
     def add(self, column: int, row_weights: NDArray[Any], values: NDArray[Any]) -> None:
-        """Add the answers of one window at the row of the last `advance`.
+        """Add the predictions for one window at the row of the last `advance`.
 
         Parameters
         ----------
@@ -197,7 +197,7 @@ class Blend:
         self._sum[:, -size:, left : left + size] += values * (row_weights[:, None] * self._columns.weights[column])
 
     def rest(self, row: int) -> tuple[int, NDArray[np.float32]]:
-        """Give up the rows before ``row``; see `advance`."""
+        """Return the rows before ``row``; see `advance`."""
         top = row if self._top is None else self._top
         count = min(row - top, self._sum.shape[1])
         found = self._sum[:, :count, self._kept]

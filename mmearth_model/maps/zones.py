@@ -1,7 +1,7 @@
 """Tiles of a store on the pixel grid of their UTM zone, and the vectors of a block of it.
 
 A tile is one window, or several if it is much larger than the images that the encoder was trained on. Where tiles overlap,
-their vectors are blended as those of windows are: a tile counts most in its centre.
+their vectors are blended like those of windows: the weight of a tile is largest at its centre.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Zone:
 
 
 def zone_lattice(store: Store, lattice: Lattice) -> Lattice:
-    """Choose windows within tiles: a whole tile, unless it has room for two training images along a side."""
+    """Choose windows within tiles: the whole tile, unless its side is at least twice that of the training images."""
     side = store.layout.size_px // lattice.patch * lattice.patch
     if not side:
         raise InputError(
@@ -97,7 +97,7 @@ def zones_of(store: Store, normaliser: Normaliser, lattice: Lattice) -> tuple[Zo
     Raises
     ------
     InputError
-        If the store lacks what the encoder takes, several tiles have the same corner, or positions of different tiles in
+        If the store lacks modalities or bands that the encoder takes, several tiles have the same corner, or positions of different tiles in
         a zone do not coincide.
     """
     input_normaliser(normaliser, unlabelled(StoreImages(store)))
@@ -141,13 +141,13 @@ def _zone(store: Store, epsg: int, tiles: NDArray[np.intp], lattice: Lattice) ->
 
 @dataclass(frozen=True, slots=True)
 class TileReader:
-    """A tile of a store, read as a scene is."""
+    """A tile of a store, read like a scene."""
 
     batch: Mapping[str, Any]
     modalities: tuple[Modality, ...]
 
     def read(self, top: int, left: int, height: int, width: int) -> dict[str, NDArray[Any]]:
-        """Read a window, which may reach beyond the tile, where all is missing."""
+        """Read a window, which may extend beyond the tile, where all values are missing."""
         found = {}
         for m in self.modalities:
             values = self.batch[m.name][0]

@@ -1,6 +1,7 @@
-"""The description in an exported file: what to feed it and what it answers, as JSON that needs nothing else to be read.
+"""The description in an exported file: its inputs and outputs, as self-contained JSON.
 
-Feeding, for example, onnxruntime takes ``inputs``: the name, type, shape, bands (in order), no-data value and units of each.
+``inputs`` has all that is needed to run a program, for example in onnxruntime: the name, type, shape, bands (in order),
+no-data value and units of each input.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ if TYPE_CHECKING:
 DESCRIPTION = "mmearth"
 """Key of the description in an ONNX file's metadata; with ``.json``, its name in a .pt2 file."""
 RECORDED = ("synthetic", "data_digest", "licence")
-"""What the description repeats of the record of training, where it is known."""
+"""Fields of the training record that the description repeats, if known."""
 RESULT = ("metric", "value", "test_tiles")
-"""What it repeats of the test result."""
+"""Fields of the test result that the description repeats."""
 IMAGES = ("batch", "rows", "columns")
-"""Names of the axes whose lengths vary: images, and patches along the sides."""
+"""Names of the axes of variable length: images, and patches along the sides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """What is exported.
+    """Content of an exported program.
 
     Attributes
     ----------
@@ -53,7 +54,7 @@ class Content:
     task
         Name of the task; None for an encoder.
     record
-        What is known of its training: `RECORDED`, ``result``, and ``licences`` of the data that it learned from.
+        What is known about its training: `RECORDED`, ``result``, and ``licences`` of its training data.
     """
 
     head: nn.Module
@@ -148,7 +149,7 @@ def describe(content: Content, level: str | None) -> dict[str, Any]:
 
 
 def _sides(patch_px: int) -> list[str]:
-    """Sides of images, which are whole patches."""
+    """Sides of images, which are multiples of a patch."""
     return [f"{patch_px}*rows", f"{patch_px}*columns"]
 
 

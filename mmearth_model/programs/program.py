@@ -1,7 +1,7 @@
-"""What an exported program computes: stored numbers in, features or answers out.
+"""The computation of an exported program, from stored values to features or predictions.
 
-Everything is a tensor operation whose shapes follow from those of the input, so that a tracer can record it for any batch
-and size. Axes: B batch, C bands, H W pixels, K outputs, D features.
+All steps are tensor operations whose shapes follow from those of the input, so that a tracer can record them for any batch
+size and image size. Axes: B batch, C bands, H W pixels, K outputs, D features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import ConvNeXtV2
 
 LEVEL = "level"
-"""Input with the product level of each image, where the statistics depend on it."""
+"""Input with the product level of each image, if the statistics depend on it."""
 
 
 class Pooled(nn.Module):
@@ -90,7 +90,7 @@ class Program(nn.Module):
     patch_px
         See ``head``.
     level
-        Product level of all images; None takes it as an input, if the statistics depend on it.
+        Product level of all images; None makes it an input, if the statistics depend on it.
     """
 
     def __init__(self, head: nn.Module, normaliser: Normaliser, *, patch_px: int, level: str | None = None) -> None:
@@ -126,10 +126,10 @@ class Program(nn.Module):
         return outputs
 
     def _normalised(self, modality: Modality, inputs: dict[str, Tensor]) -> Tensor:
-        """(B, model bands, H, W) z-scores, 0 where missing; the numbers of `Normaliser.images`.
+        """(B, model bands, H, W) z-scores, 0 where missing; equal to `Normaliser.images`.
 
         They are computed patch by patch, so that every runtime refuses sides that are not multiples of a patch: an ONNX
-        file cannot state the rule otherwise, and most of its operations would silently leave out the last pixels.
+        file cannot state this rule otherwise, and most of its operations would silently drop the last pixels.
         """
         raw = inputs[modality.name]
         if modality.model_bands != modality.bands:

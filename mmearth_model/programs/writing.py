@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     Report = Callable[[int, int, str], None]
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
-"""Form -> ending of its files."""
+"""Format -> file extension."""
 FEATURES = ("pooled", "map")
 ONNX_LIBRARIES = ("onnx", "onnxscript")
 ONNX_BYTES = 2**31 - 2**20
-"""Weights that fit into one ONNX file: a protocol buffer of at most 2 GiB."""
+"""Maximum size of the weights in an ONNX file, a protocol buffer of at most 2 GiB."""
 STEPS = 3
 TRACED_PATCHES = 3
-"""Side of the images that are traced; more than one of everything, since a tracer takes a length of 1 as constant."""
+"""Side of the images that are traced; all lengths are above 1, since a tracer treats a length of 1 as constant."""
 
 
 def export_program(
@@ -56,8 +56,8 @@ def export_program(
 ) -> Path:
     """Write an encoder or a network with its normalisation as a program that runs without this package.
 
-    It takes stored numbers, knows which are missing, and returns features or answers, for any batch and size. The file
-    says what to feed it (JSON): `mmearth` in the metadata of an ONNX file, `mmearth.json` in a .pt2 file.
+    It takes values as stored, handles missing ones, and returns features or predictions, for any batch size and image size.
+    The file describes its inputs and outputs as JSON: `mmearth` in the metadata of an ONNX file, `mmearth.json` in a .pt2 file.
 
     Parameters
     ----------
@@ -68,9 +68,9 @@ def export_program(
     to
         ``onnx``, for ONNX Runtime and others; or ``torch-export``, for `torch.export.load`.
     features
-        Of an encoder: ``pooled``, one vector per image (default), or ``map``, one per patch. Not for networks.
+        For an encoder: ``pooled``, one vector per image (default), or ``map``, one per patch. Not for networks.
     level
-        Product level of all images (``L1C``, ``L2A``), if the statistics depend on it; None takes it as an input.
+        Product level of all images (``L1C``, ``L2A``), if the statistics depend on it; None makes it an input.
     report
         Called with the finished steps, their number and the current one.
 
@@ -82,7 +82,7 @@ def export_program(
     Raises
     ------
     InputError
-        If the source has no statistics, an option does not fit it, a library is missing, or the file exists.
+        If the source has no statistics, an option does not apply to it, a library is missing, or the file exists.
     WriteFailed
         If the file cannot be written; nothing is left behind.
     """
@@ -221,7 +221,7 @@ def _as_onnx(traced: ExportedProgram, content: Content, description: str) -> byt
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter, which warns of its own use of PyTorch and logs what it does not optimise."""
+    """Silence the exporter's warnings about its own use of PyTorch and about what it does not optimise."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", *ONNX_LIBRARIES)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -236,7 +236,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _name_axes(model: onnx_ir.Model) -> None:
-    """Name the axes whose lengths vary, which the tracer numbers: ``8*s57`` becomes ``8*rows``."""
+    """Name the axes of variable length, which the tracer numbers: ``8*s57`` becomes ``8*rows``."""
     import onnx_ir
 
     shape = model.graph.inputs[0].shape

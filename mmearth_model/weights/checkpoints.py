@@ -1,9 +1,9 @@
-"""Checkpoints: a folder of tensors (safetensors) and configuration (JSON); nothing is ever unpickled.
+"""Checkpoints: a folder of tensors (safetensors) and configuration (JSON), without pickles.
 
 ::
 
     CHECKPOINT/model.safetensors           weights of encoder, decoder and heads (``model.``) and of the loss (``losses.``)
-    CHECKPOINT/config.json                 shape of the model, normalisation, recipe, store: all that is needed to use it
+    CHECKPOINT/config.json                 shape of the model, normalisation, recipe, store: everything needed to use it
     CHECKPOINT/README.md, item.json        model card and STAC item (see `mmearth_model.weights.cards`), which nothing reads
     CHECKPOINT/state/optimizer.safetensors optimiser state, only needed to continue the run
     CHECKPOINT/state/progress.json         position in the run, only needed to continue it
@@ -94,12 +94,12 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Its folder for display and for records, or the URL that it was downloaded from."""
+        """Its folder, or the URL that it was downloaded from, for display and records."""
         return short_path(self.folder) if self.origin is None else self.origin.url
 
     @property
     def store(self) -> Mapping[str, Any]:
-        """Record of the store that it learned from; see `mmearth_model.weights.store_record`."""
+        """Record of the store that it was trained on; see `mmearth_model.weights.store_record`."""
         found: Mapping[str, Any] = self.config["store"]
         return found
 
@@ -234,7 +234,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Open a checkpoint: its folder, a run's folder (the last checkpoint), or the URL of a checkpoint.
 
-    For the folder of a network (`load_network`), this is its encoder as it is after fine-tuning.
+    For the folder of a network (`load_network`), this is its encoder, as fine-tuned if it was not frozen.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`mmearth-train describe`: write the cards of weights again, and state their licence."""
+"""`mmearth-train describe`: rewrite the cards of weights, and state their licence."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def describe(path: str | Path, *, licence: str | None = None, force: bool = False) -> Path:
-    """Write the cards of a checkpoint or a network again: ``README.md`` (model card) and ``item.json`` (STAC, MLM).
+    """Rewrite the cards of a checkpoint or a network: ``README.md`` (model card) and ``item.json`` (STAC, MLM).
 
     Both are made from the configuration and the weights alone, so that the same weights always have the same cards.
-    Checkpoints and networks are written with cards; those of earlier versions have none.
+    New checkpoints and networks already have cards; those of earlier versions do not.
 
     Parameters
     ----------
     path
         Folder of a checkpoint or a network, or of a run (its last checkpoint).
     licence
-        SPDX identifier of the licence of the weights, such as ``CC-BY-4.0``, which their configuration then records.
-        None keeps what it records.
+        SPDX identifier of the licence of the weights, such as ``CC-BY-4.0``, which is recorded in their
+        configuration. None keeps the recorded licence.
     force
-        Replace cards that differ from what would be written, since they were edited.
+        Also replace cards that were edited.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Download files over HTTPS, or plain HTTP on this machine; interrupted downloads are continued."""
+"""Download files over HTTPS, or over plain HTTP from the local machine; interrupted downloads resume."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Unreachable(DownloadFailed):
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host name is that of this machine.
+    """Whether a host name is that of the local machine.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def check_transport(url: str) -> None:
     Raises
     ------
     InputError
-        For anything but ``https://``, or ``http://`` to this machine.
+        For anything but ``https://``, or ``http://`` to the local machine.
     """
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
@@ -114,7 +114,7 @@ class HttpFolder:
             return b"".join(_blocks(answer, limit))
 
     def stamp(self, name: str) -> tuple[int | None, str]:
-        """Size of a file in bytes if the server reports it, and what identifies its content; raises like `open_url`."""
+        """Size of a file in bytes if the server reports it, and the tag of its content; raises like `open_url`."""
         with open_url(self._address(name), method="HEAD") as answer:
             return _size_of(answer), _tag_of(answer)
 
@@ -138,13 +138,13 @@ def _size_of(answer: http.client.HTTPResponse) -> int | None:
 
 
 def _tag_of(answer: http.client.HTTPResponse) -> str:
-    """Entity tag if it is a strong one, which alone may be used to continue (RFC 9110, 13.1.5), or time of change."""
+    """Strong entity tag, the only kind with which a download may resume (RFC 9110, 13.1.5), or time of modification."""
     tag = answer.headers.get("ETag", "")
     return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
 
 
 def _blocks(answer: http.client.HTTPResponse, limit: int | None = None) -> Iterator[bytes]:
-    """Yield the bytes of an answer, at most ``limit`` of them, and close it."""
+    """Yield the bytes of a response, at most ``limit``, and close it."""
     left = limit
     with answer:
         try:
@@ -158,7 +158,7 @@ def _blocks(answer: http.client.HTTPResponse, limit: int | None = None) -> Itera
 def receive(
     blocks: Iterator[bytes], target: BinaryIO, size: int | None, report: Callable[[int], None] | None = None
 ) -> None:
-    """Write blocks from the present position of a file on, and check its size.
+    """Write blocks from the current position of a file, and check its size.
 
     ``report`` is called with the size so far. Raises `DownloadFailed` if bytes are missing.
     """

@@ -1,7 +1,7 @@
 """Weights on the Hugging Face Hub, through its own library.
 
 The library reads ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` and ``HF_HUB_OFFLINE``, keeps the files in its own cache, and
-continues interrupted downloads. https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+resumes interrupted downloads. https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class HubFolder:
         Raises
         ------
         InputError
-            If it has another form.
+            If it has a different form.
 
         Examples
         --------

@@ -85,11 +85,11 @@ class Remote(Protocol):
         ...
 
     def stamp(self, name: str) -> tuple[int | None, str]:
-        """Size of a file in bytes, if known, and what identifies its content."""
+        """Size of a file in bytes, if known, and the tag of its content."""
         ...
 
     def open_at(self, name: str, start: int, tag: str) -> tuple[int, Iterator[bytes]]:
-        """Offset from which a file can be continued, ``start`` or 0, and its bytes from there on."""
+        """Offset from which the download of a file can resume, ``start`` or 0, and its bytes from there."""
         ...
 
 
@@ -128,7 +128,7 @@ def is_url(path: str | Path) -> bool:
     Raises
     ------
     InputError
-        For a `Path` that was made of a URL, which it changes.
+        For a `Path` made from a URL, since `Path` changes it.
     """
     if isinstance(path, Path) and COLLAPSED.match(str(path)):
         raise InputError(f"{path}: expected a URL as text, got a Path, which drops one of its slashes; pass it as str.")
@@ -136,7 +136,7 @@ def is_url(path: str | Path) -> bool:
 
 
 def locate(path: str | Path, report: Callable[[int], None] | None = None) -> tuple[Path, Origin | None]:
-    """Folder of weights on this machine: the path itself, or where its URL was downloaded to, and that origin.
+    """Local folder of weights, and their origin if the path is a URL, which is downloaded.
 
     Parameters
     ----------
@@ -148,9 +148,9 @@ def locate(path: str | Path, report: Callable[[int], None] | None = None) -> tup
     Raises
     ------
     InputError
-        If there are no weights at this URL, or it is none that can be downloaded.
+        If there are no weights at this URL, or it cannot be downloaded from.
     DownloadFailed
-        If the server cannot be reached and there is no earlier download, or it refuses.
+        If the server refuses, or it cannot be reached and there is no earlier download.
     """
     if not is_url(path):
         return Path(path), None
@@ -164,12 +164,12 @@ def locate(path: str | Path, report: Callable[[int], None] | None = None) -> tup
 
 
 def check_url(url: str) -> None:
-    """Refuse URLs of an unknown kind, and those with passwords, queries or fragments.
+    """Refuse URLs with an unknown scheme, and those with passwords, queries or fragments.
 
     Raises
     ------
     InputError
-        Says which kinds are known.
+        With the known schemes.
     """
     parts = urlsplit(url)
     known = (*HUB, *WEB, *BUCKETS)
@@ -185,7 +185,7 @@ def check_url(url: str) -> None:
 
 
 def _fetch(url: str, report: Callable[[int], None] | None) -> Path:
-    """Folder in the cache with the present version of a folder, or with the last one if the server is out of reach."""
+    """Return the cached folder of a URL: its current version, or the last download if the server cannot be reached."""
     digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     home = make_folder(cache_folder() / "checkpoints" / "remote" / digest)
     remote: Remote = HttpFolder(url) if urlsplit(url).scheme in WEB else BucketFolder(url)
@@ -226,7 +226,7 @@ def _newest(url: str, remote: Remote, home: Path, report: Callable[[int], None] 
 
 
 def _check_config(url: str, content: bytes) -> None:
-    """Refuse what is not a configuration, such as the page of a server for files that it does not have."""
+    """Refuse anything but a configuration, such as a server's page for missing files."""
     try:
         found = isinstance(json.loads(content), dict)
     except ValueError:
@@ -236,7 +236,7 @@ def _check_config(url: str, content: bytes) -> None:
 
 
 def _continue(remote: Remote, part: Path, size: int | None, tag: str, report: Callable[[int], None] | None) -> None:
-    """Download the weights into a file, from where an earlier download stopped."""
+    """Download the weights into a file; an earlier download resumes."""
     start = part.stat().st_size if part.exists() and tag else 0
     if start == size:
         return

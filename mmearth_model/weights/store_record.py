@@ -26,7 +26,7 @@ def where_store_is(store: Store, folder: Path) -> dict[str, str]:
 
 
 def describe_store(store: Store, folder: Path) -> dict[str, Any]:
-    """Record of the store that a run or a network in a folder learns from."""
+    """Record of the store that a run or a network in a folder is trained on."""
     return {**where_store_is(store, folder), "digest": store.digest, "synthetic": store.synthetic, "tiles": len(store)}
 
 

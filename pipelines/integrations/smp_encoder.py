@@ -4,7 +4,7 @@ Example, after ``register("mmearth-atto", "runs/planet")``::
 
     smp.Unet("mmearth-atto", encoder_weights=None, encoder_depth=4, decoder_channels=(256, 128, 64, 32), in_channels=12)
 
-Images are normalised, in the order of the encoder's bands (`ConvNeXtV2.preprocess`).
+Images must be normalised, with bands in the order of the encoder (`ConvNeXtV2.preprocess`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MMEarthEncoder(FeatureMaps):
         return self.encoder.strides[self.depth - 1]
 
     def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Refuse another number of bands than the encoder's."""
+        """Refuse a number of bands other than the encoder's."""
         if in_channels != self.out_channels[0]:
             raise ValueError(f"expected in_channels={self.out_channels[0]}, as the encoder takes, got {in_channels}.")
 
@@ -49,6 +49,6 @@ class MMEarthEncoder(FeatureMaps):
 
 
 def register(name: str, checkpoint: str) -> None:
-    """Make a checkpoint, run or weight file known to the library under a name."""
+    """Register a checkpoint, run or weight file in the library under a name."""
     made_of = {"encoder": MMEarthEncoder, "pretrained_settings": {}, "params": {"checkpoint": checkpoint}}
     smp.encoders.encoders[name] = made_of

@@ -1,7 +1,7 @@
 """MMEarth as a backbone of terratorch.
 
-Put this file into the folder ``custom_modules`` in which terratorch is started, and import it in its ``__init__.py``; or
-import it before a model is built. In a configuration of terratorch::
+Copy this file to a folder ``custom_modules`` in the directory where terratorch is started, and import it in the folder's
+``__init__.py``; or import it before a model is built. In a configuration of terratorch::
 
     model_args:
       backbone: mmearth
@@ -9,7 +9,8 @@ import it before a model is built. In a configuration of terratorch::
       backbone_out_indices: [0, 1, 2, 3]
       decoder: UperNetDecoder
 
-Images are normalised, in the order of the encoder's bands; the data module does that with its means and deviations.
+Images must be normalised, with bands in the order of the encoder; the data module normalises them with its means and
+standard deviations.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """MMEarth as a model of torchgeo-bench.
 
-Write ``mmearth.yaml`` into torchgeo-bench's folder ``conf/model``::
+Create ``mmearth.yaml`` in torchgeo-bench's folder ``conf/model``::
 
     _target_: torchgeo_bench_model.MMEarth
     name: mmearth
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class MMEarth(BenchModel):
     """An encoder on images that the benchmark normalises with the statistics of its data.
 
-    Bands that the data lack are 0, the mean, as missing values are in pretraining; of a radar, both passes get the same.
+    Bands that the data lack are 0, the mean, as for missing values in pretraining. For radar, both passes get the same data.
     """
 
     def __init__(
@@ -56,5 +56,5 @@ class MMEarth(BenchModel):
 
 
 def benchmark_name(band: str) -> str:
-    """Name of a band as the benchmark knows it: ``B4`` is ``B04``, ``asc_VV`` is ``VV``."""
+    """Name of a band in the benchmark: ``B4`` is ``B04``, ``asc_VV`` is ``VV``."""
     return re.sub(r"^B(\d)$", r"B0\1", band.rpartition("_")[2])

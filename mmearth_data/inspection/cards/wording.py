@@ -113,7 +113,7 @@ def _derived(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _covered(recipe: Mapping[str, Any]) -> Iterator[str]:
-    """Describe a cover; copies of one have no region of their own."""
+    """Describe a cover; copies of a cover have no region of their own."""
     region = recipe.get("region")
     mainland = ", mainland only" if recipe.get("mainland") else ""
     yield (
@@ -138,7 +138,7 @@ def _locations(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scenes(source: Mapping[str, Any]) -> Iterator[str]:
-    """Describe the choice of scenes, which only sources with years or a period of scenes make."""
+    """Describe the choice of scenes, for sources with years or a period of scenes."""
     if "date_range" in source:
         first, last = source["date_range"]
         yield (

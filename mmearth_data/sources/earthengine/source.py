@@ -162,7 +162,7 @@ class EarthEngineSource:
 
     @property
     def _period_identity(self) -> dict[str, Any]:
-        """Where scenes come from: random ones of some years, or the least cloudy ones of a period."""
+        """Choice of scenes: random ones of some years, or the least cloudy ones of a period."""
         if self.rules.period is not None:
             return {"date_range": self.rules.period.identity()}
         return {"seed": self.rules.seed, "years": list(self.rules.years)}
@@ -176,7 +176,7 @@ class EarthEngineSource:
         return []
 
     def area(self) -> tuple[ZonePart, ...]:
-        """Return no area: the region is named."""
+        """Return no area: the recipe gives the region."""
         return ()
 
     def ecoregions(self) -> GeoDataFrame:

@@ -58,7 +58,7 @@ class SceneRules:
     years: tuple[int, ...]  # One is chosen at random for each tile
     levels: tuple[str, ...]  # Likewise; Level 2A falls back to 1C
     cloud_percent: float  # Scenes must have fewer clouds
-    period: Period | None = None  # Of a cover, whose tiles get its least cloudy scene instead of a random one
+    period: Period | None = None  # For a cover, whose tiles have its least cloudy scene instead of a random one
 
     def year(self, place: Place) -> int:
         """Year of a location's scene."""
@@ -233,10 +233,10 @@ class SurveyPlan:
         )
 
     def _least_cloudy(self, given: ee.Dictionary, position: int, level: str) -> ee.List:
-        """Least cloudy scene of the period; of several, the nearest to its middle: a list of zero or one.
+        """Least cloudy scene of the period, among several the one nearest to its middle: a list of zero or one.
 
-        Each step takes the scenes whose property equals that of the first one: `ImageCollection.sort` sorts by one
-        property, and the order of equal ones is not documented.
+        Each step keeps the scenes whose property equals that of the first one, since `ImageCollection.sort` sorts by one
+        property, and the order of scenes with equal values is not documented.
         """
         assert self.rules.period is not None
         middle = self.rules.period.middle_ms

@@ -1,4 +1,4 @@
-"""The files under the tiles of a cover, whose grid is not that of the files."""
+"""Find the files that the tiles of a cover overlap; their grids may differ."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _outline(site: Site) -> shapely.Polygon:
 
 
 def area_of_sites(sites: Sequence[Site]) -> tuple[ZonePart, ...]:
-    """Area of the base files: in their CRS if that is one UTM zone for all of them, otherwise in the UTM zones."""
+    """Area of the base files: in their CRS if all of them are in one UTM zone, otherwise divided among the UTM zones."""
     import geopandas as gpd
 
     outlines: dict[int, list[shapely.Polygon]] = defaultdict(list)
@@ -53,7 +53,7 @@ class SitesBelow:
             self._outlines[epsg] = group, shapely.STRtree([_outline(sites[number]) for number in group])
 
     def __call__(self, grid: TileGrid) -> list[int]:
-        """Numbers of the sites that overlap a tile: the largest overlap first; of equal ones, the first site."""
+        """Numbers of the sites that overlap a tile, by decreasing overlap; ties are in the order of sites."""
         shares: dict[int, float] = {}
         for epsg, (numbers, tree) in self._outlines.items():
             tile = _in_crs(grid, epsg)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 NOT_IN_SOURCE = "not_in_source"
-"""Reason for which a location is rejected where there are no files."""
+"""Reason for rejecting a location without files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Reading:
     """Where the pixels of a tile are read."""
 
     sites: tuple[int, ...]
-    """Later ones fill what is missing in earlier ones; only tiles of covers have several."""
+    """Later sites fill what is missing in earlier ones; only tiles of covers have several."""
     grid: TileGrid
     facts: Mapping[str, Any]
     """Position within the sites, for the record."""
@@ -169,7 +169,7 @@ class RasterSource:
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, np.ndarray[Any, Any]]:
         """Arrays of one tile; modalities without a file at this site are left out.
 
-        Raises TileUnavailable if a tile of a cover has no value at all: files may have borders without data.
+        Raises TileUnavailable if a tile of a cover has no values, since files may have borders without data.
         """
         sites = [self.sites[number] for number in survey.request.sites]
         arrays: dict[str, np.ndarray[Any, Any]] = {}
@@ -262,7 +262,7 @@ class RasterSource:
         )
 
     def _reading(self, place: Place) -> Reading | None:
-        """Where a location is read; None if no file is there."""
+        """Where a location is read; None if no file covers it."""
         if place.grid is not None:
             numbers = tuple(self._sites_below(place.grid))
             names = [self.sites[number].name for number in numbers]

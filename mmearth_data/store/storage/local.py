@@ -161,7 +161,7 @@ class LocalStorage:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def tag(self, key: str) -> str:
-        """Return what identifies a file, which others replace as a whole; FileNotFoundError if it does not exist."""
+        """Return a tag of the content of a file, which is only replaced as a whole; FileNotFoundError if it does not exist."""
         found = (self.root / key).stat()
         return f"{found.st_ino:x}-{found.st_mtime_ns:x}"
 

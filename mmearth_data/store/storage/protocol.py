@@ -101,7 +101,7 @@ class Storage(Protocol):
         ...
 
     def tag(self, key: str) -> str:
-        """Return what identifies the content of an object: it is different once another object replaced it.
+        """Return a tag of the content of an object, which changes when the object is replaced.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Facts about the weights in a folder that their cards share, as plain values."""
+"""Facts about the weights in a folder, as plain values, for both cards."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ class ModelFacts:
 
     @property
     def title(self) -> str:
-        """Name of the whole."""
+        """Name of the encoder or network."""
         if self.role is Role.NETWORK:
             return f"{self.config['module']} on {self.encoder_name} for {self.config['task']}"
         return self.encoder_name + ("" if self.role is Role.ENCODER else " pretrained by MP-MAE")
 
     @cached_property
     def parameters(self) -> tuple[int, int]:
-        """Numbers of the encoder, and of all tensors."""
+        """Number of parameters of the encoder, and of all tensors."""
         counts = {name: prod(shape) for name, shape in self.shapes.items()}
         return sum(n for name, n in counts.items() if ENCODER.match(name)), sum(counts.values())
 
@@ -126,7 +126,7 @@ class ModelFacts:
         return band if len(self.inputs) == 1 else f"{modality.name}/{band}"
 
     def statistics(self, modality: Modality) -> Mapping[str, Mapping[str, Any]]:
-        """Level, or ``-``, -> band -> count, mean and std of the stored numbers; levels without any are left out."""
+        """Level, or ``-``, -> band -> count, mean and std of the stored numbers; levels without statistics are left out."""
         found = self.config["normaliser"]["statistics"]["train"].get(modality.name, {})
         return {level: bands for level, bands in found.items() if any(entry["count"] for entry in bands.values())}
 
@@ -151,7 +151,7 @@ class ModelFacts:
 
     @property
     def synthetic(self) -> bool:
-        """Whether training data were computed rather than measured, in fine-tuning or in pretraining."""
+        """Whether training data were synthetic, in fine-tuning or in pretraining."""
         before = self.record.get("encoder_data", {})
         return any(part.get("synthetic") for part in (self.record, before, self.config.get("store", {})))
 
@@ -182,7 +182,7 @@ class ModelFacts:
 
     @property
     def data_licences(self) -> tuple[LicenceUse, ...]:
-        """Licences of the data that were learned from."""
+        """Licences of the training data."""
         if "licences" in self.record:
             fields = ("name", "url", "spdx", "modalities", "attributions")
             return tuple(LicenceUse(**{name: use[name] for name in fields}) for use in self.record["licences"])

@@ -64,10 +64,10 @@ PIPELINES = {
     "multi-label": "image-classification",
     "segmentation": "image-segmentation",
 }
-"""Kind of task -> its name on the Hub, which has none for the regression of images."""
+"""Kind of task -> its name on the Hub, which has none for regression on images."""
 SYNTHETIC = (
     "> **Trained on synthetic data.** The training data were computed from a model of a planet; none were measured. These "
-    "weights are for tests and demonstrations, not for the Earth."
+    "weights are for tests and demonstrations, not for real images."
 )
 UNTRAINED = "> **Not trained.** These are random weights, for comparison."
 
@@ -140,7 +140,7 @@ def _base_model(facts: ModelFacts) -> dict[str, str]:
 
 
 def _model_index(facts: ModelFacts) -> Iterator[dict[str, Any]]:
-    """Test result as the Hub lists it; a result on data that the encoder was trained on is no result."""
+    """Test result as the Hub lists it; leaky results are left out."""
     result, pipeline = facts.result, _pipeline(facts)
     if not result or result.get("leaky"):
         return
@@ -200,9 +200,7 @@ def _input(facts: ModelFacts) -> str:
         (f"`{m.name}`", ", ".join(m.model_bands), m.units if m.units != "1" else "", m.dtype.name, f"{m.nodata:g}")
         for m in facts.inputs
     ]
-    rule = (
-        "Bands in this order, with numbers as stored; they are normalised inside, and missing values become the mean."
-    )
+    rule = "Bands in this order, with values as stored; normalisation is part of the model, and missing values become the mean."
     heads = ("Modality", "Bands", "Unit", "Type", "No data")
     statistics = [row for m in facts.inputs for row in _statistics(facts, m)]
     used = "Mean and standard deviation that normalise the stored numbers, by product level where they depend on it:"
@@ -253,7 +251,7 @@ def _training(facts: ModelFacts) -> Iterator[tuple[str, str]]:
         "Optimiser steps": _steps(progress),
         "Loss": f"{progress['loss']:.4g}, mean over the last steps" if progress.get("loss") is not None else "",
         "Images per step": _text(recipe.get("batch_size")),
-        "Masked share of the patches": _text(recipe.get("mask_ratio")),
+        "Share of masked patches": _text(recipe.get("mask_ratio")),
         "Seed": _text(recipe.get("seed")),
         "Software": f"mmearth {facts.config.get('version') or facts.record.get('version')}",
     }
@@ -278,7 +276,7 @@ def _result(facts: ModelFacts) -> str:
     rows = [(name, f"{value:.4g}") for name, value in result["metrics"].items()]
     main = f"{result['metric']}: {result['value']:.4g}, 95 % interval {result['low']:.4g} to {result['high']:.4g}"
     where = f"{main}, on {result['test_tiles']:,} test samples after training on {result['train_tiles']:,}."
-    leaky = "**No evidence:** the encoder was pretrained on these or related labels." if result.get("leaky") else ""
+    leaky = "**Leaky:** the encoder was trained on these or related labels." if result.get("leaky") else ""
     return "\n\n".join(filter(None, [where, leaky, markdown_table(("Metric", "Value"), rows, right=(1,))]))
 
 
@@ -301,6 +299,6 @@ def _licence(facts: ModelFacts) -> str:
 def _files() -> list[tuple[str, str]]:
     return [
         (f"`{MODEL_FILE}`", "weights (safetensors)"),
-        (f"`{CONFIG_FILE}`", "shape, normalisation, data and recipe: all that is needed to use the weights"),
+        (f"`{CONFIG_FILE}`", "shape, normalisation, data and recipe: everything needed to use the weights"),
         (f"`{ITEM_FILE}`", "STAC item with the Machine Learning Model extension, and the digests of both files"),
     ]

@@ -138,7 +138,7 @@ def _input(facts: ModelFacts) -> dict[str, Any]:
 
 
 def _scaling(facts: ModelFacts) -> list[dict[str, Any]] | None:
-    """One z-score per band; None if there are several levels of product, or a band was never observed."""
+    """One z-score per band; None if there are several product levels, or a band was never observed."""
     found: list[dict[str, Any]] = []
     for m in facts.inputs:
         levels = facts.statistics(m)

@@ -25,9 +25,9 @@ def cards_of(facts: ModelFacts) -> dict[str, str]:
 
 
 def write_cards(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the cards of a folder that has the weights, and ``config`` as its configuration.
+    """Write the cards of a folder with weights, whose configuration is ``config``.
 
-    They depend on these two files alone: the same weights have the same cards, wherever the folder is.
+    The cards depend on these two files alone: the same weights have the same cards, wherever the folder is.
     """
     for name, text in cards_of(read_facts(folder, config)).items():
         write_text(folder / name, text)

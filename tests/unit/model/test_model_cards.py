@@ -88,7 +88,7 @@ def test_the_hub_reads_the_header(checkpoint: Path, network: Path) -> None:
 def test_a_result_on_what_was_learned_before_is_no_result(checkpoint: Path, tmp_path: Path) -> None:
     folder = make_network(checkpoint, tmp_path / "n", result={**RESULT, "leaky": True})
     assert ModelCard.load(folder / CARD).data.eval_results is None
-    assert "**No evidence:**" in text(folder)
+    assert "**Leaky:**" in text(folder)
 
 
 def test_synthetic_and_random_weights_say_so_first(checkpoint: Path, store: Store, tmp_path: Path) -> None:
