@@ -130,7 +130,7 @@ def _mismatch(network: Network, task: LabelledSet, asked: Sequence[Output]) -> s
     lacking = [text for text in map(_described, asked) if text not in have] or [_described(output) for output in asked]
     what = {TaskKind.MULTI_LABEL: "labels", TaskKind.REGRESSION: "quantities", TaskKind.PIXEL_REGRESSION: "quantities"}
     return (
-        f"{task.name}: expected {what.get(network.kind, 'classes')} that {network.name} knows ({listed(have)}), got "
+        f"{task.name}: expected {what.get(network.kind, 'classes')} that {network.name} has ({listed(have)}), got "
         f"{listed(lacking)}; choose another task or network."
     )
 

@@ -28,15 +28,12 @@ if TYPE_CHECKING:
     from mmearth_model.maps.validation import Points
 
 M2_PER_HA = 10_000
-BIASED = (
-    "Mapped areas are counted pixels. They are biased: where the map confuses classes, errors in one direction do not cancel "
-    "those in the other."
-)
+BIASED = "Mapped areas are counted from pixels. They are biased, since omission and commission errors of a class do not cancel."
 ESTIMATED = (
-    "Areas with 95 % intervals are estimated from the points, weighted by the mapped areas (Olofsson et al. 2014); they refer "
-    "to the reference classes, and correct the confusion of the map."
+    "Areas with 95 % confidence intervals are estimated from the points, weighted by the mapped areas (Olofsson et al. 2014); "
+    "they refer to the reference classes, and account for the errors of the map."
 )
-NO_POINTS = "no validation was given; draw points with --draw-validation, label them, and give them to --validation"
+NO_POINTS = "no validation points were given; select points with --draw-validation, label them, and give the file to --validation"
 COLUMNS = (
     "class", "name", "mapped_px", "mapped_ha", "mapped_is_biased", "points", "area_ha", "area_se_ha", "area_low_ha",
     "area_high_ha", "users_accuracy", "users_accuracy_se", "producers_accuracy", "producers_accuracy_se",
@@ -116,13 +113,13 @@ class AreaReport:
         }
 
     def notes(self) -> list[str]:
-        """Sentences that readers of the numbers must know."""
+        """Return notes for readers of the numbers."""
         if self.refused is not None:
             return [BIASED, f"No intervals: {self.refused}."]
         how = (
-            "drawn from each mapped class"
+            "sampled in each mapped class"
             if self.design == STRATIFIED
-            else "drawn over the whole area, post-stratified"
+            else "sampled uniformly over the mapped area, post-stratified"
         )
         points = 0 if self.matrix is None else int(self.matrix.sum())
         return [BIASED, ESTIMATED, f"{points:,} points, {how}."]

@@ -256,7 +256,9 @@ def _reason(path: Path, left_bytes: int) -> WriteFailed | OSError:
     """Why GDAL could not write a file, which its own error does not explain."""
     if left_bytes < FULL_BYTES:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    return WriteFailed(str(path), "the disk did not keep what was written; check it, and run the same command again.")
+    return WriteFailed(
+        str(path), "the file on disk differs from what was written; check the disk, and run the same command again."
+    )
 
 
 def category_names(classes: Sequence[Output]) -> str:

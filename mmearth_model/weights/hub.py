@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FORM = "hf://OWNER/NAME[@REVISION][/SUBFOLDER]"
 URL = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<folder>[^@]*))?")
-SIGN_IN = "if it is private, sign in with `hf auth login` or set HF_TOKEN to a token that may read it"
+SIGN_IN = "sign in with `hf auth login`, or set HF_TOKEN to a token with read access"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +110,10 @@ def _download(url: str, wanted: HubFolder, report: Callable[[int], None] | None)
         raise InputError(f"{url}: expected {FORM}, got a name that the Hub does not accept; correct it.") from None
     except errors.GatedRepoError:
         raise DownloadFailed(
-            f"{url}: the repository requires you to accept its terms; accept them on its page, then {SIGN_IN[15:]}."
+            f"{url}: the repository requires you to accept its terms; accept them on its page, then {SIGN_IN}."
         ) from None
     except errors.RepositoryNotFoundError:
-        raise InputError(f"{url}: expected a repository of the Hub that you can read, found none; check the name, or {SIGN_IN}.") from None  # fmt: skip
+        raise InputError(f"{url}: expected a repository of the Hub that you can read, found none; check the name, or if it is private, {SIGN_IN}.") from None  # fmt: skip
     except errors.RevisionNotFoundError:
         raise InputError(f"{url}: expected a branch, tag or commit of the repository, found none of that name; correct it.") from None  # fmt: skip
     except errors.HfHubHTTPError as error:
@@ -129,7 +129,7 @@ def _download(url: str, wanted: HubFolder, report: Callable[[int], None] | None)
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's notes about its attempts out of the output: what matters of them becomes an error."""
+    """Hide the library's log messages about its attempts; failures become errors."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -140,7 +140,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _refused(url: str, status: int) -> str:
-    remedy = SIGN_IN if status in (401, 403) else "try again later"
+    remedy = f"if the repository is private, {SIGN_IN}" if status in (401, 403) else "try again later"
     return f"{url}: the Hub answered {status}; {remedy}."
 
 

@@ -214,7 +214,7 @@ def splits(store: Store, s: Summary) -> list[Part]:
 
 def _verdict(lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int) -> Notice:
     if not np.isin(split, list(SPLIT_NAMES)).any():
-        return Notice("The tiles are in no split: there is none to leak into.", Tone.PLAIN)
+        return Notice("The tiles have no splits, so there is no leakage between splits.", Tone.PLAIN)
     if len(np.unique(split)) < 2:
         return Notice("All tiles are in one split: there is none to leak into.", Tone.PLAIN)
     pair = overlapping_splits(lon, lat, split, size_px)

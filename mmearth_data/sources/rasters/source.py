@@ -245,7 +245,7 @@ class RasterSource:
     def _survey(self, place: Place) -> Survey | Rejection:
         reading = self._reading(place)
         if reading is None:
-            return Rejection(place=place, reason=NOT_IN_SOURCE, detail="no site of the mapping has a tile there")
+            return Rejection(place=place, reason=NOT_IN_SOURCE, detail="no site of the mapping covers this tile")
         site = self.sites[reading.sites[0]]
         levels = {name: code for code, name in LEVEL_NAMES.items()}
         level = site.base.layer.level or self.selection.level

@@ -200,7 +200,9 @@ def _input(facts: ModelFacts) -> str:
         (f"`{m.name}`", ", ".join(m.model_bands), m.units if m.units != "1" else "", m.dtype.name, f"{m.nodata:g}")
         for m in facts.inputs
     ]
-    rule = "Bands in this order, with values as stored; normalisation is part of the model, and missing values become the mean."
+    rule = (
+        "Bands in this order, with values as stored; the library normalises them, and missing values become the mean."
+    )
     heads = ("Modality", "Bands", "Unit", "Type", "No data")
     statistics = [row for m in facts.inputs for row in _statistics(facts, m)]
     used = "Mean and standard deviation that normalise the stored numbers, by product level where they depend on it:"

@@ -127,7 +127,7 @@ def test_cells_of_a_region_without_files_are_empty_and_listed(tmp_path: Path) ->
     rejected = pq.read_table(found.root / "c.zarr" / "rejected.parquet").to_pylist()
     assert len(rejected) == store.layout.tiles - len(store)
     assert {(row["reason"], row["detail"]) for row in rejected} == {
-        ("not_in_source", "no site of the mapping has a tile there")
+        ("not_in_source", "no site of the mapping covers this tile")
     }
     assert store.recipe["region"] == recipe["region"]
     assert verify(store.path).problems == ()

@@ -189,7 +189,7 @@ def test_quantities_of_another_unit_are_refused(store: Store, checkpoint: Checkp
     network = load_network(tmp_path / "out")
     assert [output.units for output in network.outputs] == ["m"]
     other = replace(network, outputs=(replace(network.outputs[0], units="ft"),))
-    with pytest.raises(InputError, match=r"knows \(elevation in ft\), got elevation in m"):
+    with pytest.raises(InputError, match=r"has \(elevation in ft\), got elevation in m"):
         check_network(other, task)
 
 
