@@ -228,7 +228,8 @@ class BuildRecipe(BuildFields, Recipe):
             return self
         if self.overlap_px >= self.tile_size:
             raise InputError(
-                f"overlap_px (--overlap): expected an overlap of less than a tile ({self.tile_size} px), got {self.overlap_px} px; "
+                f"overlap_px (--overlap): expected an overlap of less than a tile ({self.tile_size} px), got "
+                f"{self.overlap_px} px; "
                 "reduce it."
             )
         defaults = {"levels": ("L2A",), "cloud_percent": 100.0, "date_range": COVER_DATES}

@@ -81,7 +81,8 @@ LEVEL = option(
 OFFSET = option(
     "--offset N",
     WHAT,
-    "Offset to add to Sentinel-2 numbers (-1000 for baselines from 04.00 on), if neither the files nor --bands record it.",
+    "Offset to add to Sentinel-2 numbers (-1000 for baselines from 04.00 on), if neither the files nor --bands record "
+    "it.",
     Number(float),
 )
 ANY_RESOLUTION = option("--any-resolution", WHAT, "Accept pixel sizes other than 10 m.", is_flag=True)
@@ -249,7 +250,8 @@ def pretrain(
 @option(
     "--keep-probe DIR",
     OUTPUT,
-    "Save the fitted linear probe as a network in this folder: for one CKPT, one task and one share of labels, with the first seed.",
+    "Save the fitted linear probe as a network in this folder: for one CKPT, one task and one share of labels, with "
+    "the first seed.",
     FILE,
     name="keep",
 )
@@ -483,7 +485,8 @@ def finetune(
 @option(
     "--picture FILE",
     OUTPUT,
-    "With --dense, or a file that it wrote: draw the first three principal components as red, green and blue: .png or .tif.",
+    "With --dense, or a file that it wrote: draw the first three principal components as red, green and blue: .png or "
+    ".tif.",
     FilePath(".png", ".tif"),
 )
 @option(
@@ -714,7 +717,8 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 @option(
     "--blend",
     MODEL,
-    "Networks that predict per pixel: smooth, the weighted mean of all windows; centre, the window with the nearest centre.",
+    "Networks that predict per pixel: smooth, the weighted mean of all windows; centre, the window with the nearest "
+    "centre.",
     click.Choice(["smooth", "centre"]),
     default="smooth",
 )
@@ -731,14 +735,16 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 @option(
     "--out OUT",
     OUTPUT,
-    "Of a scene: the map, a cloud-optimised GeoTIFF (.tif), or a table with a row per window (.parquet). Of a store: a table "
+    "Of a scene: the map, a cloud-optimised GeoTIFF (.tif), or a table with a row per window (.parquet). Of a store: a "
+    "table "
     "with a row per tile (.parquet), or a folder with a raster per tile.",
     FILE,
 )
 @option(
     "--mosaic DIR",
     OUTPUT,
-    "Of a store: folder for one map of all tiles, blended where they overlap: a GeoTIFF per UTM zone, and mosaic.vrt over them.",
+    "Of a store: folder for one map of all tiles, blended where they overlap: a GeoTIFF per UTM zone, and mosaic.vrt "
+    "over them.",
     FILE,
 )
 @option("--vector FILE", OUTPUT, "Write the class map as polygons (GeoParquet).", FilePath(".parquet"))

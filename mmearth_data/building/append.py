@@ -41,7 +41,8 @@ def appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
         raise InputError(f"--append: expected at least one tile, got {append}.")
     if recipe.cover:
         raise InputError(
-            "--append: expected a recipe that samples locations, got one with --cover; build a store that covers the other "
+            "--append: expected a recipe that samples locations, got one with --cover; build a store that covers the "
+            "other "
             "region, and merge the two."
         )
     given = recipe.source if recipe.source_file is not None else recipe.tiles_file

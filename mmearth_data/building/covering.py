@@ -34,7 +34,8 @@ def cells_of(recipe: BuildRecipe, source: Source) -> Cover:
     found = cover(_parts(recipe, source), recipe.tile_size, recipe.overlap_px)
     if not len(found):
         raise InputError(
-            f"region (--region): expected a region with an area, got {recipe.region}, which has none; choose a larger region."
+            f"region (--region): expected a region with an area, got {recipe.region}, which has none; choose a larger "
+            "region."
         )
     return found
 
@@ -45,7 +46,8 @@ def _parts(recipe: BuildRecipe, source: Source) -> Sequence[ZonePart]:
     region = resolve_region(recipe.region, mainland=recipe.mainland)
     if region.geometry is None:
         raise InputError(
-            "region (--region): expected a region to cover, got the whole Earth; give a country, bbox:W,S,E,N or a file."
+            "region (--region): expected a region to cover, got the whole Earth; give a country, bbox:W,S,E,N or a "
+            "file."
         )
     return zone_parts(region.geometry)
 
@@ -63,7 +65,8 @@ def labels_of(
     if not any(m.stored and m.kind is Kind.TILE_CATEGORICAL for m in modalities):
         if recipe.ecoregions is not None:
             raise InputError(
-                "ecoregions (--ecoregions): expected none with --cover and these --modalities, which include no ecoregion "
+                "ecoregions (--ecoregions): expected none with --cover and these --modalities, which include no "
+                "ecoregion "
                 "labels; leave it out, or add biome or eco_region to --modalities."
             )
         return None

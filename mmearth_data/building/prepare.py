@@ -190,7 +190,8 @@ def draw_sample(
     """
     if recipe.cover:
         raise InputError(
-            "cover (--cover): expected a recipe that samples locations, got one with --cover, which needs no sample; build it "
+            "cover (--cover): expected a recipe that samples locations, got one with --cover, which needs no sample; "
+            "build it "
             "directly."
         )
     if recipe.source_file is not None:

@@ -118,7 +118,8 @@ def cover(parts: Sequence[ZonePart], size_px: int, overlap_px: int) -> Cover:
     about = sum(part.geometry.area for part in parts) / step_m**2
     if about > MOST_CELLS:
         raise InputError(
-            f"Expected a region of at most {MOST_CELLS:,} tiles, got one that needs about {about:,.0f} tiles of {size_px} px with "
+            f"Expected a region of at most {MOST_CELLS:,} tiles, got one that needs about {about:,.0f} tiles of "
+            f"{size_px} px with "
             f"an overlap of {overlap_px} px; choose a smaller --region, a larger --tile-size or a smaller --overlap."
         )
     epsg, row, first, count = _joined(4, (_runs_of(part, step_m) for part in parts))

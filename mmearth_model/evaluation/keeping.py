@@ -52,12 +52,14 @@ def check_keep(
     fitted = [name for name in protocols if name in LINEAR]
     if not tasks[0].kind.per_pixel and len(fitted) != 1:
         raise InputError(
-            f"{OPTION}: expected a single linear protocol, {' or '.join(LINEAR)}, got {', '.join(protocols)}; choose one with "
+            f"{OPTION}: expected a single linear protocol, {' or '.join(LINEAR)}, got {', '.join(protocols)}; choose "
+            "one with "
             "--protocol."
         )
     if test_share is not None:
         raise InputError(
-            "--test-share: expected none with --keep-probe, since the network is later evaluated on the test split of the store; "
+            "--test-share: expected none with --keep-probe, since the network is later evaluated on the test split of "
+            "the store; "
             "leave it out."
         )
     check_network_output(folder, OPTION)

@@ -94,7 +94,8 @@ def check_network(network: Network, task: LabelledSet) -> None:
     """
     if network.kind is not task.kind:
         raise InputError(
-            f"{task.name}: expected a {network.kind} task, for which {network.name} was trained, got a {task.kind} task; choose "
+            f"{task.name}: expected a {network.kind} task, for which {network.name} was trained, got a {task.kind} "
+            "task; choose "
             "another task or network."
         )
     outputs_asked(network, task)

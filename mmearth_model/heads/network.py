@@ -430,7 +430,8 @@ def _check_format(file: Path, config: Any) -> None:  # noqa: ANN401 - JSON
     if isinstance(name, str) and name in MODULES:
         raise FileInputError(
             file,
-            "expected a network, got one of an earlier version, which lacks the information to apply it; fine-tune again.",
+            "expected a network, got one of an earlier version, which lacks the information to apply it; fine-tune "
+            "again.",
         )
     if name != ARCHITECTURE or not isinstance(form, int) or form < FORMAT:
         raise FileInputError(file, "expected the configuration of a network, got something else; correct the path.")

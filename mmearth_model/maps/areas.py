@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 M2_PER_HA = 10_000
 BIASED = "Mapped areas are counted from pixels. They are biased, since omission and commission errors of a class do not cancel."
 ESTIMATED = (
-    "Areas with 95 % confidence intervals are estimated from the points, weighted by the mapped areas (Olofsson et al. 2014); "
+    "Areas with 95 % confidence intervals are estimated from the points, weighted by the mapped areas (Olofsson et al. "
+    "2014); "
     "they refer to the reference classes, and account for the errors of the map."
 )
 NO_POINTS = "no validation points were given; select points with --draw-validation, label them, and give the file to --validation"

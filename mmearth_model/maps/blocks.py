@@ -133,7 +133,8 @@ class WorkFolder:
         with claim(self.path / CLAIM) as ours:
             if not ours:
                 raise RetryLater(
-                    f"{self.path}: another process is computing this result; wait until it ends, or choose another --out."
+                    f"{self.path}: another process is computing this result; wait until it ends, or choose another "
+                    "--out."
                 )
             self._identify(identity)
             yield

@@ -69,7 +69,8 @@ class ClassMap:
             if dataset.dtypes[0] not in CODE_TYPES:
                 raise FileInputError(
                     path,
-                    f"expected a class map ({' or '.join(CODE_TYPES)}), got {dataset.dtypes[0]} values; use another file.",
+                    f"expected a class map ({' or '.join(CODE_TYPES)}), got {dataset.dtypes[0]} values; use another "
+                    "file.",
                 )
             if dataset.crs is None or dataset.transform.is_identity:
                 raise FileInputError(

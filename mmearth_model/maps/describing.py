@@ -237,7 +237,8 @@ def _placed(file: SceneFile, own: Header, grid: Header, base: Path) -> SceneFile
     if (abs(b) + abs(d)) * max(grid.height, grid.width) > SAME_GRID_PX or a <= 0 or e <= 0:
         raise FileInputError(
             file.path,
-            f"expected the same grid orientation as {short_path(base)}, got a rotated grid; warp it: rio warp IN OUT --like {base}.",
+            f"expected the same grid orientation as {short_path(base)}, got a rotated grid; warp it: rio warp IN OUT "
+            f"--like {base}.",
         )
     corners = (c, c + a * grid.width, f, f + e * grid.height)
     if corners[1] <= 0 or corners[0] >= own.width or corners[3] <= 0 or corners[2] >= own.height:
@@ -274,7 +275,8 @@ def _describe(
     if wanted is None:
         raise FileInputError(
             file,
-            f"expected bands of {_names(modalities)}, which the network takes, got {spec.modality}; use another file for --bands.",
+            f"expected bands of {_names(modalities)}, which the network takes, got {spec.modality}; use another file "
+            "for --bands.",
         )
     fills = {band: spec.fill.get(band, MEAN) for band in spec.fill} | spec.stand_ins
     return [_by_task(path, headers[path], spec) for path in inputs], {spec.modality: fills}
@@ -294,7 +296,8 @@ def _by_itself(path: Path, header: Header, modalities: Sequence[Modality]) -> De
         if sum(1 for other, _ in found if other == number) > 1:
             raise FileInputError(
                 path,
-                f"expected a band of one modality, got {band}, which two modalities have; identify the bands with --bands.",
+                f"expected a band of one modality, got {band}, which two modalities have; identify the bands with "
+                "--bands.",
             )
     return Described(path=path, bands=tuple((number, *meant) for number, meant in found))
 
@@ -325,7 +328,8 @@ def _by_task(path: Path, header: Header, spec: TaskSpec) -> Described:
         if not names:
             raise FileInputError(
                 path,
-                f"expected one of the bands {', '.join(wanted)} in the band description or file name, got none; rename the file.",
+                f"expected one of the bands {', '.join(wanted)} in the band description or file name, got none; rename "
+                "the file.",
             )
         found = [(1, pairs[names[0] or ""])]
     else:
@@ -361,7 +365,8 @@ def _by_mapping(path: Path, header: Header, mapping: RasterMapping, file: Path, 
     if len(header.descriptions) != len(layer.bands):
         raise FileInputError(
             path,
-            f"expected {len(layer.bands)} bands, as listed in {file}, got {len(header.descriptions)}; correct bands in it.",
+            f"expected {len(layer.bands)} bands, as listed in {file}, got {len(header.descriptions)}; correct bands in "
+            "it.",
         )
     reading = next((own for site, own in layer.sites.items() if site in path.stem), None)
     level = layer.level or mapping.level
@@ -399,7 +404,8 @@ def _check_repeats(described: Sequence[Described], modalities: Sequence[Modality
     if unused:
         raise FileInputError(
             unused[0],
-            f"expected bands that the network takes ({_names(modalities)}), identified by descriptions, by the file name or by "
+            f"expected bands that the network takes ({_names(modalities)}), identified by descriptions, by the file "
+            "name or by "
             "--bands, got none; identify them, or leave the file out.",
         )
     owners: dict[tuple[str, str], Path] = {}
@@ -428,7 +434,8 @@ def _check_missing(
         if absent:
             raise InputError(
                 f"{short_path(inputs[0])}: expected the bands {', '.join(bands)} of {name}, which the network takes, got no "
-                f"{', '.join(absent)}; add their files, identify the bands with --bands, or give --fill-missing, which uses "
+                f"{', '.join(absent)}; add their files, identify the bands with --bands, or give --fill-missing, which "
+                "uses "
                 "their mean."
             )
 
@@ -449,7 +456,8 @@ def _level(
     said = [(origin, level) for origin, level in votes if level is not None]
     if not said:
         raise InputError(
-            f"{short_path(dependent[0].path)}: expected the processing level, on which the network's statistics depend, found none "
+            f"{short_path(dependent[0].path)}: expected the processing level, on which the network's statistics "
+            "depend, found none "
             f"in --bands or the file's tags; give --level {' or --level '.join(normaliser.levels)}."
         )
     (first, level), *others = said
@@ -460,7 +468,8 @@ def _level(
             )
     if level not in normaliser.levels:
         raise InputError(
-            f"expected a scene of level {' or '.join(normaliser.levels)}, for which the network has statistics, got {level} "
+            f"expected a scene of level {' or '.join(normaliser.levels)}, for which the network has statistics, got "
+            f"{level} "
             f"({first}); use a product of that level, or another network."
         )
     return level
@@ -546,8 +555,10 @@ def _offset(
     if found is None:
         raise FileInputError(
             entry.path,
-            "expected the offset of Sentinel-2 numbers, to which baselines from 04.00 on add 1000, found none in --bands or the "
-            "file's tags; give --offset -1000 if 1000 was added, or --offset 0 if not (earlier baselines, or harmonised numbers).",
+            "expected the offset of Sentinel-2 numbers, to which baselines from 04.00 on add 1000, found none in "
+            "--bands or the "
+            "file's tags; give --offset -1000 if 1000 was added, or --offset 0 if not (earlier baselines, or "
+            "harmonised numbers).",
         )
     return found
 

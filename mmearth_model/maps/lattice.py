@@ -110,7 +110,8 @@ def make_lattice(
         )
     if encoder.config.padding == "reference":
         raise InputError(
-            "expected an encoder whose last feature map has one position per patch, got one with padding reference; use --padding same."
+            "expected an encoder whose last feature map has one position per patch, got one with padding reference; "
+            "use --padding same."
         )
     return Lattice(stride=stride, patch=patch, window=window, step=step_of(window, overlap, patch), blend=blend)
 

@@ -147,7 +147,8 @@ def scores_form(network: Network) -> RasterForm:
     """Form of the probabilities of a network. Raises `InputError` if it has none."""
     if network.kind.continuous:
         raise InputError(
-            "--scores: expected a network that predicts classes or labels, got one that predicts quantities, which have no scores; leave it "
+            "--scores: expected a network that predicts classes or labels, got one that predicts quantities, which "
+            "have no scores; leave it "
             "out."
         )
     names = tuple(output.name for output in network.outputs)

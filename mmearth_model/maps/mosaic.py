@@ -210,7 +210,8 @@ def plan_mosaic(network: Network, store: Store, folder: Path, *, scores: bool) -
     """Plan the map of each zone; raises as `predict_mosaic`."""
     if not network.kind.per_pixel:
         raise InputError(
-            f"--mosaic: expected a network that predicts per pixel, got one of {network.task}, which predicts per tile; use "
+            f"--mosaic: expected a network that predicts per pixel, got one of {network.task}, which predicts per "
+            "tile; use "
             "--out tiles.parquet instead."
         )
     if not store.finished:

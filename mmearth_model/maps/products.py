@@ -58,7 +58,8 @@ class Products:
             return
         if network.kind not in (TaskKind.SINGLE_LABEL, TaskKind.SEGMENTATION):
             raise InputError(
-                "--vector, --report, --validation and --draw-validation: expected a network that predicts one class per pixel or tile, got "
+                "--vector, --report, --validation and --draw-validation: expected a network that predicts one class "
+                "per pixel or tile, got "
                 f"one of {network.task} ({network.kind}); leave them out."
             )
         for option, file in (("--vector", self.vector), ("--report", self.report)):
@@ -66,12 +67,14 @@ class Products:
                 check_output(file, option=option)
         if self.validation is not None and not self.validation.is_file():
             raise InputError(
-                f"--validation: expected a file of labelled points, got {self.validation}, which does not exist; correct the path."
+                f"--validation: expected a file of labelled points, got {self.validation}, which does not exist; "
+                "correct the path."
             )
         if self.draw and any(file.exists() for file in validation_files(path)):
             taken = next(file for file in validation_files(path) if file.exists())
             raise InputError(
-                f"--draw-validation: expected a new file for the points, found {taken}, which may contain labels; move it."
+                f"--draw-validation: expected a new file for the points, found {taken}, which may contain labels; move "
+                "it."
             )
 
     def make(self, path: Path) -> Made:

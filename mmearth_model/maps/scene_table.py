@@ -118,6 +118,7 @@ def _identity_of(path: Path) -> str | None:
     except (ArrowException, OSError, ValueError) as error:
         raise FileInputError(
             path,
-            f"expected a new file or a table that predict wrote, found another file ({reason_of(error)}); choose another --out.",
+            f"expected a new file or a table that predict wrote, found another file ({reason_of(error)}); choose "
+            "another --out.",
         ) from None
     return about.get(IDENTITY_TAG) if isinstance(about, dict) else None

@@ -67,7 +67,8 @@ def predict_table(
     net = network if isinstance(network, Network) else load_network(network)
     if net.kind.per_pixel:
         raise InputError(
-            f"--out: expected a network that predicts per tile for a table, got one of {net.task}, which predicts per pixel; "
+            f"--out: expected a network that predicts per tile for a table, got one of {net.task}, which predicts per "
+            "pixel; "
             "use a folder, or --mosaic."
         )
     check_output(out)
@@ -153,7 +154,8 @@ def predict_rasters(
     net = network if isinstance(network, Network) else load_network(network)
     if not net.kind.per_pixel:
         raise InputError(
-            f"--out: expected a network that predicts per pixel for a raster per tile, got one of {net.task}, which predicts per "
+            f"--out: expected a network that predicts per pixel for a raster per tile, got one of {net.task}, which "
+            "predicts per "
             "tile; use --out tiles.parquet."
         )
     folder = Path(out)
@@ -181,7 +183,8 @@ def _take_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         if not mark.is_file() or mark.read_text(encoding="utf-8") != text:
             raise InputError(
-                f"{folder}: expected a new folder, or an unfinished one of this network and store, got something else; choose "
+                f"{folder}: expected a new folder, or an unfinished one of this network and store, got something else; "
+                "choose "
                 "another --out."
             )
         remove_partial(folder)

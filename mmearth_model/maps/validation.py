@@ -171,13 +171,15 @@ def refusal(points: Points, census: Census, at: NDArray[np.intp]) -> str | None:
     design = points.one("design")
     if design not in (STRATIFIED, SIMPLE):
         return (
-            f"the file does not say how its points were selected; select them with --draw-validation, or add a column design "
+            "the file does not say how its points were selected; select them with --draw-validation, or add a column "
+            "design "
             f"with {SIMPLE} (uniform over the mapped area) or {STRATIFIED} (by mapped class)"
         )
     digest = points.one("map_digest")
     if digest != census.digest and (design == STRATIFIED or digest or "map_digest" in points.recorded):
         return (
-            f"the points were not selected from this map (their map_digest is {digest or 'missing or mixed'}, that of the map is "
+            f"the points were not selected from this map (their map_digest is {digest or 'missing or mixed'}, that of "
+            "the map is "
             f"{census.digest}); select new ones with --draw-validation"
         )
     outside = int((at < 0).sum())

@@ -136,7 +136,8 @@ def step_of(window_px: int, overlap_px: int | None, align_px: int) -> int:
     if not 0 <= overlap_px < window_px or step % align_px:
         usual = ", ".join(str(window_px - n) for n in range(window_px // align_px * align_px, 0, -align_px))
         raise InputError(
-            f"--overlap: expected an overlap of {usual} px (the window of {window_px} px minus a multiple of the network's stride of "
+            f"--overlap: expected an overlap of {usual} px (the window of {window_px} px minus a multiple of the "
+            "network's stride of "
             f"{align_px} px), got {overlap_px}; choose one of them."
         )
     return step

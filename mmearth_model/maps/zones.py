@@ -86,7 +86,8 @@ def zone_lattice(store: Store, lattice: Lattice) -> Lattice:
     side = store.layout.size_px // lattice.patch * lattice.patch
     if not side:
         raise InputError(
-            f"{store.path}: expected tiles of at least one patch ({lattice.patch} px), got {store.layout.size_px} px; use a store with larger tiles."
+            f"{store.path}: expected tiles of at least one patch ({lattice.patch} px), got {store.layout.size_px} px; "
+            "use a store with larger tiles."
         )
     return lattice if side >= 2 * lattice.window else replace(lattice, window=side, step=side)
 
@@ -116,7 +117,8 @@ def _zone(store: Store, epsg: int, tiles: NDArray[np.intp], lattice: Lattice) ->
     off = np.flatnonzero((lefts % apart != 0) | (tops % apart != 0))
     if off.size:
         raise InputError(
-            f"{store.path}: expected tile corners that are multiples of {apart} px apart within a zone, so that positions of "
+            f"{store.path}: expected tile corners that are multiples of {apart} px apart within a zone, so that "
+            "positions of "
             f"different tiles coincide, got {lefts[off[0]]:g} and {tops[off[0]]:g} px in EPSG:{epsg}; use a store of "
             "mmearth-data build --cover, another --stride, or leave out --dense."
         )

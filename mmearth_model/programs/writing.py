@@ -130,7 +130,8 @@ def _content(source: str | Path | Checkpoint | ConvNeXtV2 | Network, features: s
     if isinstance(found, Network):
         if features is not None:
             raise InputError(
-                f"--features: expected an encoder, got the network of {found.task}, whose outputs are predictions; leave it out."
+                f"--features: expected an encoder, got the network of {found.task}, whose outputs are predictions; "
+                "leave it out."
             )
         return network_content(found, licence=None if found.folder is None else _licence(found.folder))
     if isinstance(found, ConvNeXtV2):

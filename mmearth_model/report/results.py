@@ -199,7 +199,8 @@ def read_tuned(folder: Path) -> ResultSet:
     if not isinstance(row, dict):
         raise FileInputError(
             file,
-            "expected a network with a result (finetune, evaluate --keep-probe), got a file without a result; restore it.",
+            "expected a network with a result (finetune, evaluate --keep-probe), got a file without a result; restore "
+            "it.",
         )
     return _of_rows(file, [row], {"synthetic": bool(record.get("synthetic"))}, short_path(folder))
 

@@ -92,6 +92,7 @@ def _refuse_edited(folder: Path, cards: Mapping[str, str]) -> None:
         path = folder / name
         if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
             raise InputError(
-                f"{short_path(path.absolute())}: expected no file, or the unedited card of these weights, found a file with "
+                f"{short_path(path.absolute())}: expected no file, or the unedited card of these weights, found a file "
+                "with "
                 "different content; add --force to replace it."
             )

@@ -117,7 +117,8 @@ def _covered(recipe: Mapping[str, Any]) -> Iterator[str]:
     region = recipe.get("region")
     mainland = ", mainland only" if recipe.get("mainland") else ""
     yield (
-        f"The tiles {f'cover the region {region}{mainland}' if region else 'are part of a cover'}: one tile per cell of a grid "
+        f"The tiles {f'cover the region {region}{mainland}' if region else 'are part of a cover'}: one tile per cell "
+        "of a grid "
         f"in each UTM zone; neighbouring tiles share {recipe['overlap_px']} px. Cells without a usable scene are empty."
     )
 

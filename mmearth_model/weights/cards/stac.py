@@ -120,7 +120,8 @@ def _input(facts: ModelFacts) -> dict[str, Any]:
     return {
         "name": ", ".join(m.name for m in facts.inputs) or "images",
         "description": (
-            "Bands in this order, as stored. Missing values become the mean of their band. If the statistics depend on the "
+            "Bands in this order, as stored. Missing values become the mean of their band. If the statistics depend on "
+            "the "
             "product level, those of the level of each scene apply."
         ),
         "bands": bands,
