@@ -363,7 +363,7 @@ def test_a_table_from_the_command(saved: tuple[Path, Path], store: Store, tmp_pa
 @pytest.mark.parametrize(
     ("kind", "words", "message"),
     [
-        (0, (), "expected --out, or --mosaic for a store"),
+        (0, (), "expected either --out, or --mosaic for a store"),
         (0, ("--out", "a", "--mosaic", "b"), "got neither or both"),
         (0, ("--out", "a", "--vector", "v.parquet"), "--vector has no effect without --mosaic"),
         (0, ("--out", "a", "--workers", "2"), "--workers has no effect without --mosaic"),
