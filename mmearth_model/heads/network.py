@@ -506,6 +506,6 @@ def _fill(file: Path, module: Module) -> None:
     bad = next((name for name, t in tensors.items() if not t.is_floating_point() or torch.isnan(t).any()), None)
     if bad is not None:
         raise FileInputError(
-            file, f"expected finite weights, got NaN or infinite values in {bad}; train the network again."
+            file, f"expected finite numbers as weights, got other values in {bad}; train the network again."
         )
     module.to_empty(device="cpu").load_state_dict(tensors)

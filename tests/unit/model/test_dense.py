@@ -280,7 +280,7 @@ def test_tiles_whose_positions_do_not_coincide_are_refused(
         embed_dense(checkpoint, odd, tmp_path / "x.zarr")
     with pytest.raises(InputError, match="one tile at each location"):
         embed_dense(checkpoint, open_store(folder / "toy.zarr"), tmp_path / "x.zarr")
-    with pytest.raises(InputError, match=r"several zones \(32632, 32633\)"):
+    with pytest.raises(InputError, match=r"several UTM zones \(32632, 32633\)"):
         embed_dense(checkpoint, open_store(folder / "cover.zarr"), tmp_path / "x.tif")
     assert not (tmp_path / "x.zarr").exists()
 
@@ -382,6 +382,6 @@ def test_a_finished_file_is_kept_and_another_one_is_never_replaced(
         with pytest.raises(InputError, match="delete it, or choose another --out"):
             embed_dense(checkpoint, source, tmp_path / name, kind="int8")
     words = (str(tmp_path / "x.zarr"), "--checkpoint", str(folder / "run"), "--picture", str(tmp_path / "p.png"))
-    assert "--checkpoint has no effect with a file of --dense" in run(folder, *words).stderr
+    assert "--checkpoint has no effect with a file that --dense wrote" in run(folder, *words).stderr
     assert "expected --picture or --query" in run(folder, str(tmp_path / "x.zarr")).stderr
     assert open_vectors(tmp_path / "x.tif")[0].grid.shape == (13, 17)

@@ -251,7 +251,7 @@ def test_the_report_in_each_form(world: tuple[Path, Any], labelled: list[dict[st
     with console.capture() as capture:
         console.print(found)
     assert "Overall accuracy" in capture.get()
-    with pytest.raises(InputError, match=r"--report: expected \.csv, \.json, \.md, got 'r\.txt'"):
+    with pytest.raises(InputError, match=r"--report: expected a file name ending in \.csv, \.json, \.md, got 'r\.txt'"):
         write_areas(found, tmp_path / "r.txt")
 
 

@@ -128,7 +128,7 @@ def test_scale_and_offset_become_stored_numbers(tmp_path: Path) -> None:
         dataset.scales, dataset.offsets = (0.0001,) * len(BANDS), (-0.1,) * len(BANDS)
     assert one(**level) == {0, 2000}
     with pytest.raises(
-        FileInputError, match="expected one offset, got --offset, and what its scale and offset tags say"
+        FileInputError, match="expected one offset, got --offset and what its scale and offset tags say"
     ):
         one(**level, offset=0)
 
@@ -217,7 +217,9 @@ def test_level_and_offset_are_asked_for_where_nothing_says_them(tmp_path: Path) 
         InputError, match=r"expected one processing level, got L1C \(--level\) and L2A \(.*tagged.tif\)"
     ):
         describe_scene(both, [tagged], SceneOptions(level="L1C"))
-    with pytest.raises(InputError, match="expected a scene of L1C, of which the network has statistics, got L2A"):
+    with pytest.raises(
+        InputError, match="expected a scene of level L1C, for which the network has statistics, got L2A"
+    ):
         describe_scene(normaliser_of("L1C"), [tagged], SceneOptions())
 
 
@@ -308,7 +310,7 @@ def test_broken_files_are_refused(tmp_path: Path, good: Path) -> None:
     empty = tmp_path / "empty.tif"
     empty.touch()
     refused(tmp_path, [empty], "expected a complete GeoTIFF")
-    refused(tmp_path, [tmp_path / "absent.tif"], "expected a raster file that can be read: no such file")
+    refused(tmp_path, [tmp_path / "absent.tif"], "expected a readable raster file, got: no such file")
 
 
 def test_a_scene_without_pixels_gives_a_map_without_classes(tmp_path: Path) -> None:

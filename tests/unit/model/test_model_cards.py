@@ -193,7 +193,7 @@ def test_a_licence_is_recorded_and_shown(folder: Path) -> None:
 def test_an_edited_card_is_kept(folder: Path) -> None:
     (folder / CARD).write_text(text(folder) + "\nMore words.\n")
     config = (folder / CONFIG).read_bytes()
-    with pytest.raises(InputError, match=r"README.md: expected no file, or the unchanged card.*--force"):
+    with pytest.raises(InputError, match=r"README.md: expected no file, or the unedited card.*--force"):
         describe(folder, licence="MIT")
     assert "More words." in text(folder)
     assert (folder / CONFIG).read_bytes() == config

@@ -312,7 +312,7 @@ def edited(probe: Path, folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format": 2}, "expected a network in format 1, got format 2 of a newer version; update mmearth"),
+        ({"format": 2}, "expected a network in format 1, got format 2 of a newer version; upgrade mmearth"),
         ({"architecture": "mp-mae"}, "got a pretrained encoder; fine-tune it"),
         ({"architecture": "UNet"}, "of an earlier version"),
         ({"architecture": "something"}, "something else"),
@@ -385,8 +385,8 @@ def test_damaged_weights_are_one_clear_line(probe: Path, tmp_path: Path) -> None
         ("head.weight", None, "without head.weight"),
         ("head.extra", torch.zeros(1), "with the unknown head.extra"),
         ("head.weight", torch.zeros(3, 3), "with another shape of head.weight"),
-        ("head.offset", torch.full_like(tensors["head.offset"], torch.nan), "got none in head.offset"),
-        ("head.offset", tensors["head.offset"] > 0, "got none in head.offset"),
+        ("head.offset", torch.full_like(tensors["head.offset"], torch.nan), "got other values in head.offset"),
+        ("head.offset", tensors["head.offset"] > 0, "got other values in head.offset"),
     ):
         save_file(change(tensors, name, value), file)
         with pytest.raises(InputError, match=reason):
@@ -513,7 +513,7 @@ def test_the_command_keeps_the_probe_that_its_table_shows(commands: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--task", "store:esa_worldcover"), "--keep-probe: expected one task, whose probe is kept, got 2"),
+        (("--task", "store:esa_worldcover"), "--keep-probe: expected one task, whose probe is saved, got 2"),
         (("--labels", "50%,100%"), "--keep-probe: expected one share of labels"),
         (("encoder",), "--keep-probe: expected one checkpoint"),
         (
