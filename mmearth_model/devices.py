@@ -27,7 +27,7 @@ def one_thread() -> AbstractContextManager[None]:
 
 @contextmanager
 def limited_threads(threads: int) -> Iterator[None]:
-    """Compute with so many threads within the block."""
+    """Compute with this number of threads within the block."""
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
@@ -61,7 +61,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def default_workers(device: str) -> int:
-    """Count the processes that use a device fully: one per core of a CPU, with one thread each; one for a GPU."""
+    """Count the processes that use a device fully: one per CPU core, with one thread each; one for a GPU."""
     return (os.cpu_count() or 1) if resolve_device(device).type == "cpu" else 1
 
 

@@ -216,7 +216,7 @@ class Normaliser:
         return torch.cat([self._shown(name, target) for name, target in parts], dim=1)
 
     def scales(self, name: str) -> Tensor:
-        """(level, model band, [mean, 1 / std, usable]) float32 of a continuous modality; `LEVELS`, then that without a level."""
+        """(level, model band, [mean, 1 / std, usable]) float32 of a continuous modality; `LEVELS`, then one without a level."""
         return self._tables[torch.device("cpu")][name].clone()
 
     def prepare(self, tiles: Tiles, device: torch.device | str = "cpu") -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Layers of a network in a form that a CPU computes faster, for inference: the same numbers, to rounding.
+"""Faster layers for inference on a CPU; their results are equal up to rounding.
 
 Measured on one core of an AMD EPYC with AVX-512, for the layers of an atto encoder: oneDNN's matrix product takes 0.4 times
 as long as the one that `torch.nn.Linear` calls, and a sum of squares a sixth of `torch.linalg.vector_norm`.
@@ -41,16 +41,16 @@ class QuickGRN(nn.Module):
         self.gamma, self.beta, self.eps = layer.gamma.detach(), layer.beta.detach(), layer.eps
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
-        """Features of all positions (B, h, w, C) to the same."""
+        """(B, h, w, C) features of all positions to the same shape."""
         norm = where.mask(x).square().sum(dim=(1, 2), keepdim=True).sqrt()
         response = norm / (norm.mean(dim=-1, keepdim=True) + self.eps)
         return torch.addcmul(self.beta, x, 1 + self.gamma * response)
 
 
 def quicken(module: nn.Module) -> nn.Module:
-    """Replace layers of a network on a CPU by quicker ones; it cannot be trained or saved afterwards.
+    """Replace layers of a network on a CPU by faster ones; the network cannot be trained or saved afterwards.
 
-    Where PyTorch was built without oneDNN, linear layers stay as they are.
+    If PyTorch was built without oneDNN, linear layers are unchanged.
     """
     known: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     linear = known and hasattr(torch.ops.mkldnn, "_linear_pointwise")

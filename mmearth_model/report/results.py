@@ -107,12 +107,12 @@ class ResultSet:
 def results_of(content: Mapping[str, Any], name: str, title: str | None = None) -> ResultSet:
     """Results in the JSON form of `mmearth_model.Evaluation`, with the fields that its command adds.
 
-    The title is by default that of their protocols.
+    The default title is that of their protocols.
 
     Raises
     ------
     KeyError, TypeError, ValueError, AttributeError
-        When something is missing or of another type.
+        If something is missing or has a wrong type.
     """
     summary, rows = content["summary"], content["rows"]
     experiment = content.get("experiment")

@@ -97,7 +97,7 @@ class Means:
     Parameters
     ----------
     state
-        `state` of an interrupted run, which continues.
+        `state` of an interrupted run, to resume it.
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
@@ -107,7 +107,7 @@ class Means:
 
     @property
     def state(self) -> dict[str, Any]:
-        """All that it knows, JSON-ready; ``last`` are the means that were taken last."""
+        """The complete state, JSON-ready; ``last`` has the most recent means."""
         parts = {"sums": self._sums, "counts": self._counts}
         return {part: {name: t.item() for name, t in values.items()} for part, values in parts.items()} | {
             "last": self.last

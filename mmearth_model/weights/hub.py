@@ -149,7 +149,7 @@ def _line(error: BaseException) -> str:
 
 
 def _counter(report: Callable[[int], None]) -> type[Any]:
-    """Class of progress bars that draw nothing, and report the bytes received."""
+    """Class of progress bars that show nothing and report the bytes received."""
     from tqdm.auto import tqdm
 
     class Counter(tqdm):  # type: ignore[misc]
