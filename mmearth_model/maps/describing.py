@@ -181,6 +181,7 @@ def read_header(path: Path) -> Header:
                     path, f"expected integers or floating-point numbers, got {dataset.dtypes[0]}; convert it."
                 )
             crs = dataset.crs
+            a, b, c, d, e, f = (float(number) for number in tuple(dataset.transform)[:6])
             metres = (
                 None if crs.is_geographic else abs(dataset.transform.determinant) ** 0.5 * crs.linear_units_factor[1]
             )
@@ -191,7 +192,7 @@ def read_header(path: Path) -> Header:
                 nodata=tuple(dataset.nodatavals),
                 dtypes=tuple(dataset.dtypes),
                 crs=crs.to_wkt(),
-                transform=tuple(float(number) for number in tuple(dataset.transform)[:6]),
+                transform=(a, b, c, d, e, f),
                 height=dataset.height,
                 width=dataset.width,
                 pixel_m=metres,

@@ -5,7 +5,7 @@ The commands in the messages are those of ``rio``, which rasterio installs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import rasterio
@@ -18,8 +18,6 @@ from mmearth_data.errors import TileUnavailable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from mmearth_data.sources.rasters.files import RasterGrid
 
 COMPOUND = ("COMPD_CS", "COMPOUNDCRS")
 """First words of a compound CRS (WKT 1 and WKT 2)."""
@@ -76,7 +74,31 @@ def georeferencing_problem(dataset: Any) -> str | None:  # noqa: ANN401 - raster
     return None
 
 
-def warp_to_utm(grid: RasterGrid) -> str:
+class Gridded(Protocol):
+    """Anything with a pixel grid: CRS (WKT), affine coefficients (a, b, c, d, e, f), rows and columns."""
+
+    @property
+    def crs(self) -> str:
+        """WKT."""
+        ...
+
+    @property
+    def transform(self) -> tuple[float, float, float, float, float, float]:
+        """Affine coefficients."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        ...
+
+
+def warp_to_utm(grid: Gridded) -> str:
     """Command that warps a file to a north-up 10 m grid, in the UTM zone of its centre."""
     a, b, c, d, e, f = grid.transform
     col, row = grid.width / 2, grid.height / 2
