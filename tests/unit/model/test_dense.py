@@ -142,7 +142,7 @@ def test_a_finer_stride_is_the_encoder_at_shifted_windows(
     (found,) = vectors(*embed_dense(checkpoint, [folder / "scene.tif"], tmp_path / "x.zarr", windows=finer))
     assert found.shape == (FEATURES, 25, 33)
     for down, across in itertools.product(range(2), repeat=2):
-        # The patch of a position lies around it: 2 px before it and 2 px behind it.
+        # The patch of a position is around it: 2 px more on each side.
         expected = without_overlap(checkpoint, pixels, 4 * down - 2, 4 * across - 2)
         np.testing.assert_allclose(found[:, 8 + down : 18 : 2, 8 + across : 22 : 2], expected[:, 4:9, 4:11], atol=2e-5)
 
