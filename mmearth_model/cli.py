@@ -412,7 +412,7 @@ def finetune(
 @option(
     "--query LON,LAT",
     WHAT,
-    "With --dense, or of x.zarr and x.tif of --dense: write the similarity of every position to this place to --similarity.",
+    "With --dense, or of x.zarr and x.tif of --dense: write the similarity of every position to this location to --similarity.",
 )
 @BANDS
 @LEVEL
@@ -1268,9 +1268,9 @@ def _fetched(path: str | Path, load: Callable[..., Loaded]) -> Loaded:
     return found
 
 
-def _downloaded(checkpoints: list[Checkpoint]) -> dict[str, Any]:
-    """Record where encoders were downloaded from, if any were."""
-    found = {checkpoint.name: checkpoint.origin.to_dict() for checkpoint in checkpoints if checkpoint.origin}
+def _downloaded(weights: Sequence[Checkpoint | Network]) -> dict[str, Any]:
+    """Record where encoders and networks were downloaded from, if any were."""
+    found = {each.name: each.origin.to_dict() for each in weights if each.origin}
     return {"encoders": found} if found else {}
 
 

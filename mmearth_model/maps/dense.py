@@ -183,7 +183,7 @@ def embed_dense(
     given
         Bands, level and offset of a scene, where the files do not say them.
     inside
-        Place (longitude, latitude) that has to be inside; refused before anything is computed.
+        Location (longitude, latitude) that has to be inside; refused before anything is computed.
     workers
         Number of processes on this machine.
     scheduler

@@ -1,4 +1,4 @@
-"""Files made from a dense embedding: a picture of its principal components, and maps of similarity to a place."""
+"""Files made from a dense embedding: a picture of its principal components, and maps of similarity to a location."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def _write_png(picture: NDArray[np.uint8], path: Path) -> None:
 def write_similarity(
     fields: Sequence[Vectors], lon: float, lat: float, path: str | Path, tags: Mapping[str, str] | None = None
 ) -> tuple[Path, ...]:
-    """Map the cosine similarity of every vector to that of a place.
+    """Map the cosine similarity of every vector to that at a location.
 
     Parameters
     ----------
     fields
         Vectors of `mmearth_model.embed_dense` or `mmearth_model.open_vectors`.
     lon, lat
-        Place in degrees (EPSG:4326).
+        Location in degrees (EPSG:4326).
     path
         x.tif: float32 from -1 to 1, NaN without data.
     tags
@@ -98,7 +98,7 @@ def write_similarity(
     Raises
     ------
     InputError
-        If the place is outside all grids or has no data.
+        If the location is outside all grids or has no data.
     """
     query = find_place(fields, lon, lat)
     files = files_of(fields, Path(path))

@@ -123,7 +123,7 @@ def answers_of(network: Network, values: NDArray[np.float32]) -> NDArray[Any]:
         return quantities
     if network.codes.min() < 0:  # labels, of which any number may be true
         return (values > 0.5).astype(np.uint8)
-    codes: NDArray[np.int64] = network.codes[values.argmax(axis=0)][None]
+    codes: NDArray[Any] = network.codes[values.argmax(axis=0)][None]
     return codes
 
 

@@ -263,7 +263,7 @@ def _observed(strip: Strip, lattice: Lattice) -> NDArray[np.float32]:
 
 
 def _copy(into: NDArray[np.float32], values: NDArray[np.float32], top: int, left: int) -> None:
-    """Copy values to a place that may reach beyond the array."""
+    """Copy values into an array, beyond which they may reach."""
     rows, columns = (
         slice(max(0, first), max(0, first + length)) for first, length in zip((top, left), values.shape, strict=True)
     )

@@ -188,8 +188,8 @@ class SceneReader:
                 place = found[band.modality][self._bands[band.modality][band.band]]
                 place[at] = _stored(plane, band.factors, nodata[band.modality])
         for name, fills in self.scene.fills.items():
-            for absent, other in fills.items():
-                found[name][self._bands[name][absent]] = found[name][self._bands[name][other]]
+            for filled, other in fills.items():
+                found[name][self._bands[name][filled]] = found[name][self._bands[name][other]]
         return found
 
     def tiles(self, count: int) -> dict[str, Any]:

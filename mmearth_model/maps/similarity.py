@@ -1,4 +1,4 @@
-"""Similarity of every position of a dense embedding to one place."""
+"""Similarity of every position of a dense embedding to one location."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A place and its vector.
+    """A location and its vector.
 
     Attributes
     ----------
     lon, lat
         Degrees (EPSG:4326).
     unit
-        (D,) vector at the place, of length 1.
+        (D,) vector there, of length 1.
     """
 
     lon: float
@@ -52,13 +52,13 @@ def parse_place(text: str) -> tuple[float, float]:
 
 
 def check_inside(fields: Sequence[Vectors], lon: float, lat: float) -> None:
-    """Raise `InputError` if a place is outside all grids."""
+    """Raise `InputError` if a location is outside all grids."""
     if all(field.grid.position(lon, lat) is None for field in fields):
-        raise InputError(f"--query: expected a place inside {_extent(fields)}, got {lon:g},{lat:g}; choose another.")
+        raise InputError(f"--query: expected a location inside {_extent(fields)}, got {lon:g},{lat:g}; choose another.")
 
 
 def find_place(fields: Sequence[Vectors], lon: float, lat: float) -> Query:
-    """Read the vector at a place. Raises `InputError` if the place is outside all grids or has no data."""
+    """Read the vector at a location. Raises `InputError` if the location is outside all grids or has no data."""
     check_inside(fields, lon, lat)
     for field in fields:
         place = field.grid.position(lon, lat)
@@ -68,11 +68,13 @@ def find_place(fields: Sequence[Vectors], lon: float, lat: float) -> Query:
         vector = field.read(slice(row, row + 1), slice(column, column + 1))[:, 0, 0]
         if np.isfinite(vector).all():
             return Query(lon, lat, (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32))
-    raise InputError(f"--query: expected a place with data, got {lon:g},{lat:g}, where there is none; choose another.")
+    raise InputError(
+        f"--query: expected a location with data, got {lon:g},{lat:g}, where there is none; choose another."
+    )
 
 
 def similarity_map(field: Vectors, query: Query, report: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-    """(rows, columns) cosine similarity of each vector of a grid to that of a place, NaN where there is no data."""
+    """(rows, columns) cosine similarity of each vector of a grid to that at a location, NaN where there is no data."""
     found = np.full(field.grid.shape, np.nan, dtype=np.float32)
     for rows, columns in field.grid.spans(field.side):
         values = field.read(rows, columns)

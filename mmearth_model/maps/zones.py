@@ -122,7 +122,7 @@ def _zone(store: Store, epsg: int, tiles: NDArray[np.intp], lattice: Lattice) ->
         )
     if len(np.unique(np.stack([tops, lefts]), axis=1).T) < len(tiles):
         raise InputError(
-            f"{store.path}: expected one tile at each place, got several with the same corner in EPSG:{epsg}, such as several "
+            f"{store.path}: expected one tile at each location, got several with the same corner in EPSG:{epsg}, such as several "
             "dates; use a store of mmearth-data build --cover, or leave out --dense."
         )
     size = store.layout.size_px

@@ -19,6 +19,7 @@ from mmearth_data.errors import TileUnavailable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+
 COMPOUND = ("COMPD_CS", "COMPOUNDCRS")
 """First words of a compound CRS (WKT 1 and WKT 2)."""
 
@@ -74,35 +75,11 @@ def georeferencing_problem(dataset: Any) -> str | None:  # noqa: ANN401 - raster
     return None
 
 
-class Gridded(Protocol):
-    """Anything with a pixel grid: CRS (WKT), affine coefficients (a, b, c, d, e, f), rows and columns."""
-
-    @property
-    def crs(self) -> str:
-        """WKT."""
-        ...
-
-    @property
-    def transform(self) -> tuple[float, float, float, float, float, float]:
-        """Affine coefficients."""
-        ...
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        ...
-
-
-def warp_to_utm(grid: Gridded) -> str:
-    """Command that warps a file to a north-up 10 m grid, in the UTM zone of its centre."""
-    a, b, c, d, e, f = grid.transform
-    col, row = grid.width / 2, grid.height / 2
-    return _warp(*_lonlat(rasterio.CRS.from_wkt(grid.crs), a * col + b * row + c, d * col + e * row + f))
+def warp_to_utm(crs: str, transform: tuple[float, ...], height: int, width: int) -> str:
+    """Command that warps a file of a CRS (WKT) and a grid to a north-up 10 m grid, in the UTM zone of its centre."""
+    a, b, c, d, e, f = transform
+    col, row = width / 2, height / 2
+    return _warp(*_lonlat(rasterio.CRS.from_wkt(crs), a * col + b * row + c, d * col + e * row + f))
 
 
 def warp_to(epsg: int) -> str:

@@ -142,7 +142,7 @@ def test_a_finer_stride_is_the_encoder_at_shifted_windows(
     (found,) = vectors(*embed_dense(checkpoint, [folder / "scene.tif"], tmp_path / "x.zarr", windows=finer))
     assert found.shape == (FEATURES, 25, 33)
     for down, across in itertools.product(range(2), repeat=2):
-        # The patch of a position lies around it: 2 px before it and 2 px behind it.
+        # The patch of a position is around it: 2 px more on each side.
         expected = without_overlap(checkpoint, pixels, 4 * down - 2, 4 * across - 2)
         np.testing.assert_allclose(found[:, 8 + down : 18 : 2, 8 + across : 22 : 2], expected[:, 4:9, 4:11], atol=2e-5)
 
@@ -278,7 +278,7 @@ def test_tiles_whose_positions_do_not_coincide_are_refused(
     odd = write_store(tmp_path / "odd.zarr", 10, names=("sentinel2", "biome"), change=shifted)
     with pytest.raises(InputError, match=r"multiples of 8 px apart.*got 27 and 24 px in EPSG:32632.*--cover"):
         embed_dense(checkpoint, odd, tmp_path / "x.zarr")
-    with pytest.raises(InputError, match="one tile at each place"):
+    with pytest.raises(InputError, match="one tile at each location"):
         embed_dense(checkpoint, open_store(folder / "toy.zarr"), tmp_path / "x.zarr")
     with pytest.raises(InputError, match=r"several zones \(32632, 32633\)"):
         embed_dense(checkpoint, open_store(folder / "cover.zarr"), tmp_path / "x.tif")
@@ -326,7 +326,7 @@ REFUSALS = {
     "--stride 6": "--stride: expected a divisor or a multiple of the encoder's patch of 8 px, got 6",
     "--overlap 5": "--overlap: expected an overlap",
     "--query 11": "--query: expected LON,LAT",
-    "--query 11,48": "--query: expected a place inside",
+    "--query 11,48": "--query: expected a location inside",
     "--cache c": "--cache has no effect with --dense",
     "--neighbours 0": "--neighbours has no effect with --dense",
     "--similarity s.tif": "--similarity has no effect without --query",

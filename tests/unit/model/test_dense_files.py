@@ -158,7 +158,7 @@ def test_similarity_is_the_cosine_of_the_angle_to_the_vector_of_the_place() -> N
 def test_a_query_outside_or_without_data_is_refused() -> None:
     with pytest.raises(InputError, match=r"inside 10\.\d+,47\.\d+ to 10\.\d+,47\.\d+, got 11,48"):
         find_place([make_field()], 11.0, 48.0)
-    with pytest.raises(InputError, match="expected a place with data"):
+    with pytest.raises(InputError, match="expected a location with data"):
         find_place([make_field()], *lonlat(3, 4))
     for text in ("11", "a,b", "11,48,3", "200,10", "10,95", "nan,3"):
         with pytest.raises(InputError, match="expected LON,LAT"):
