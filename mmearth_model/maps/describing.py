@@ -181,7 +181,6 @@ def read_header(path: Path) -> Header:
                     path, f"expected integers or floating-point numbers, got {dataset.dtypes[0]}; convert it."
                 )
             crs = dataset.crs
-            a, b, c, d, e, f = (float(number) for number in tuple(dataset.transform)[:6])
             metres = (
                 None if crs.is_geographic else abs(dataset.transform.determinant) ** 0.5 * crs.linear_units_factor[1]
             )

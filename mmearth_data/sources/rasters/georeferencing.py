@@ -5,7 +5,7 @@ The commands in the messages are those of ``rio``, which rasterio installs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
