@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
     from mmearth_data.fields import About, Fields, Group, documented
     from mmearth_data.files.listing import is_data
+    from mmearth_data.files.stac import used_extensions
     from mmearth_data.files.tables import Table, read_table
     from mmearth_data.files.temporary import is_running
     from mmearth_data.files.writing import (
@@ -179,6 +180,7 @@ _MODULES = {
     "fields": "About Fields Group documented",
     "findings": "describe_validation",
     "files.listing": "is_data",
+    "files.stac": "used_extensions",
     "files.tables": "Table read_table",
     "files.temporary": "is_running",
     "files.writing": "append_text check_output create_file make_folder remove_partial staged_array staged_file staged_folder "
@@ -406,6 +408,7 @@ __all__ = [
     "tags_of",
     "tile_figure",
     "to_tensors",
+    "used_extensions",
     "verify",
     "warp_to_utm",
     "wrapped_path",

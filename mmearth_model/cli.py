@@ -1283,9 +1283,9 @@ def _fetched(path: str | Path, load: Callable[..., Loaded]) -> Loaded:
     return found
 
 
-def _downloaded(checkpoints: list[Checkpoint]) -> dict[str, Any]:
-    """Origins of the encoders that were downloaded, for the results."""
-    found = {checkpoint.name: checkpoint.origin.to_dict() for checkpoint in checkpoints if checkpoint.origin}
+def _downloaded(weights: Sequence[Checkpoint | Network]) -> dict[str, Any]:
+    """Origins of the encoders and networks that were downloaded, for the results."""
+    found = {each.name: each.origin.to_dict() for each in weights if each.origin}
     return {"encoders": found} if found else {}
 
 

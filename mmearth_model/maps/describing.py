@@ -191,7 +191,7 @@ def read_header(path: Path) -> Header:
                 nodata=tuple(dataset.nodatavals),
                 dtypes=tuple(dataset.dtypes),
                 crs=crs.to_wkt(),
-                transform=tuple(float(number) for number in tuple(dataset.transform)[:6]),
+                transform=tuple(dataset.transform)[:6],
                 height=dataset.height,
                 width=dataset.width,
                 pixel_m=metres,
@@ -217,10 +217,10 @@ def _check_resolution(path: Path, header: Header) -> None:
     if found is not None and abs(found / PIXEL_M - 1) <= PIXEL_TOLERANCE:
         return
     got = "a geographic CRS (degrees)" if found is None else f"{found:g} m"
+    warp = warp_to_utm(header.crs, header.transform, header.height, header.width)
     raise FileInputError(
         path,
-        f"expected pixels of {PIXEL_M:g} m, as in training, got {got}; warp it: {warp_to_utm(header)}, or "
-        "give --any-resolution.",
+        f"expected pixels of {PIXEL_M:g} m, as in training, got {got}; warp it: {warp}, or give --any-resolution.",
     )
 
 

@@ -123,14 +123,15 @@ def answers_of(network: Network, values: NDArray[np.float32]) -> NDArray[Any]:
         return quantities
     if network.codes.min() < 0:  # labels, any number of which may be true
         return (values > 0.5).astype(np.uint8)
-    return network.codes[values.argmax(axis=0)][None]
+    codes: NDArray[Any] = network.codes[values.argmax(axis=0)][None]
+    return codes
 
 
 def apply_network(network: Network, images: torch.Tensor) -> torch.Tensor:
     """(B, K, ...) float32 probabilities or raw quantities of normalised images (B, C, S, S)."""
     device = next(network.module.parameters()).device
     with torch.inference_mode():
-        outputs = network.module(images.to(device)).float()
+        outputs: torch.Tensor = network.module(images.to(device)).float()
         if network.kind.continuous:
             return outputs.cpu()
         labels = bool(network.codes.min() < 0)

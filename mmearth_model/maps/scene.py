@@ -188,8 +188,8 @@ class SceneReader:
                 place = found[band.modality][self._bands[band.modality][band.band]]
                 place[at] = _stored(plane, band.factors, nodata[band.modality])
         for name, fills in self.scene.fills.items():
-            for band, other in fills.items():
-                found[name][self._bands[name][band]] = found[name][self._bands[name][other]]
+            for filled, other in fills.items():
+                found[name][self._bands[name][filled]] = found[name][self._bands[name][other]]
         return found
 
     def tiles(self, count: int) -> dict[str, Any]:
@@ -199,7 +199,8 @@ class SceneReader:
     def observed(self, numbers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
         """(height, width) where any band that the network sees was observed, of what `read` returned."""
         seen = [m.observed(numbers[m.name][m.band_indices(m.model_bands)]).any(axis=0) for m in self.scene.modalities]
-        return np.logical_or.reduce(seen)
+        found: NDArray[np.bool_] = np.logical_or.reduce(seen)
+        return found
 
 
 @contextmanager

@@ -238,7 +238,7 @@ def _group_vectors(name: str, group: zarr.Group) -> ZarrVectors:
     from rasterio.crs import CRS
 
     array, scale = _array(group, EMBEDDING), None if SCALE not in group else _array(group, SCALE)
-    attributes = group.attrs.asdict()
+    attributes: dict[str, Any] = group.attrs.asdict()
     grid = VectorGrid(
         crs=CRS.from_user_input(attributes.get("proj:code") or attributes["proj:wkt2"]),
         transform=Affine(*attributes["spatial:transform"]),

@@ -240,12 +240,13 @@ def _name_axes(model: onnx_ir.Model) -> None:
     """Name the axes of variable length, which the tracer numbers: ``8*s57`` becomes ``8*rows``."""
     import onnx_ir
 
-    shape = model.graph.inputs[0].shape
+    shape = model.graph.inputs[0].shape or ()
     symbols = (str(shape[axis]).rpartition("*")[2] for axis in (0, 2, 3))
     names = dict(zip(symbols, IMAGES, strict=True))
     number = re.compile("|".join(rf"\b{symbol}\b" for symbol in names))
     for value in (*model.graph.inputs, *model.graph.outputs):
         lengths = [
-            n if isinstance(n, int) else number.sub(lambda found: names[found.group()], str(n)) for n in value.shape
+            n if isinstance(n, int) else number.sub(lambda found: names[found.group()], str(n))
+            for n in value.shape or ()
         ]
         value.shape = onnx_ir.Shape(lengths)

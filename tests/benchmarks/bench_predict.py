@@ -4,7 +4,7 @@ The network is an atto encoder (patches of 8 px, windows of 64 px) with the UNet
 Scenes have 12 bands of uint16. The plain loop reads one window at a time with rasterio, applies the network to it with
 all cores, and adds its weighted probabilities to an array of the whole scene; it takes turns with `predict_scene`, which
 starts one process per core. Both are measured from the call to the finished file. Memory is the sum over all processes of
-a run, sampled ten times a second (shared pages count once per process).
+a run, sampled ten times a second (pages that processes share count once).
 
 The share of the network is its own time, on one core, over all of the time in which one process maps the smallest scene.
 
@@ -164,8 +164,10 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _resident(pid: int) -> int:
+    """Bytes that a process holds; pages that several processes share count in parts."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     except (OSError, IndexError):
         return 0
 

@@ -27,7 +27,7 @@ LON, LAT = 9.73, 48.03
 def test_windows_that_overlap_leave_no_seam(tmp_path: Path) -> None:
     """Trained on tiles of the synthetic planet, of the size of the windows."""
     recipe = make_build_recipe(
-        "default", {"source": "synthetic", "tiles": 600, "tile_size": 64, "modalities": ["sentinel2"]}
+        None, {"source": "synthetic", "tiles": 600, "tile_size": 64, "modalities": ["sentinel2"]}
     )
     store = build(recipe, tmp_path / "planet.zarr")
     training = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.tile import LEVEL_NAMES, PIXEL_M
+from mmearth_data.files.stac import used_extensions
 from mmearth_data.inspection.cards.wording import description
 from mmearth_data.store.schema import COORDINATES, REJECTED_KEY, SPLIT_NAMES, TILES_KEY, flag_words, stored_units
 
@@ -69,21 +70,12 @@ def collection(facts: CardFacts) -> dict[str, Any]:
         "cube:variables": _variables(facts),
     }
     filled = {name: value for name, value in body.items() if value}
-    return {"type": "Collection", "stac_version": VERSION, "stac_extensions": _extensions(filled), **filled}
-
-
-def _extensions(body: Any) -> list[str]:  # noqa: ANN401 - nested JSON
-    """Schemas of the extensions whose fields occur in a document."""
-    used = {name.partition(":")[0] for name in _names(body) if ":" in name}
-    return [url for prefix, url in EXTENSIONS.items() if prefix in used]
-
-
-def _names(value: Any) -> Iterator[str]:  # noqa: ANN401 - nested JSON
-    for part in value if isinstance(value, list) else ():
-        yield from _names(part)
-    for name, part in value.items() if isinstance(value, dict) else ():
-        yield name
-        yield from _names(part)
+    return {
+        "type": "Collection",
+        "stac_version": VERSION,
+        "stac_extensions": used_extensions(filled, EXTENSIONS),
+        **filled,
+    }
 
 
 def _keywords(facts: CardFacts) -> list[str]:

@@ -175,10 +175,10 @@ def base_problem(file: SiteFile) -> str | None:
     epsg = file.grid.epsg
     if epsg is None or not rasterio.CRS.from_epsg(epsg).is_projected:
         expected, got = "in a projected CRS with an EPSG code (UTM)", _crs_name(file.grid.crs)
-        return f"expected a base grid {expected}, got {got}; warp it: {warp_to_utm(file.grid)}"
+        return f"expected a base grid {expected}, got {got}; warp it: {_warp(file.grid)}"
     if rasterio.CRS.from_epsg(epsg).linear_units_factor[1] != 1:
         got = _crs_name(file.grid.crs)
-        return f"expected a base grid in metres, got {got}; warp it to UTM: {warp_to_utm(file.grid)}"
+        return f"expected a base grid in metres, got {got}; warp it to UTM: {_warp(file.grid)}"
     if (abs(b) + abs(d)) * longest > SAME_GRID_PX * PIXEL_M:
         got = ", ".join(f"{number:g}" for number in file.grid.transform)
         return f"expected a base grid with north up, got the rotated transform ({got}); warp it: {warp_to(epsg)}"
@@ -188,6 +188,10 @@ def base_problem(file: SiteFile) -> str | None:
             f"{file.modality.name} with pixels of 10 m, choose another base, or warp it: {warp_to(epsg)}"
         )
     return None
+
+
+def _warp(grid: RasterGrid) -> str:
+    return warp_to_utm(grid.crs, grid.transform, grid.height, grid.width)
 
 
 def _header_problem(dataset: Any, layer: Layer) -> str | None:  # noqa: ANN401 - rasterio has no types

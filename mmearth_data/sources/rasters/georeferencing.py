@@ -19,7 +19,6 @@ from mmearth_data.errors import TileUnavailable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mmearth_data.sources.rasters.files import RasterGrid
 
 COMPOUND = ("COMPD_CS", "COMPOUNDCRS")
 """First words of a compound CRS (WKT 1 and WKT 2)."""
@@ -76,11 +75,11 @@ def georeferencing_problem(dataset: Any) -> str | None:  # noqa: ANN401 - raster
     return None
 
 
-def warp_to_utm(grid: RasterGrid) -> str:
-    """Command that warps a file to a north-up 10 m grid, in the UTM zone of its centre."""
-    a, b, c, d, e, f = grid.transform
-    col, row = grid.width / 2, grid.height / 2
-    return _warp(*_lonlat(rasterio.CRS.from_wkt(grid.crs), a * col + b * row + c, d * col + e * row + f))
+def warp_to_utm(crs: str, transform: tuple[float, ...], height: int, width: int) -> str:
+    """Command that warps a file of a CRS (WKT) and a grid to a north-up 10 m grid, in the UTM zone of its centre."""
+    a, b, c, d, e, f = transform
+    col, row = width / 2, height / 2
+    return _warp(*_lonlat(rasterio.CRS.from_wkt(crs), a * col + b * row + c, d * col + e * row + f))
 
 
 def warp_to(epsg: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data import used_extensions
 from mmearth_model.training.layout import CARD_FILE, CONFIG_FILE, MODEL_FILE
 from mmearth_model.weights.cards.facts import Role
 from mmearth_model.weights.cards.readme import SYNTHETIC, UNTRAINED, lead
@@ -60,20 +61,7 @@ def item(facts: ModelFacts) -> dict[str, Any]:
             "card": {"href": f"./{CARD_FILE}", "title": "Model card", "type": "text/markdown", "roles": ["metadata"]},
         },
     }
-    return {"type": "Feature", "stac_version": VERSION, "stac_extensions": _extensions(body), **body}
-
-
-def _extensions(body: dict[str, Any]) -> list[str]:
-    used = {name.partition(":")[0] for name in _names(body) if ":" in name}
-    return [url for prefix, url in EXTENSIONS.items() if prefix in used]
-
-
-def _names(value: Any) -> Iterator[str]:  # noqa: ANN401 - nested JSON
-    for part in value if isinstance(value, list) else ():
-        yield from _names(part)
-    for name, part in value.items() if isinstance(value, dict) else ():
-        yield name
-        yield from _names(part)
+    return {"type": "Feature", "stac_version": VERSION, "stac_extensions": used_extensions(body, EXTENSIONS), **body}
 
 
 def _properties(facts: ModelFacts) -> dict[str, Any]:

@@ -185,7 +185,8 @@ def drawn(result: Result) -> Any:
 
 def described(result: Result) -> str:
     """First lines of the card that was written."""
-    return next(Path().glob("*/README.md")).read_text(encoding="utf-8")[:40]
+    card = next(path for path in Path().glob("*/README.md") if not path.parent.is_symlink())
+    return card.read_text(encoding="utf-8")[:40]
 
 
 def workload(command_line: Sequence[str]) -> Any:
