@@ -18,7 +18,7 @@ from mmearth_data.errors import FileInputError, InputError, MMEarthError, WriteF
 from mmearth_data.files.temporary import PARTIAL, remove_left, temporary_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import numpy as np
 
@@ -226,6 +226,22 @@ def check_output(path: str | Path, *, folder: bool = False, option: str = "--out
         finally:
             with suppress(OSError):
                 probe.unlink(missing_ok=True)
+
+
+def check_apart(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path]) -> None:
+    """Check that no output is an input or another output, which it would replace.
+
+    ``outputs`` are paths by the option that sets them; None and URLs are skipped. Links count as what they point to.
+    Raises InputError.
+    """
+    taken = {Path(path).resolve(): "the input" for path in inputs if "://" not in str(path)}
+    for option, path in outputs.items():
+        if path is None or "://" in str(path):
+            continue
+        place = Path(path).resolve()
+        if place in taken:
+            raise InputError(f"{option}: expected a file of its own, got {taken[place]} {path}; choose another name.")
+        taken[place] = f"that of {option},"
 
 
 @contextmanager

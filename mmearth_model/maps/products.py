@@ -66,10 +66,10 @@ class Products:
                 check_output(file, option=option)
         if self.validation is not None and not self.validation.is_file():
             raise InputError(f"--validation: expected a file of labelled points, no such file: {self.validation}.")
-        if self.draw and any(file.exists() for file in validation_files(path)):
-            taken = next(file for file in validation_files(path) if file.exists())
+        taken = [file for file in validation_files(path) if file.exists()] if self.draw else []
+        if taken and not path.exists():
             raise InputError(
-                f"--draw-validation: expected no points yet, found {taken}, which may be labelled; move it."
+                f"--draw-validation: expected no points yet, found {taken[0]}, which may be labelled; move it."
             )
 
     def make(self, path: Path) -> Made:

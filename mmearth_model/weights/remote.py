@@ -171,8 +171,14 @@ def check_url(url: str) -> None:
     InputError
         Says which kinds are known.
     """
-    parts = urlsplit(url)
     known = (*HUB, *WEB, *BUCKETS)
+    try:
+        parts = urlsplit(url)
+        complete = bool(parts.hostname) or parts.scheme not in WEB
+    except ValueError:
+        complete = False
+    if not complete:  # the message leaves the URL out: it may have a password
+        raise InputError("expected a URL such as https://HOST/PATH, got one that cannot be read; correct it.")
     if parts.scheme not in known:
         raise InputError(f"{url}: expected a folder or a URL of a kind known here ({', '.join(known)}).")
     if "@" in parts.netloc or parts.query or parts.fragment:
