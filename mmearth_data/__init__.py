@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mmearth_data.files.temporary import is_running
     from mmearth_data.files.writing import (
         append_text,
+        check_apart,
         check_output,
         create_file,
         make_folder,
@@ -183,7 +184,7 @@ _MODULES = {
     "files.stac": "used_extensions",
     "files.tables": "Table read_table",
     "files.temporary": "is_running",
-    "files.writing": "append_text check_output create_file make_folder remove_partial staged_array staged_file staged_folder "
+    "files.writing": "append_text check_apart check_output create_file make_folder remove_partial staged_array staged_file staged_folder "
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
     "inspection.canvas": "encode_figure picture_format",
@@ -323,6 +324,7 @@ __all__ = [
     "build",
     "cache_folder",
     "calibrate",
+    "check_apart",
     "check_marks",
     "check_output",
     "class_styles",

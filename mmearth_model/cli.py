@@ -22,6 +22,7 @@ from mmearth_data import (
     PathOrUrl,
     Several,
     __version__,
+    check_apart,
     check_output,
     closest,
     field_option,
@@ -519,7 +520,7 @@ def embed(
         refuse_unused("with a file that --dense wrote, which already has the vectors", "checkpoint", "outs", "threads", "device", *OF_TILES, *OF_DENSE)  # fmt: skip
         if options["query"] is None and options["picture"] is None:
             raise click.UsageError(f"expected --picture or --query with {sources[0]}, got neither; add one of them.")
-        _check_shown(options["query"], options["picture"], options["similarity"])
+        _check_shown(options["query"], options["picture"], options["similarity"], inputs=sources)
         _show_dense(Path(sources[0]), **options)
         return
     if checkpoint is None:
@@ -635,7 +636,8 @@ def _embed_dense(
         raise click.UsageError(f"expected one --out x.zarr or x.tif with --dense, got {len(outs)}; give exactly one.")
     if scheduler is not None:
         refuse_unused("with --scheduler, whose workers compute the vectors", "workers", "threads")
-    _check_shown(query, picture, similarity)
+    given_files = [*sources, checkpoint, *(() if options["bands"] is None else (options["bands"],))]
+    _check_shown(query, picture, similarity, out=outs[0], inputs=given_files)
     scene = len(sources) > 1 or (isinstance(sources[0], Path) and sources[0].is_file())
     if not scene:
         refuse_unused("with a store, which records its bands and levels", *OF_SCENES)
@@ -664,10 +666,14 @@ def _embed_dense(
     _show_dense(outs[0], query=query, picture=picture, similarity=similarity)
 
 
-def _check_shown(query: str | None, picture: Path | None, similarity: Path) -> None:
-    """Raise an error before anything is computed if the picture or map cannot be written."""
+def _check_shown(
+    query: str | None, picture: Path | None, similarity: Path, *, inputs: Sequence[str | Path], out: Path | None = None
+) -> None:
+    """Raise an error before anything is computed if the picture or map cannot be written, or would replace another file."""
     from mmearth_model.maps.similarity import parse_place
 
+    shown = None if query is None else similarity
+    check_apart({"--out": out, "--picture": picture, "--similarity": shown}, inputs)
     if query is not None:
         parse_place(query)
         check_output(similarity, option="--similarity")
@@ -794,6 +800,7 @@ def predict(
     of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or Path(inputs[0]).is_dir())
     use_threads(threads if of_store and mosaic is None else threads or 1)
     from mmearth_model import load_network
+    from mmearth_model.maps.drawing import validation_files
     from mmearth_model.maps.products import Products
 
     if draw is None:
@@ -806,6 +813,9 @@ def predict(
     finished = target / "mosaic.vrt" if mosaic is not None else target
     if of_store and mosaic is None:
         refuse_unused("without --mosaic, for a store", "vector", "area_report", "validation", "draw", "seed")
+    made_of = [*inputs, network, *(path for path in (options["bands"], validation) if path is not None)]
+    labels = validation_files(finished) if finished.name else ()
+    check_apart({"--out": target, "--vector": vector, "--report": area_report}, [*made_of, *labels])
     products.check(loaded, finished)
     options["threads"] = threads
     make = _predict_store if of_store else _predict_scene

@@ -18,7 +18,7 @@ from mmearth_data.errors import FileInputError, InputError, MMEarthError, WriteF
 from mmearth_data.files.temporary import PARTIAL, remove_left, temporary_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import numpy as np
 
@@ -30,6 +30,8 @@ FAILURES = FULL | CLOSED | BROKEN | MISPLACED
 
 NUMBER_IN_TEXT = re.compile(r"(?:errno = |errno |os error )(\d+)")
 """How native libraries (HDF5, Arrow, safetensors) write the system's error number in their messages."""
+IN_STORES = Path("tile_id", "zarr.json")
+"""A file that every store has."""
 PROBE_BYTES = 2**20
 """Bytes written to test whether the disk is full, after an error without a reason."""
 
@@ -193,12 +195,14 @@ def check_output(path: str | Path, *, folder: bool = False, option: str = "--out
     """Check that a file (or a ``folder``) can be written before the work starts; leaves nothing behind.
 
     A URL is not checked. ``option`` is the option that sets the path, for messages. Raises WriteFailed if the disk is
-    full or the folder is not writable, InputError if the path is a folder instead of a file or the reverse, or a parent
-    is a file.
+    full or the folder is not writable, InputError if the path is a folder instead of a file or the reverse, a parent
+    is a file, or the path is inside a store.
     """
     if "://" in str(path):
         return
     path = _target(path)
+    if path.name in ("", ".."):  # "." and "/", which have no name that a temporary one could take
+        path = path.resolve()
     if path.exists() and path.is_dir() != folder:
         wanted, found = ("folder", "file") if folder else ("file", "folder")
         raise InputError(f"{path}: expected the name of a {wanted} to write, found a {found}; choose another {option}.")
@@ -207,9 +211,14 @@ def check_output(path: str | Path, *, folder: bool = False, option: str = "--out
         home = home.parent
     if not home.is_dir():
         raise InputError(f"{path}: expected {home} to be a folder, found a file; choose another {option}.")
+    store = next((above for above in path.resolve().parents if (above / IN_STORES).is_file()), None)
+    if store is not None:
+        raise InputError(
+            f"{path}: expected a path outside the store {store}, whose files are its own; choose another {option}."
+        )
     if not folder or home == path:
         remove_left(home, None if folder else path.name)
-    probe = temporary_path(home / path.name)
+    probe = temporary_path(home / (path.name or "root"))
     with write_errors(path):
         try:
             probe.write_bytes(bytes(4096))
@@ -217,6 +226,22 @@ def check_output(path: str | Path, *, folder: bool = False, option: str = "--out
         finally:
             with suppress(OSError):
                 probe.unlink(missing_ok=True)
+
+
+def check_apart(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path]) -> None:
+    """Check that no output is an input or another output, which it would replace.
+
+    ``outputs`` are paths by the option that sets them; None and URLs are skipped. Links count as what they point to.
+    Raises InputError.
+    """
+    taken = {Path(path).resolve(): "the input" for path in inputs if "://" not in str(path)}
+    for option, path in outputs.items():
+        if path is None or "://" in str(path):
+            continue
+        place = Path(path).resolve()
+        if place in taken:
+            raise InputError(f"{option}: expected a file of its own, got {taken[place]} {path}; choose another name.")
+        taken[place] = f"that of {option},"
 
 
 @contextmanager

@@ -51,6 +51,8 @@ class FilePath(click.Path):
         text = str(value)
         if not text or "\0" in text or max(map(len, Path(text).parts), default=0) > MAX_NAME:
             refuse(f"expected a path, got {text[:60]!r}; correct it.", param)
+        if "://" in text:
+            refuse("expected a path on this machine, got a URL; copy or download the file, and give its path.", param)
         if self.suffixes and not text.lower().endswith(self.suffixes):
             meant = f"{Path(text).stem or 'picture'}{self.suffixes[0]}"
             *others, last = self.suffixes

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, write_text
+from mmearth_data import InputError, write_bytes
 from mmearth_model.geoparquet import write_geoparquet
 from mmearth_model.maps.class_map import ClassMap
 from mmearth_model.maps.ground_area import row_areas_m2
@@ -172,23 +173,28 @@ def validation_files(path: Path) -> tuple[Path, Path]:
 
 
 def write_validation(drawn: Drawn, files: tuple[Path, Path]) -> None:
-    """Write points as GeoParquet and as CSV; either can be labelled.
+    """Write points as GeoParquet and as CSV; either can be labelled. Files that have just these points are left unchanged.
 
     Raises
     ------
     InputError
-        If a file exists, since it may contain labels.
+        If a file has other content, since it may contain labels.
     """
     import pyarrow as pa
     import shapely
 
-    taken = [file for file in files if file.exists()]
-    if taken:
-        raise InputError(f"{taken[0]}: expected a new file for the points, found one that may contain labels; move it.")
     columns = {name: pa.array(values) for name, values in drawn.columns.items()}
-    write_geoparquet(files[0], columns, np.asarray(shapely.points(drawn.columns["lon"], drawn.columns["lat"])), {})
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(drawn.columns)
     rows.writerows(zip(*(values.tolist() for values in drawn.columns.values()), strict=True))
-    write_text(files[1], text.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / files[0].name
+        write_geoparquet(table, columns, np.asarray(shapely.points(drawn.columns["lon"], drawn.columns["lat"])), {})
+        contents = dict(zip(files, (table.read_bytes(), text.getvalue().encode()), strict=True))
+    for file, content in contents.items():
+        if file.exists() and file.read_bytes() != content:
+            raise InputError(f"{file}: expected a new file for the points, found one that may be labelled; move it.")
+    for file, content in contents.items():
+        if not file.exists():
+            write_bytes(file, content)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data import InputError, __version__
+from mmearth_data import InputError, __version__, check_apart
 from mmearth_model.maps.blocks import WorkFolder, plan_blocks
 from mmearth_model.maps.describing import SceneOptions, describe_scene
 from mmearth_model.maps.jobs import Job, PixelJob, TileJob
@@ -90,7 +90,7 @@ def plan_map(
     network: Network, inputs: Sequence[Path], out: Path, given: SceneOptions, tiling: WindowOptions, *, scores: bool
 ) -> ScenePlan:
     """Plan a map; raises as `predict_scene`."""
-    _check_out(out, inputs)
+    _check_out(out, inputs, scores=scores)
     scene = describe_scene(network.normaliser, inputs, given)
     axes = _axes(network, scene, tiling)
     factor = 1 if network.kind.per_pixel else _stride(network, tiling)
@@ -121,12 +121,10 @@ def plan_map(
     )
 
 
-def _check_out(out: Path, inputs: Sequence[Path]) -> None:
+def _check_out(out: Path, inputs: Sequence[Path], *, scores: bool) -> None:
     if out.suffix.lower() not in {".tif", ".tiff", TABLE_SUFFIX}:
         raise InputError(f"--out: expected a .tif file, got {out.name!r}; use {out.stem or 'map'}.tif.")
-    for path in inputs:
-        if path.exists() and out.resolve() in {path.resolve(), path.resolve().with_suffix(SCORES_SUFFIX)}:
-            raise InputError(f"--out: expected a new file, got the input {path}; choose another name.")
+    check_apart({"--out": out, "--scores": out.with_suffix(SCORES_SUFFIX) if scores else None}, inputs)
 
 
 def _axes(network: Network, scene: Scene, tiling: WindowOptions) -> tuple[Axis, Axis]:

@@ -70,11 +70,10 @@ class Products:
                 f"--validation: expected a file of labelled points, got {self.validation}, which does not exist; "
                 "correct the path."
             )
-        if self.draw and any(file.exists() for file in validation_files(path)):
-            taken = next(file for file in validation_files(path) if file.exists())
+        taken = [file for file in validation_files(path) if file.exists()] if self.draw else []
+        if taken and not path.exists():
             raise InputError(
-                f"--draw-validation: expected a new file for the points, found {taken}, which may contain labels; move "
-                "it."
+                f"--draw-validation: expected no points yet, found {taken[0]}, which may contain labels; move it."
             )
 
     def make(self, path: Path) -> Made:

@@ -171,8 +171,14 @@ def check_url(url: str) -> None:
     InputError
         With the known schemes.
     """
-    parts = urlsplit(url)
     known = (*HUB, *WEB, *BUCKETS)
+    try:
+        parts = urlsplit(url)
+        complete = bool(parts.hostname) or parts.scheme not in WEB
+    except ValueError:
+        complete = False
+    if not complete:  # the message leaves the URL out: it may have a password
+        raise InputError("expected a URL such as https://HOST/PATH, got one that cannot be read; correct it.")
     if parts.scheme not in known:
         raise InputError(
             f"{url}: expected a folder or a URL with one of these schemes: {', '.join(known)}; correct it."

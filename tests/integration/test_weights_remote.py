@@ -216,6 +216,8 @@ def test_a_private_repository_needs_a_token_which_nothing_shows(
         ("HERE/../../x", r"expected a URL of the form hf://OWNER/NAME"),
         ("hf://me/-.-", r"expected hf://OWNER/NAME.*a name that the Hub does not accept"),
         ("ftp://here/atto", r"expected a folder or a URL with one of these schemes: hf, https"),
+        ("https://me:secret@[::1", r"^expected a URL such as https://HOST/PATH, got one that cannot be read"),
+        ("https://", r"^expected a URL such as https://HOST/PATH, got one that cannot be read"),
         ("http://192.0.2.1/atto", r"expected an address that begins with https://, got http://"),
         ("https://me:secret@192.0.2.1/atto", r"^https://192.0.2.1/atto: expected a URL without password"),
         ("hf://me:secret@me/atto", r"^hf://me/atto: expected a URL without password"),

@@ -203,6 +203,27 @@ def test_an_output_of_the_wrong_kind_is_refused(tmp_path: Path, path: str, folde
         check_output(tmp_path / path, folder=folder, option="--map")
 
 
+@pytest.mark.parametrize("path", ["map.tif", "maps/map.tif", "../link/map.tif"])
+def test_an_output_inside_a_store_is_refused(tmp_path: Path, path: str) -> None:
+    store = tmp_path / "planet.zarr"
+    (store / "tile_id").mkdir(parents=True)
+    (store / "tile_id" / "zarr.json").write_text("{}")
+    (tmp_path / "link").symlink_to(store)
+    with pytest.raises(InputError, match=r"expected a path outside the store .*planet\.zarr"):
+        check_output(store / path)
+    check_output(store, folder=True)  # the store itself can be built on
+    assert [file.name for file in store.iterdir()] == ["tile_id"]
+
+
+@pytest.mark.parametrize("path", [".", "..", "sub/.."])
+def test_the_folder_that_one_is_in_can_be_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    (tmp_path / "here" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    check_output(path, folder=True)
+    with pytest.raises(InputError, match="expected the name of a file to write, found a folder"):
+        check_output(path)
+
+
 @pytest.mark.parametrize("write", [by_stream, lambda path: write_text(path, "x")])
 def test_a_target_of_the_wrong_kind_is_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
     (tmp_path / "folder").mkdir()

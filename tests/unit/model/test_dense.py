@@ -346,6 +346,30 @@ def test_a_command_with_something_wrong_says_so_and_writes_nothing(folder: Path,
     assert not list(tmp_path.iterdir())
 
 
+def test_pictures_and_similarity_never_replace_what_they_are_made_of(folder: Path, tmp_path: Path) -> None:
+    scene, out = tmp_path / "scene.tif", tmp_path / "x.tif"
+    scene.write_bytes((folder / "scene.tif").read_bytes())
+    (tmp_path / "link.tif").symlink_to(scene)
+    words = (str(scene), "--dense", "--checkpoint", str(folder / "run"), "--out", str(out), "--workers", "1")
+    place = ("--query", lonlat(9, 11))
+    for more, found in (
+        (("--picture", str(scene)), "--picture: expected a file of its own, got the input"),
+        (("--picture", str(tmp_path / "link.tif")), "--picture: expected a file of its own, got the input"),
+        ((*place, "--similarity", str(scene)), "--similarity: expected a file of its own, got the input"),
+        (("--picture", str(out)), "--picture: expected a file of its own, got that of --out,"),
+        ((*place, "--similarity", "p.tif", "--picture", "./p.tif"), "got that of --picture,"),
+    ):
+        made = run(folder, *words, *more)
+        assert made.exit_code == 2
+        assert found in made.stderr
+    assert scene.read_bytes() == (folder / "scene.tif").read_bytes()
+    assert run(folder, *words).exit_code == 0
+    before = out.read_bytes()
+    for more in (("--picture", str(out)), (*place, "--similarity", str(out))):
+        made = run(folder, str(out), *more)
+        assert (made.exit_code, out.read_bytes() == before) == (2, True), made.output
+
+
 def test_sources_and_options_that_do_not_match_are_refused(folder: Path, tmp_path: Path) -> None:
     scene, network = str(folder / "scene.tif"), ("--checkpoint", str(folder / "run"))
     out = ("--out", str(tmp_path / "x.zarr"))

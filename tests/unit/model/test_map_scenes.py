@@ -331,7 +331,7 @@ def test_a_scene_smaller_than_a_window_is_mapped(tmp_path: Path) -> None:
 def test_outputs_that_would_be_lost_or_have_no_use_are_refused(tmp_path: Path, good: Path) -> None:
     network, before = make_network(), good.read_bytes()
     for out, match in (
-        (good, "expected a new file, got the input"),
+        (good, "expected a file of its own, got the input"),
         (tmp_path / "map.png", "expected a .tif file"),
     ):
         with pytest.raises(InputError, match=match):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import geopandas
@@ -26,7 +27,6 @@ from mmearth_model.tasks import TaskKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from click.testing import Result
 
@@ -346,6 +346,39 @@ def test_from_a_store_to_areas(saved: tuple[Path, Path], store: Store, mosaic: P
     content = json.loads((tmp_path / "areas.json").read_text())
     assert content["overall_accuracy"]["value"] == pytest.approx(1)
     assert all(row["area_ha"] == pytest.approx(row["mapped_ha"]) for row in content["classes"])
+
+
+def test_products_never_replace_labels_and_are_made_again(
+    saved: tuple[Path, Path], store: Store, tmp_path: Path
+) -> None:
+    words = (saved[0], store.path, "--mosaic", tmp_path / "m", "--workers", "1", "--draw-validation", "30")
+    assert run(*words).exit_code == 0
+    table, points = (tmp_path / "m" / f"mosaic-validation.{kind}" for kind in ("parquet", "csv"))
+    before = {file: file.stat().st_mtime_ns for file in (table, points)}
+    again = run(*words)
+    assert again.exit_code == 0, again.output
+    assert {file: file.stat().st_mtime_ns for file in (table, points)} == before
+    content = points.read_bytes()
+    points.unlink()  # as after an interruption between the two
+    assert run(*words).exit_code == 0
+    assert points.read_bytes() == content
+    refused = run(*words, "--seed", "1")
+    assert refused.exit_code == 2
+    assert "may be labelled; move it" in refused.stderr
+    for more in (("--report", points, "--validation", points), ("--vector", table), ("--report", points)):
+        refused = run(*words[:-2], *more)
+        assert refused.exit_code == 2
+        assert "expected a file of its own, got the input" in refused.stderr
+    assert points.read_bytes() == content
+
+
+def test_a_map_inside_its_store_is_refused(saved: tuple[Path, Path], store: Store) -> None:
+    for words in ((saved[0], "--mosaic", ""), (saved[0], "--out", "m"), (saved[1], "--out", "m.parquet")):
+        network, option, name = words
+        refused = run(network, store.path, option, Path(str(store.path)) / name)
+        assert refused.exit_code == 2
+        assert "expected a" in refused.stderr
+    assert not [file for file in Path(str(store.path)).iterdir() if file.name.startswith(("m", "zone"))]
 
 
 def read(folder: Path, epsg: int) -> np.ndarray[Any, Any]:

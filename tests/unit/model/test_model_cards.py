@@ -226,3 +226,14 @@ def test_a_run_stands_for_its_last_checkpoint_and_others_are_refused(checkpoint:
 def test_what_is_no_licence_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"expected an identifier of the SPDX list"):
         check_licence(text)
+
+
+def test_a_url_is_not_taken_for_a_folder() -> None:
+    from click.testing import CliRunner
+
+    from mmearth_model.cli import cli
+
+    refused = CliRunner().invoke(cli, ["describe", "https://me:secret@192.0.2.1/atto"])
+    assert refused.exit_code == 2
+    assert "expected a path on this machine, got a URL" in refused.stderr
+    assert "secret" not in refused.stderr
