@@ -275,7 +275,7 @@ def evaluate(
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Probe frozen encoders and compare them with baselines; evaluate networks.
+    """Probe frozen encoders, and test networks.
 
     CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint:
     hf://OWNER/NAME[@REVISION][/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... NETWORK is a
@@ -506,7 +506,7 @@ def embed(
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Embed the tiles of a store, other rasters, or with --dense every position of a scene.
+    """Embed tiles, files, or every position of a scene.
 
     STORE is a store; FOLDER is data that --task describes. With --dense, the source is a SCENE (a raster file with all bands
     that the encoder takes, or several files with some bands each) or a STORE whose tiles adjoin or overlap
@@ -791,7 +791,7 @@ def predict(
     seed: int,
     **options: Any,
 ) -> None:
-    """Map a scene or a store with a network that finetune --out or evaluate --keep-probe wrote.
+    """Map a scene or a store with a network.
 
     INPUT is a store, a raster file with all bands that the network takes, or several files of one scene with some bands
     each. Bands are identified by --bands, by the band descriptions in the files, or by the names of files with one band
@@ -997,7 +997,7 @@ def describe(folder: Path, licence: str | None, force: bool) -> None:
 )
 @option("--out FILE", OUTPUT, "File to write: x.onnx or x.pt2.", FILE, required=True)
 def export(source: str | Path, to: str, features: str | None, level: str | None, out: Path) -> None:
-    """Export an encoder or a network with its normalisation, to run without this package.
+    """Export an encoder or a network as a program.
 
     The exported program takes values as stored, handles missing ones, and returns features or predictions, for any batch
     size and image size. The file describes its inputs and outputs: in mmearth in the metadata of an ONNX file, in

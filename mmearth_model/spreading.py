@@ -10,7 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -59,8 +59,8 @@ def spread(
 
     Function and work are pickled. Raises `InputError` if the scheduler does not respond, and `RetryLater` if a process died.
     """
-    with _executor(where) as executor, _deaths():
-        pending = {executor.submit(function, work): work for work in works}
+    with _executor(where, function) as (executor, call), _deaths():
+        pending = {executor.submit(call, work): work for work in works}
         try:
             for future in as_completed(pending):
                 yield pending[future], future.result()
@@ -70,13 +70,20 @@ def spread(
 
 
 @contextmanager
-def _executor(where: Spreading) -> Iterator[Executor]:
+def _executor(
+    where: Spreading, function: Callable[[Work], Result]
+) -> Iterator[tuple[Executor, Callable[[Work], Result]]]:
+    """Start processes; yields what they are given work by, and what they call for it.
+
+    Processes on this machine get the function when they begin, so that a piece of work is small: a pool that is stopped
+    waits for ever to send work that does not fit into the pipe to its processes.
+    """
     if where.scheduler is None:
         threads = where.threads or max(1, (os.cpu_count() or 1) // where.workers)
         others = multiprocessing.active_children()
-        with ProcessPoolExecutor(where.workers, get_context("spawn"), _begin, (threads,)) as pool:
+        with ProcessPoolExecutor(where.workers, get_context("spawn"), _begin, (threads, function)) as pool:
             try:
-                yield pool
+                yield pool, _call
             except (KeyboardInterrupt, GeneratorExit):  # GeneratorExit if the caller was interrupted between two runs
                 _end([child for child in multiprocessing.active_children() if child not in others])
                 raise
@@ -84,11 +91,20 @@ def _executor(where: Spreading) -> Iterator[Executor]:
     from mmearth_data import connect  # only needed for a Dask cluster
 
     with connect(where.scheduler) as client, client.get_executor(pure=False) as pool:
-        yield pool
+        yield pool, function
 
 
-def _begin(threads: int) -> None:
+_given: dict[str, Callable[[Any], Any]] = {}
+"""The function of this process, if it is one of a pool."""
+
+
+def _call(work: Any) -> Any:  # noqa: ANN401 - whatever the function takes and returns
+    return _given["function"](work)
+
+
+def _begin(threads: int, function: Callable[[Any], Any]) -> None:
     """Prepare a process for work."""
+    _given["function"] = function
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
 

@@ -234,7 +234,8 @@ def check_apart(outputs: Mapping[str, str | Path | None], inputs: Iterable[str |
     ``outputs`` are paths by the option that sets them; None and URLs are skipped. Links count as what they point to.
     Raises InputError.
     """
-    taken = {Path(path).resolve(): "the input" for path in inputs if "://" not in str(path)}
+    known = [path for path in inputs if "://" not in str(path) and "\0" not in str(path)]
+    taken = {Path(path).resolve(): "the input" for path in known}
     for option, path in outputs.items():
         if path is None or "://" in str(path):
             continue

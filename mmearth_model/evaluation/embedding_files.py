@@ -73,12 +73,19 @@ def refuse_other_content(path: Path) -> None:
     """Raise `InputError` if a folder contains something else than embeddings, such as a store: it would be replaced."""
     if not path.exists():
         return
-    root = path / "zarr.json"
-    ours = root.is_file() and (path / COLUMN / "zarr.json").is_file()
-    if not ours or "format_version" in json.loads(root.read_bytes()).get("attributes", {}):
+    if not _of_tiles(path):
         raise InputError(
             f"{path}: expected a new folder or embeddings, which are replaced, got something else; choose another --out."
         )
+
+
+def _of_tiles(path: Path) -> bool:
+    """Whether a folder has the embeddings of tiles: neither a store, nor dense embeddings, nor anything damaged."""
+    try:
+        root, array = (json.loads((path / part / "zarr.json").read_bytes()) for part in ("", COLUMN))
+    except (OSError, ValueError):
+        return False
+    return "format_version" not in root["attributes"] and array.get("dimension_names") == ["tile", "feature"]
 
 
 def write_zarr(embeddings: Embeddings, path: Path) -> None:

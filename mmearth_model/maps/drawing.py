@@ -194,7 +194,7 @@ def write_validation(drawn: Drawn, files: tuple[Path, Path]) -> None:
         contents = dict(zip(files, (table.read_bytes(), text.getvalue().encode()), strict=True))
     for file, content in contents.items():
         if file.exists() and file.read_bytes() != content:
-            raise InputError(f"{file}: expected a new file for the points, found one that may be labelled; move it.")
+            raise InputError(f"{file}: expected a new file for the points, found one that may contain labels; move it.")
     for file, content in contents.items():
         if not file.exists():
             write_bytes(file, content)

@@ -114,8 +114,9 @@ def quantise(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray
 
 
 def scale_of_largest(largest: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(D,) scale of each feature by its largest absolute value, 1 where that is 0."""
-    return np.where(largest > 0, largest / LEVELS, 1).astype(np.float32)
+    """(D,) scale of each feature by its largest absolute value, 1 where that is 0 or too small for a float32 scale."""
+    scale = (largest / LEVELS).astype(np.float32)
+    return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1))
 
 
 def restore(values: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[np.float32]:

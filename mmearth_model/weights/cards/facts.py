@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from math import prod
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from mmearth_data import FileInputError, LicenceUse, Modality, licences, reason_of
-from mmearth_model.network.encoder import SIZES
+from mmearth_model.network.encoder import SIZES, EncoderConfig
 from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE
 from mmearth_model.weights.released import digest_of
 
@@ -72,10 +72,9 @@ class ModelFacts:
 
     @property
     def encoder(self) -> Mapping[str, Any]:
-        """Fields of the encoder's configuration."""
+        """Fields of the encoder's configuration; a file may leave out those with a default."""
         found: Mapping[str, Any] = self.config["encoder" if self.role is Role.NETWORK else "model"]
-        own: Mapping[str, Any] = found.get("encoder", found)
-        return own
+        return asdict(EncoderConfig(**found.get("encoder", found)))
 
     @property
     def encoder_name(self) -> str:

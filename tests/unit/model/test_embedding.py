@@ -259,12 +259,19 @@ def test_embeddings_replace_embeddings_and_nothing_else(folder: Path, store: Sto
     copy, out = tmp_path / "copy.zarr", tmp_path / "e.zarr"
     shutil.copytree(folder / "toy.zarr", copy)
     arguments = ["embed", str(copy), "--checkpoint", str(folder / "run"), "--out"]
-    for taken in (copy, copy / "biome.zarr"):
-        if taken != copy:
-            taken.mkdir()
+    dense, damaged = tmp_path / "dense.zarr", tmp_path / "damaged.zarr"
+    xr.Dataset({"embedding": (("feature", "y", "x"), np.zeros((2, 3, 3), np.float32))}).to_zarr(dense, zarr_format=3, consolidated=False)  # fmt: skip
+    shutil.copytree(dense, damaged)
+    (damaged / "zarr.json").write_text("{")
+    for taken, reason in (
+        (copy, "expected a new folder or embeddings, which are replaced, got something else"),
+        (copy / "biome.zarr", "whose files are its own"),
+        (dense, "got something else"),
+        (damaged, "got something else"),
+    ):
         result = CliRunner().invoke(cli, [*arguments, str(taken)])
         assert result.exit_code == 2
-        assert "expected a new folder or embeddings, which are replaced, got something else" in result.output
+        assert reason in " ".join(result.output.split())
         assert "Embedding" not in result.output, "refused before the work starts"
     assert verify(copy).problems == ()
     for _ in range(2):
