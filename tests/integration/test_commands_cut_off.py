@@ -239,6 +239,8 @@ INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 STOPS = {"build": (INT, TERM, KILL), "export-geotiff": (TERM,), "evaluate": (TERM,), "pretrain": (TERM, KILL)}
 """Signals sent to each command, one after the other; `make prove` sends all three to every command that can resume."""
 RESUMED = {name: case for name, case in CASES.items() if case.keeps}
+PUBLISHED = ("pretrain", "export-h5", "predict", "embed-dense")
+"""Commands whose finished parts are replaced or removed once the whole is published."""
 OF_FEW_PARTS = {"append": (INT,), "experiment": (TERM,)}
 """Of commands that can finish their last parts while they stop, only the first run is sure to be stopped."""
 
@@ -326,7 +328,7 @@ def test_a_stopped_command_continues_to_the_same_files(
     assert again.exit_code == 0, again.stderr
     assert case.resumes in again.stderr
     check_same(content(out), whole)
-    assert known.items() <= kept(case, out).items() or case.name in ("pretrain", "export-h5"), "nothing is made again"
+    assert known.items() <= kept(case, out).items() or case.name in PUBLISHED, "nothing is made again"
 
 
 @pytest.mark.slow
