@@ -65,8 +65,9 @@ def spread(
             for future in as_completed(pending):
                 yield pending[future], future.result()
         finally:
-            for future in pending:
-                future.cancel()
+            if where.scheduler is not None:  # a pool on this machine is shut down, which does not take cancelled work
+                for future in pending:
+                    future.cancel()
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def _executor(
     """Start processes; yields what they are given work by, and what they call for it.
 
     Processes on this machine get the function when they begin, so that a piece of work is small: a pool that is stopped
-    waits for ever to send work that does not fit into the pipe to its processes.
+    waits forever to send work that does not fit into the pipe to its processes.
     """
     if where.scheduler is None:
         threads = where.threads or max(1, (os.cpu_count() or 1) // where.workers)
@@ -85,7 +86,11 @@ def _executor(
             try:
                 yield pool, _call
             except (KeyboardInterrupt, GeneratorExit):  # GeneratorExit if the caller was interrupted between two runs
+                pool.shutdown(wait=False, cancel_futures=True)
                 _end([child for child in multiprocessing.active_children() if child not in others])
+                raise
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
                 raise
         return
     from mmearth_data import connect  # only needed for a Dask cluster
