@@ -86,8 +86,10 @@ def _executor(
             try:
                 yield pool, _call
             except (KeyboardInterrupt, GeneratorExit):  # GeneratorExit if the caller was interrupted between two runs
-                pool.shutdown(wait=False, cancel_futures=True)
+                ending = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True})
+                ending.start()  # it waits for the processes, which are ended meanwhile
                 _end([child for child in multiprocessing.active_children() if child not in others])
+                ending.join()
                 raise
             except BaseException:
                 pool.shutdown(cancel_futures=True)

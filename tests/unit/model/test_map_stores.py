@@ -364,7 +364,7 @@ def test_products_never_replace_labels_and_are_made_again(
     assert points.read_bytes() == content
     refused = run(*words, "--seed", "1")
     assert refused.exit_code == 2
-    assert "may be labelled; move it" in refused.stderr
+    assert "may contain labels; move it" in refused.stderr
     for more in (("--report", points, "--validation", points), ("--vector", table), ("--report", points)):
         refused = run(*words[:-2], *more)
         assert refused.exit_code == 2
