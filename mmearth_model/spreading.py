@@ -10,6 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -129,8 +130,11 @@ def _end(children: Sequence[BaseProcess]) -> None:
     for child in children:
         child.terminate()
     until = time.monotonic() + GRACE_S
-    for child in children:
-        child.join(max(0.0, until - time.monotonic()))
+    left = {child.sentinel: child for child in children}
+    while left and (rest := until - time.monotonic()) > 0:
+        for ended in wait(list(left), rest):
+            left.pop(ended)  # type: ignore[arg-type]  # it returns what it was given: sentinels
+    for child in left.values():
         child.kill()
 
 
