@@ -42,8 +42,8 @@ necessary windows for half a window of overlap."""
 
 FEW_BLOCKS = 8
 """Blocks of the usual size below which a result is divided into smaller ones."""
-MAX_NUMBERS = 2**25
-"""Maximum number of float32 values of a block in memory: 128 MiB."""
+MAX_NUMBERS = 2**24
+"""Maximum number of float32 values of a block in memory: 64 MiB; several arrays of that size exist at once."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
