@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,7 +54,7 @@ def loaded(folder: Path, padding: Padding | None, device: str) -> ConvNeXtV2:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseJob:
+class DenseJob(ABC):
     """Everything that a process needs to compute blocks of vectors of one grid.
 
     Attributes
@@ -80,9 +81,9 @@ class DenseJob:
         assert encoder.normaliser is not None
         self.folder.write(block, {VECTORS: self.vectors(encoder, encoder.normaliser, block)})
 
+    @abstractmethod
     def vectors(self, encoder: ConvNeXtV2, normaliser: Normaliser, block: Block) -> NDArray[np.float32]:
         """(D, height, width) vectors of a block."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def loaded(folder: Path, device: str) -> Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(ABC):
     """Everything that a process needs to compute blocks of a map; small when pickled.
 
     Attributes
@@ -72,9 +73,9 @@ class Job:
         values, observed = self.values(network, block)
         self.folder.write(block, self.arrays(network, values, observed))
 
+    @abstractmethod
     def values(self, network: Network, block: Block) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(K, height, width) probabilities or quantities of a block, and (height, width) where there is one."""
-        raise NotImplementedError
 
     def arrays(
         self, network: Network, values: NDArray[np.float32], observed: NDArray[np.bool_]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ SCORES_SUFFIX = ".scores.tif"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class Plan(ABC):
     """A map, before it is computed.
 
     Attributes
@@ -57,13 +58,13 @@ class Plan:
     identity: Mapping[str, Any]
 
     @property
+    @abstractmethod
     def blocks(self) -> tuple[Block, ...]:
         """Blocks of the map."""
-        raise NotImplementedError
 
+    @abstractmethod
     def job(self, folder: WorkFolder, device: str) -> Job:
         """Make the job that computes a block."""
-        raise NotImplementedError
 
     def is_finished(self, path: Path, identity: str) -> bool:
         """Whether a file is already finished. Raises `InputError` if another file has its name, which would be lost."""
