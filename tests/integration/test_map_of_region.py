@@ -112,16 +112,18 @@ def test_intervals_cover_the_true_areas_in_95_of_100_samples(pixels: tuple[Array
     counts, areas = (np.bincount(part, minlength=len(known)) for part in (mapped, real))
     strata = [np.flatnonzero(mapped == k) for k in range(len(known))]
     rng = np.random.default_rng(SEED)
-    hits = np.zeros(len(known))
+    hits, normal = np.zeros(len(known)), np.zeros(len(known))
     for _ in range(DRAWS):
         drawn = [rng.choice(rows, min(POINTS, len(rows)), replace=False) if len(rows) else rows for rows in strata]
         matrix = np.stack([np.bincount(real[rows], minlength=len(known)) for rows in drawn])
         found = estimate(matrix, counts.astype(float), matrix.sum(axis=1) == counts)
         hits += (found.area_low <= areas) & (areas <= found.area_high)
+        normal += np.abs(found.area - areas) <= 1.96 * found.area_se
     covered = {int(code): float(hit / DRAWS) for code, hit in zip(known, hits, strict=True)}
     common = {int(code) for code, area in zip(known, areas / areas.sum(), strict=True) if area > COMMON}
     assert all(share >= 0.92 for share in covered.values()), covered
     assert all(covered[code] <= 0.98 for code in common), covered
+    assert (normal / DRAWS).min() < 0.5, "why the intervals are not 1.96 standard errors to both sides"
 
 
 @pytest.mark.slow
