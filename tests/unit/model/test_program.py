@@ -352,7 +352,7 @@ def test_both_files_run_without_this_package(encoder: ConvNeXtV2, exported: Expo
     with_onnx = f"{load}import onnxruntime\nsession = onnxruntime.InferenceSession({str(exported.onnx)!r})\nprint(session.run(None, tiles)[0].tolist())"
     with_torch = (
         f"{load}import torch\nprogram = torch.export.load({str(exported.archive)!r}).module()\n"
-        "print(program({k: torch.from_numpy(v) for k, v in tiles.items()})['features'].tolist())"
+        "print(program({k: torch.from_numpy(v) for k, v in tiles.items()})['features'].numpy().tolist())"
     )
     expected = expected_of(encoder, batch)["features"]
     for script, blocked in ((with_onnx, (*ours, "torch", "onnx")), (with_torch, ours)):
