@@ -189,7 +189,8 @@ def _trace(content: Content, level: str | None) -> ExportedProgram:
     batch, *patches = (torch.export.Dim(name, min=least) for name, least in (("batch", 1), ("rows", 2), ("columns", 2)))
     sides = {axis: content.patch_px * count for axis, count in zip((2, 3), patches, strict=True)}
     shapes = {name: {0: batch, **(sides if values.ndim == 4 else {})} for name, values in inputs.items()}
-    fixed = copy.deepcopy(program).requires_grad_(False)  # .numpy() works on outputs; the caller's weights stay trainable
+    # Users call .numpy() on its outputs; the caller's weights stay trainable.
+    fixed = copy.deepcopy(program).requires_grad_(False)
     with torch.no_grad():
         traced = torch.export.export(fixed, (inputs,), dynamic_shapes={"inputs": shapes})
     for node in traced.graph.nodes:
