@@ -10,6 +10,8 @@ Classes, labels or samples for which a figure is not defined are left out of it,
 - ``f1`` is micro: hits and misses of all labels are summed first, so a label without a positive contributes its false
   alarms and nothing is left out. Without any positive, true or predicted, it is undefined (NaN).
 - ``map`` is the mean over the labels with a positive test sample; a label without one has no average precision.
+- ``map_macro`` and ``recall_macro`` are torchmetrics' own means over all labels, in which a label without a positive test
+  sample counts as 0: the figures of MMEarth-Bench's published code. A label is predicted above a score of 1/2.
 - ``jaccard`` is macro, over the classes in the truth or in the prediction. A class that is only in the prediction has
   an index of 0; one that is in neither is left out.
 - ``r2`` is the mean over the targets that vary.
@@ -162,7 +164,9 @@ def all_metrics(
     if kind is TaskKind.MULTI_LABEL:
         asked = bool(truth.any() or predicted.any())
         f1 = functional.classification.binary_f1_score(p.flatten(), t.flatten()) if asked else float("nan")
-        return {"f1": float(f1)} | ({} if scores is None else {"map": _mean_precision(scores, t)})
+        recall = functional.classification.multilabel_recall(p, t, classes, average="macro")
+        found = {"f1": float(f1), "recall_macro": float(recall)}
+        return found if scores is None else found | _mean_precision(scores, t)
     varies = torch.from_numpy(present(kind, truth, classes))
     return {
         "r2": float(functional.r2_score(p[:, varies], t[:, varies])) if varies.any() else float("nan"),
@@ -170,11 +174,13 @@ def all_metrics(
     }
 
 
-def _mean_precision(scores: NDArray[Any], truth: torch.Tensor) -> float:
-    """Mean average precision over the labels with a positive; torchmetrics' own mean counts the others as 0."""
+def _mean_precision(scores: NDArray[Any], truth: torch.Tensor) -> dict[str, float]:
+    """Mean average precision over the labels with a positive, and over all, of which torchmetrics counts the others as 0."""
     s = torch.from_numpy(np.ascontiguousarray(scores))
     each = [functional.classification.binary_average_precision(s[:, k], truth[:, k]) for k in truth.any(0).nonzero()[:, 0]]  # fmt: skip
-    return float(torch.stack(each).mean()) if each else float("nan")
+    if not each:
+        return {"map": float("nan"), "map_macro": 0.0}
+    return {"map": float(torch.stack(each).mean()), "map_macro": float(torch.stack(each).sum()) / truth.shape[1]}
 
 
 def _mean(each: torch.Tensor, counts: NDArray[np.bool_]) -> float:
@@ -204,6 +210,8 @@ def score(
         "accuracy_macro": averaged,
         "f1": summed,
         "map": averaged,
+        "map_macro": summed,
+        "recall_macro": summed,
         "r2": averaged,
         "rmse": summed,
     }

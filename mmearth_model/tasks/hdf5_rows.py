@@ -80,12 +80,12 @@ class RowFile:
         return found
 
     def whole(self, name: str) -> NDArray[Any]:
-        """All rows of an array, which must fit into memory."""
+        """Read all rows of an array, which must fit into memory."""
         with self._reading(name):
             return np.asarray(self._array(name)[()])
 
     def read(self, name: str, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """Some rows of an array, in their order.
+        """Read some rows of an array, in their order.
 
         Raises `FileInputError` when the file is damaged there.
         """

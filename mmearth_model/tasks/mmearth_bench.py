@@ -15,7 +15,7 @@ import numpy as np
 
 from mmearth_data import FileInputError, InputError
 from mmearth_model.tasks.hdf5_rows import RowFile
-from mmearth_model.tasks.labelled import LabelledSet, Parts, TaskKind, listed, meant
+from mmearth_model.tasks.labelled import LabelledSet, Parts, TaskKind, meant
 from mmearth_model.tasks.mmearth_bench_form import bench_form, bench_modalities, missing
 from mmearth_model.tasks.mmearth_bench_images import BenchImages, texts
 from mmearth_model.tasks.mmearth_bench_splits import REMEDY, WHOLE, Splits
@@ -46,6 +46,9 @@ def open_mmearth_bench(spec: TaskSpec, root: Path) -> LabelledSet:
         raise InputError(
             f"{root}: expected a folder with {name}.h5 and {name}_split_data.json, got no {name}.h5; correct the path."
         )
+    bands = bench_form().arrays[0].bands
+    if spec.file_bands != bands:
+        raise InputError(f"{spec.name}: bands: expected {', '.join(bands)}, as in the files of {spec.layout}; correct them.")
     file = RowFile(path)
     arrays = _arrays(file)
     rows = file.shape(arrays[0].name)[0]

@@ -25,7 +25,7 @@ Layout = Literal["geobench", "folder", "table", "mmearth-bench"]
 BENCH_LAYOUT = "mmearth-bench"
 BENCH_KINDS = (TaskKind.REGRESSION, TaskKind.PIXEL_REGRESSION, TaskKind.MULTI_LABEL)
 OF_BENCH = frozenset(
-    {"name", "long_name", "layout", "kind", "modality", "bands", "level", "normalise", "label", "test", "augment", "source", "doi", "licence", "notes"}
+    {"name", "long_name", "layout", "kind", "bands", "level", "normalise", "label", "test", "augment", "source", "doi", "licence", "notes"}
 )  # fmt: skip
 """Fields that have an effect for MMEarth-Bench, whose form determines all others."""
 TESTS = ("random", "geographic")
