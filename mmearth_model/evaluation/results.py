@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 NOUNS = {"map": "labels", "r2": "targets"}
 """Units over which a metric averages, if not classes."""
-SETTINGS_SHOWN = frozenset({"paper", "finetune-paper", "network"})
-"""Protocols whose settings are shown in the table: they depend on the number of training samples, or on the network."""
+SETTINGS_SHOWN = frozenset({"paper", "finetune-paper", "network", "constant"})
+"""Protocols whose settings are shown in the table: they depend on the training samples, or on the network."""
 
 
 @dataclass(frozen=True, slots=True)

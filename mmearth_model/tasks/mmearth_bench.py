@@ -48,7 +48,9 @@ def open_mmearth_bench(spec: TaskSpec, root: Path) -> LabelledSet:
         )
     bands = bench_form().arrays[0].bands
     if spec.file_bands != bands:
-        raise InputError(f"{spec.name}: bands: expected {', '.join(bands)}, as in the files of {spec.layout}; correct them.")
+        raise InputError(
+            f"{spec.name}: bands: expected {', '.join(bands)}, as in the files of {spec.layout}; correct them."
+        )
     file = RowFile(path)
     arrays = _arrays(file)
     rows = file.shape(arrays[0].name)[0]
