@@ -358,7 +358,7 @@ def _answers(
     question = Question(task.kind, task.outputs, fit, choose, test, seed)
     for prediction in _predictions(question, job.protocols):
         answers = (prediction.predicted, test.labels, question.classes, prediction.scores)
-        yield prediction, score(task.kind, *answers)
+        yield prediction, score(task.kind, *answers, metric=task.metric)
 
 
 def _predictions(question: Question, protocols: Sequence[Protocol]) -> Iterator[Prediction]:

@@ -74,6 +74,7 @@ def open_mmearth_bench(spec: TaskSpec, root: Path) -> LabelledSet:
         augment=spec.augment,
         licence=spec.licence,
         notes=(*spec.notes, *((f"left out {len(unlabelled)} samples without a label.",) if len(unlabelled) else ())),
+        metric=labels.metric,
         remedy=REMEDY,
     )
 
@@ -114,6 +115,7 @@ class Labels:
     classes: tuple[str, ...]
     known: NDArray[np.intp]  # rows with a label
     masks: Callable[[NDArray[np.intp]], NDArray[np.float64]] | None = None
+    metric: str = ""  # main metric, if not that of the kind
 
 
 def _quantities(file: RowFile, name: str, rows: int) -> Labels:
@@ -156,7 +158,8 @@ def _names(file: RowFile, name: str, rows: int) -> Labels:
                     file.path, f"{name}: expected names of {path.name}, got {label!r} in row {row}; use the files of one download.{meant(label, numbers)}"
                 )  # fmt: skip
             values[row, int(numbers[label])] = 1
-    return Labels(values, tuple(sorted(numbers, key=lambda label: int(numbers[label]))), np.arange(rows))
+    classes = tuple(sorted(numbers, key=lambda label: int(numbers[label])))
+    return Labels(values, classes, np.arange(rows), metric="map_macro")
 
 
 def _listed(file: RowFile, name: str, row: int, text: str) -> list[str]:
