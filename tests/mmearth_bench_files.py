@@ -36,16 +36,26 @@ TYPES: dict[str, str] = dict.fromkeys(ARRAYS, "float32") | {"precipitation": "fl
 """Types of a TIFF from Earth Engine, and of JSON numbers."""
 
 
-def write_task(folder: Path, task: str, *, rows: int = ROWS, size_px: int = SIZE_PX, **types: str) -> Path:
-    """Write ``folder/TASK``, and return it; ``types`` are those of arrays that differ from `TYPES`."""
+def contents(task: str, rows: int = ROWS, size_px: int = SIZE_PX) -> dict[str, Any]:
+    """Every array of ``TASK.h5``, in double precision; the same for every call."""
     rng = np.random.default_rng(len(task))
+    data = pixels(rng, rows, size_px) | tiles(rng, rows)
+    return data | {task: labels(task, rng, data, rows, size_px)}
+
+
+def write_task(
+    folder: Path, task: str, *, rows: int = ROWS, size_px: int = SIZE_PX, older: bool = False, **types: str
+) -> Path:
+    """Write ``folder/TASK``, and return it.
+
+    ``types`` are those of arrays that differ from `TYPES`; ``older`` split files name the statistics of ASTER otherwise.
+    """
     there = folder / task
     there.mkdir(parents=True, exist_ok=True)
-    data = pixels(rng, rows, size_px) | tiles(rng, rows)
-    data = {name: _as_type(values, (TYPES | types).get(name)) for name, values in data.items()}
-    data[task] = labels(task, rng, data, rows, size_px)
-    write_h5(there / f"{task}.h5", data)
-    (there / f"{task}_split_data.json").write_text(json.dumps(splits(data, rows), indent=4))
+    data = contents(task, rows, size_px)
+    write_h5(there / f"{task}.h5", {name: _as_type(values, (TYPES | types).get(name)) for name, values in data.items()})
+    found = json.dumps(splits(data, rows), indent=4)
+    (there / f"{task}_split_data.json").write_text(found.replace("ASTER_GDEM_", "AsterDEM_") if older else found)
     if task == "species":
         (there / "species_labels.json").write_text(json.dumps({name: place for place, name in enumerate(SPECIES)}))
     return there
@@ -139,7 +149,7 @@ def splits(data: dict[str, Any], rows: int) -> dict[str, Any]:
     parts = {
         "train_100%": whole,
         "train_50%": half,
-        "train_5%": rng.permutation(half)[: round(0.1 * len(half))],
+        "train_5%": rng.permutation(half)[: max(1, round(0.1 * len(half)))],
         "val": np.sort(others[first:second]),
         "random_test": np.sort(others[second:]),
         "geographic_test": africa,

@@ -115,7 +115,7 @@ class RowFile:
         """Say once that reading in random order is slow, and what to do."""
         mine.read[name] += 1
         every = -(-len(mine.file[name]) // length)
-        if length > 1 and mine.read[name] == REPEATS * every + 1 and every > 1:
+        if mine.file[name].chunks and length > 1 and every > 1 and mine.read[name] == REPEATS * every + 1:
             side = "x".join(map(str, mine.file[name].shape[1:]))
             LOG.warning(
                 "%s: a chunk of %s holds %d samples, which are all decompressed to read one. Reading in random order, as "

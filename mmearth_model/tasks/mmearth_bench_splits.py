@@ -35,11 +35,11 @@ class Splits:
 
     def part(self, name: str) -> NDArray[np.intp]:
         """Rows of a part, ascending. Raises `FileInputError` when they are not different rows of the file."""
-        listed_rows = self._entry(f"{name}_indices")
-        numbers = np.asarray(listed_rows if isinstance(listed_rows, list) else [None])
-        if numbers.size and (numbers.dtype.kind not in "iu" or numbers.ndim != 1):
+        given = self._entry(f"{name}_indices")
+        if not isinstance(given, list) or not all(type(number) is int for number in given):
             raise FileInputError(self.path, f"{name}_indices: expected a list of row numbers, got others; {REMEDY}.")
-        outside = numbers[(numbers < 0) | (numbers >= self.rows)] if numbers.size else numbers
+        numbers = np.array(given, dtype=np.int64)
+        outside = numbers[(numbers < 0) | (numbers >= self.rows)]
         if len(outside):
             raise FileInputError(
                 self.path,

@@ -137,7 +137,7 @@ def test_f1_counts_false_alarms_of_labels_without_a_positive() -> None:
     truth = np.array([[1, 0], [1, 0], [1, 0]])
     predicted = np.array([[1, 1], [1, 0], [0, 0]])
     found = score(TaskKind.MULTI_LABEL, predicted, truth, 2)
-    assert found.metrics == {"f1": pytest.approx(2 * 2 / (2 * 2 + 1 + 1))}
+    assert found.metrics == {"f1": pytest.approx(2 * 2 / (2 * 2 + 1 + 1)), "recall_macro": pytest.approx(2 / 3 / 2)}
     assert found.metrics["f1"] == pytest.approx(metrics.f1_score(truth, predicted, average="micro"))
 
 
