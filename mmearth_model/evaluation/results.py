@@ -64,6 +64,7 @@ class Row:
     counts: dict[str, dict[str, int | None]] = field(default_factory=dict)
     # number of resamples of the test samples in which the metric is defined; the interval is computed from these
     resamples: int = RESAMPLES
+    images_per_s: float | None = None  # speed of the encoder, from normalised images to features; None: not measured
     guess: float | None = None  # the metric of the best constant answer; None for tasks per pixel. See `guessing`
 
     @classmethod
@@ -153,6 +154,7 @@ class Summary:
     leaky: bool
     converged: bool
     samples: int = 0
+    images_per_s: float | None = None  # mean over the seeds
     remarks: tuple[str, ...] = ()  # special properties of the figure; see `Row.remarks`
 
 
@@ -227,6 +229,7 @@ class Evaluation:
             leaky=any(row.leaky for row in rows),
             converged=all(row.converged is not False for row in rows),
             samples=max(row.test_tiles for row in rows),
+            images_per_s=_mean_speed(rows),
             remarks=tuple(dict.fromkeys(text for row in rows for text in row.remarks())),
         )
 
@@ -268,6 +271,11 @@ class Evaluation:
         )
 
 
+def _mean_speed(rows: Sequence[Row]) -> float | None:
+    known = [row.images_per_s for row in rows if row.images_per_s is not None]
+    return statistics.fmean(known) if known else None
+
+
 def defined(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Replace numbers that are not finite by None, because JSON cannot represent them; tuples become lists."""
     if isinstance(value, dict):
@@ -284,8 +292,13 @@ def notes(summary: Summary) -> str:
 
 
 COLUMNS = (
-    "task", "protocol", "labels", "encoder", "metric", "mean", "low", "high", "deviation", "seeds", "test samples", "note",
+    "task", "protocol", "labels", "encoder", "metric", "mean", "low", "high", "deviation", "seeds", "test samples", "images/s", "note",
 )  # fmt: skip
+
+
+def speed_text(summary: Summary) -> str:
+    """Images per second, "" if they were not measured."""
+    return "" if summary.images_per_s is None else f"{summary.images_per_s:.3g}"
 
 
 def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:
@@ -294,7 +307,7 @@ def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:
         (
             *(s.task, s.protocol, s.labels, s.encoder, s.metric),
             *(shown(s.metric, v) for v in (s.mean, s.low, s.high, s.deviation)),
-            *(str(s.seeds), str(s.samples), notes(s)),
+            *(str(s.seeds), str(s.samples), speed_text(s), notes(s)),
         )
         for s in summaries
     ]
