@@ -72,6 +72,11 @@ SAMPLE_WITHOUT = (
     "cover",
     "overlap_px",
     "date_range",
+    "labels",
+    "labels_file",
+    "polygons",
+    "burn",
+    "days",
 )
 """Fields of a build that do not concern its locations."""
 
@@ -632,7 +637,7 @@ def _say(text: str) -> None:
 def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:
     from mmearth_data import make_recipe
 
-    return make_recipe(base, {field: value for field, value in options.items() if value is not None})
+    return make_recipe(base, {field: value for field, value in options.items() if value not in (None, ())})
 
 
 def _catalog(folder: Path | None) -> Catalog:

@@ -13,7 +13,7 @@ from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import format_tile_ids
 from mmearth_data.errors import InputError
 from mmearth_data.geography.regions import resolve_region
-from mmearth_data.sampling import SamplingOptions, read_sample, sample
+from mmearth_data.sampling import PlaceColumns, SamplingOptions, read_sample, sample
 from mmearth_data.sources.opening import given_ecoregions, make_source, over_network, sample_ecoregions
 from mmearth_data.sources.wanted import adjusted_catalog, deliverable, wanted_modalities
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
@@ -214,5 +214,6 @@ def draw_sample(
         threads=recipe.threads,
     )
     if recipe.tiles_file is not None:
-        return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options)
+        names = PlaceColumns(split=recipe.split_column, date=recipe.date_column)
+        return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options, names=names)
     return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options, existing, report)

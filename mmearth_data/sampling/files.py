@@ -14,7 +14,7 @@ from mmearth_data.errors import FileInputError
 from mmearth_data.files.tables import Table, read_table
 from mmearth_data.files.writing import staged_file
 from mmearth_data.sampling.options import Sample, SampleReport
-from mmearth_data.sampling.places import check_unique, report_of_places, sample_of_places
+from mmearth_data.sampling.places import PlaceColumns, check_unique, report_of_places, sample_of_places
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -45,7 +45,11 @@ def write_sample(sample: Sample, path: Path) -> None:
 
 
 def read_sample(
-    path: Path, *, ecoregions: gpd.GeoDataFrame | None = None, options: SamplingOptions | None = None
+    path: Path,
+    *,
+    ecoregions: gpd.GeoDataFrame | None = None,
+    options: SamplingOptions | None = None,
+    names: PlaceColumns = PlaceColumns(),  # noqa: B008 - frozen
 ) -> Sample:
     """Read locations from a file written by `write_sample`, or from any table of points.
 
@@ -53,14 +57,14 @@ def read_sample(
     columns ``lon`` and ``lat`` in degrees, or from the geometry; columns ``split`` (0, 1, 2 or train, val, test) and
     ``biome`` with ``eco_region`` are used if present. Locations without labels get those of ``ecoregions`` (from
     `mmearth_data.geography.ecoregions.read_ecoregions`); tile size, seed and split method come from ``options``, which
-    all but sample files need.
+    all but sample files need. ``names`` has the columns of splits and dates of other tables.
 
     Raises FileInputError for a file that cannot be read, lacks columns, has a location twice or locations at sea, or
     was made for another tile size.
     """
     path = Path(path)
     table, report = _read_table(path)
-    if all(name in table.columns for name in COLUMNS):
+    if all(name in table.columns for name in COLUMNS) and names == PlaceColumns():
         sample = _as_sample(path, table, report)
         if options is not None:
             _check_size(path, sample, options.size_px)
@@ -68,7 +72,7 @@ def read_sample(
     if options is None:
         missing = ", ".join(name for name in COLUMNS if name not in table.columns)
         raise FileInputError(path, f"expected a file made by `mmearth-data sample`, this one lacks {missing}.")
-    return sample_of_places(path, table, ecoregions, options)
+    return sample_of_places(path, table, ecoregions, options, names)
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
