@@ -365,7 +365,7 @@ class FineTuner:
 
     def score(self, rows: NDArray[np.intp]) -> Score:
         """Return sums, all metrics and their counts on the test samples."""
-        return score_of(self.kind, self._outputs(rows), self.scale, self.outputs)
+        return score_of(self.kind, self._outputs(rows), self.scale, self.outputs, self.task.metric)
 
     def _outputs(self, rows: NDArray[np.intp]) -> Iterator[Answered]:
         self.model.eval()
