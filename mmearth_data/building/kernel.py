@@ -178,10 +178,7 @@ def _labels(places: Sequence[Place], columns: Iterable[str]) -> dict[str, list[i
 
 def _rejected_row(slot: Slot, rejection: Rejection) -> dict[str, Any]:
     place = {name: getattr(rejection.place, name) for name in ("tile_id", "lon", "lat")}
-    detail, row = rejection.detail, rejection.place.table_row
-    if row is not None:
-        detail = f"{detail} (row {row} of the table)"
-    return {**place, "reason": rejection.reason, "detail": detail, "slot": slot.row}
+    return {**place, "reason": rejection.reason, "detail": rejection.detail, "slot": slot.row}
 
 
 def _replacements(failed: list[Slot], reserves: list[Reserve]) -> list[tuple[Slot, Place]]:

@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 NO_BIOME, NO_ECO_REGION = 255, 65535
 """Class ids that mean "not known", as in the catalog."""
 PLACE_COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region")
-DATE, ROW = "date_ms", "table_row"
-OPTIONAL_COLUMNS = (DATE, ROW)
-"""Columns that only some samples have: the dates of labelled locations, and their rows in their table."""
-NO_ROW = -1
-"""Row of a location that is not from a table."""
+DATE = "date_ms"
+OPTIONAL_COLUMNS = (DATE,)
+"""Columns that only some samples have: the dates of labelled locations."""
 OTHER_DATES = ("date_before_ms", "date_after_ms")
 """Nearest dates of other rows with the same location, `NO_TIME` if there is none."""
 GRID_COLUMNS = ("epsg", "ulx", "uly")
@@ -71,7 +69,7 @@ class BuildPlan:
         Shape of the store.
     places
         Columns tile_id, lon, lat, biome, eco_region, split; date_ms, date_before_ms and date_after_ms if locations have
-        dates; table_row if they are from a table: one entry per slot, in order, then the reserves.
+        dates: one entry per slot, in order, then the reserves.
     pools
         For every planned shard the positions of its reserves in ``places``, in order of use.
     first_row
@@ -129,7 +127,7 @@ class BuildPlan:
         if GRID_COLUMNS[0] in found:
             corners = zip(*(found[name] for name in GRID_COLUMNS), strict=True)
             grids = [TileGrid(epsg=epsg, ulx=ulx, uly=uly, size_px=size_px) for epsg, ulx, uly in corners]
-        of_table = _of_table(found, len(grids))
+        dated = _dates_of(found, len(grids))
         places = [
             Place(
                 tile_id=tile_id,
@@ -142,23 +140,21 @@ class BuildPlan:
                 **known,
             )
             for tile_id, lon, lat, biome, eco_region, grid, known in zip(
-                *(found[name] for name in PLACE_COLUMNS), grids, of_table, strict=True
+                *(found[name] for name in PLACE_COLUMNS), grids, dated, strict=True
             )
         ]
         return found["split"], places
 
 
-def _of_table(found: Mapping[str, list[Any]], count: int) -> list[dict[str, Any]]:
-    """Fields of `Place` that come from the table of the locations."""
+def _dates_of(found: Mapping[str, list[Any]], count: int) -> list[dict[str, Any]]:
+    """Dates of some locations: fields of `Place`."""
     dates, before, after = (found.get(name, [NO_TIME] * count) for name in (DATE, *OTHER_DATES))
-    rows = found.get(ROW, [NO_ROW] * count)
     return [
         {
             "date_ms": None if date == NO_TIME else date,
             "other_dates_ms": tuple(other for other in others if other != NO_TIME),
-            "table_row": None if row == NO_ROW else row,
         }
-        for date, row, *others in zip(dates, rows, before, after, strict=True)
+        for date, *others in zip(dates, before, after, strict=True)
     ]
 
 
@@ -239,8 +235,6 @@ def plan_given(
     if any(place.date_ms is not None for place in ordered):
         columns[DATE] = np.array([NO_TIME if p.date_ms is None else p.date_ms for p in ordered], dtype=np.int64)
         columns |= other_dates(columns["tile_id"], columns[DATE])
-    if any(place.table_row is not None for place in ordered):
-        columns[ROW] = np.array([NO_ROW if p.table_row is None else p.table_row for p in ordered], dtype=np.int64)
     if len(np.unique(columns["tile_id"])) < len(ordered):
         raise InputError("Expected tiles at different locations, got one twice; two sites cover the same area.")
     return BuildPlan(layout=layout, places=columns, pools=())

@@ -264,8 +264,6 @@ class Place:
     """Start of the day (UTC, milliseconds since 1970) whose nearest scene the tile has; None if the recipe chooses."""
     other_dates_ms: tuple[int, ...] = ()
     """Last date before it and first one after it of other rows with the same location."""
-    table_row: int | None = None
-    """Row of the location in its table, from 0; None if it is not from a table."""
 
     @property
     def own_grid(self) -> TileGrid:

@@ -57,21 +57,23 @@ class Published:
     """(k,) positions of the tiles that have a row, ascending."""
     split: NDArray[np.uint8] | None
     """(k,) their splits; None if the table has no such column."""
+    lines: NDArray[np.int64]
+    """(k,) line of each in the table."""
     date_ms: NDArray[np.int64] | None = None
     """(k,) start of their days, UTC milliseconds since 1970; None without a column of dates."""
-    table_row: NDArray[np.intp] | None = None
-    """(k,) their rows, from 0; None without a column of dates."""
 
 
-def read_published(path: Path, tiles: OwnTiles, date: str | None = None) -> Published:
+def read_published(
+    path: Path, tiles: OwnTiles, split_column: str | None = None, date_column: str | None = None
+) -> Published:
     """Match a table with the tiles of a source.
 
-    ``date`` is the column of dates, if the table has one. Raises FileInputError if it cannot be read, lacks columns, or
+    ``split_column`` and ``date_column`` are the columns of splits, by default ``split``, and of dates, if the table has one. Raises FileInputError if it cannot be read, lacks columns, or
     has a row of an unknown site or tile, two rows for one, an unknown split or no date; with the line.
     """
-    table = _rows(path)
+    table = _rows(path, split_column)
     _check_columns(table)
-    days = None if date is None else _days_of(table, date)
+    days = None if date_column is None else _days_of(table, date_column)
     if not len(table):
         raise FileInputError(path, "expected rows that name sites or tiles, got none; add the ones to build.")
     line_of: dict[int, int] = {}
@@ -85,10 +87,9 @@ def read_published(path: Path, tiles: OwnTiles, date: str | None = None) -> Publ
                 raise FileInputError(path, f"expected every tile once, {twice}; keep one row.", line)
             split[position], row_of[position] = kind, number
     kept = np.array(sorted(line_of), dtype=np.intp)
+    lines = np.array([line_of[position] for position in kept.tolist()], dtype=np.int64)
     splits = split[kept] if "split" in table.columns else None
-    if days is None:
-        return Published(kept=kept, split=splits)
-    return Published(kept=kept, split=splits, date_ms=days[row_of[kept]], table_row=row_of[kept])
+    return Published(kept=kept, split=splits, lines=lines, date_ms=None if days is None else days[row_of[kept]])
 
 
 def _days_of(table: Table, date: str) -> NDArray[np.int64]:
@@ -120,9 +121,16 @@ def _check_columns(table: Table) -> None:
         raise FileInputError(table.path, problem, table.header_line)
 
 
-def _rows(path: Path) -> Table:
-    """Read the table: column names in lower case, values as text without blanks around them."""
+def _rows(path: Path, split_column: str | None) -> Table:
+    """Read the table: column names in lower case, values as text without blanks around them.
+
+    The column of splits, if it is given, is renamed to ``split``.
+    """
     table = read_table(path)
+    if split_column is not None:
+        table.require([split_column])
+        given = {name: table.columns[name] for name in table.columns if name.strip().casefold() != "split"}
+        table = replace(table, columns={**given, "split": table.columns[split_column]})
     columns = {
         name.strip().casefold(): ["" if value is None else str(value).strip() for value in table.columns[name]]
         for name in table.columns

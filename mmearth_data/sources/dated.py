@@ -15,7 +15,7 @@ Sentinel-1 is the pass nearest to this scene in time, up to a year before or aft
 time of the scene, as in any build.
 
 Several dates of one location can have the same nearest scene, but a store has each scene of a location once. It belongs to
-the date nearest to it, of two to the earlier one; the other rows are rejected as duplicates. Neighbours in time suffice to
+the date nearest to it, of two to the earlier one; the other rows are rejected. Neighbours in time suffice to
 find out: the dates that share a scene are consecutive.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 YEAR_MS = 366 * DAY_MS
-NO_SCENE, OUTSIDE_ARCHIVE, DUPLICATE = "no_scene", "date_outside_archive", "duplicate"
+NO_SCENE, OUTSIDE_ARCHIVE, SAME_SCENE = "no_scene", "date_outside_archive", "same_scene"
 """Reasons for rejecting a location with a date."""
 
 
@@ -148,7 +148,7 @@ class NearDates:
             if shared and (abs(days_from(answer.time_ms, other)), other) < (abs(own), date_ms):
                 scene = f"the nearest scene to {day_text(date_ms)}, of {day_text(answer.time_ms)},"
                 detail = f"{scene} is that of the same location with the nearer date {day_text(other)}"
-                return Rejection(place=place, reason=DUPLICATE, detail=detail)
+                return Rejection(place=place, reason=SAME_SCENE, detail=detail)
         return replace(answer, facts={**answer.facts, **_facts(date_ms, own)})
 
 
