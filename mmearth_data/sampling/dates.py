@@ -24,8 +24,8 @@ def day_ms(value: object) -> int | None:
     whole = isinstance(value, float) and value.is_integer()
     text = f"{value:.0f}" if whole else str(value).strip()
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
         day = (moment if moment.tzinfo is None else moment.astimezone(UTC)).date()
-    except (ValueError, OverflowError):  # also of pandas' missing times
+    except (ValueError, OverflowError):
         return None
     return int(np.datetime64(day, "ms").astype(np.int64))

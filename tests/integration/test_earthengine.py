@@ -236,17 +236,50 @@ def test_tiles_of_a_cover_equal_the_planet(server: Emulator) -> None:
 
 
 def test_tiles_of_dates_equal_the_planet(server: Emulator) -> None:
-    """Dates of one location, some too near to each other for two scenes; before the archive, ahead of time; few days."""
-    dates = [datetime.date(2017, 1, 1) + datetime.timedelta(days=211 * k) for k in range(12)]
-    apart = [dated(place, day) for place, day in zip(places(12, seed=8), dates, strict=True)]
+    met = assert_parity(server, dated_places()[:3], near=NearDates(days=40), levels=("L2A", "L1C"))
+    assert "L2A" in met
+
+
+@pytest.mark.parametrize(
+    ("levels", "days", "clouds", "reasons"),
+    [
+        (("L2A", "L1C"), 12, 40.0, {"same_scene", "no_scene", "date_outside_archive"}),
+        (("L1C", "L2A"), 40, 100.0, {"same_scene", "date_outside_archive"}),
+        (("L2A",), 0, 101.0, {"no_scene", "date_outside_archive"}),
+    ],
+)
+def test_scenes_of_dates_equal_the_planet(
+    server: Emulator, levels: tuple[str, ...], days: int, clouds: float, reasons: set[str]
+) -> None:
+    """Dates of one location, some too near to each other for two scenes; dates before the archive and ahead of time."""
     one = places(1, seed=9)[0]
-    days = [datetime.date(2019, 7, 1) + datetime.timedelta(days=k) for k in (0, 2, 7, 30, 34)]
-    series = [dated(one, day, others=(*days[max(k - 1, 0) : k], *days[k + 1 : k + 2])) for k, day in enumerate(days)]
+    near = [datetime.date(2019, 7, 1) + datetime.timedelta(days=k) for k in (0, 2, 7, 30, 34)]
+    series = [dated(one, day, others=(*near[max(k - 1, 0) : k], *near[k + 1 : k + 2])) for k, day in enumerate(near)]
     beyond = [dated(one, datetime.date(year, 1, 1)) for year in (1800, 2014, 2200)]
-    met = assert_parity(server, [*apart, *series[::-1], *beyond], near=NearDates(days=12), levels=("L2A", "L1C"))
-    assert met >= {"L2A", "L1C", "south", "same_scene", "no_scene", "date_outside_archive"}
-    met = assert_parity(server, apart, near=NearDates(days=40), levels=("L1C", "L2A"), cloud_percent=100.0)
-    assert "L2A" not in met, "every acquisition exists at Level 1C, which is listed first"
+    rules: dict[str, Any] = {"levels": levels, "cloud_percent": clouds, "near": NearDates(days=days)}
+    wanted = [*dated_places(), *series[::-1], *beyond]
+    ours = source(server, ["sentinel2", "sentinel1"], rules=rules)
+    before, theirs = ours.account()["requests"].get("value:compute", 0), SyntheticSource(SEED, **rules).survey(wanted)
+    answers = ours.survey(wanted)
+    assert ours.account()["requests"]["value:compute"] - before <= 2, "all dates in one request, and one for radar"
+    for mine, direct in zip(answers, theirs, strict=True):
+        if isinstance(direct, Rejection):
+            assert mine == direct
+        else:
+            assert isinstance(mine, Survey)
+            assert (mine.time_ms, mine.s2_level, mine.grid) == (direct.time_ms, direct.s2_level, direct.grid)
+            assert {**mine.facts, **direct.facts} == {**direct.facts, **mine.facts}
+            assert mine.facts["label_days"] == direct.facts["label_days"]
+    assert {answer.reason for answer in answers if isinstance(answer, Rejection)} == reasons
+    assert {answer.s2_level for answer in answers if isinstance(answer, Survey)} >= {LEVELS[levels[0]]}
+
+
+LEVELS = {"L1C": 0, "L2A": 1}
+
+
+def dated_places() -> list[Place]:
+    dates = [datetime.date(2017, 1, 1) + datetime.timedelta(days=211 * k) for k in range(12)]
+    return [dated(place, day) for place, day in zip(places(12, seed=8), dates, strict=True)]
 
 
 def dated(place: Place, day: datetime.date, others: tuple[datetime.date, ...] = ()) -> Place:
