@@ -1,0 +1,216 @@
+"""Labelled polygons of a vector file, in the coordinate system of the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from mmearth_data.catalog.tile import WGS84
+from mmearth_data.errors import FileInputError
+from mmearth_data.geography.pieces import polygons_of
+from mmearth_data.geography.regions import read_vector, repaired
+from mmearth_data.geography.zones import SEGMENT_DEG
+from mmearth_data.sampling.places import SHOWN, column_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import geopandas as gpd
+    import pandas as pd
+    from numpy.typing import NDArray
+    from pyproj import CRS, Transformer
+
+    from mmearth_data.geography.equal_area import Floats, Ints
+    from mmearth_data.geography.pieces import Geometries
+
+AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON, shapely.GeometryType.GEOMETRYCOLLECTION)
+SEGMENT_M = 500.0
+"""Maximum length of an edge before it is projected to another zone, where it becomes a curve; the error is below 2 mm."""
+WIDEST_DEG = 180.0
+"""Maximum width of a polygon; a wider one jumps from 180 to -180 degrees without being cut there."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledPolygons:
+    """Connected polygons, each with the row of the file that it is from; use `read_labelled_polygons`.
+
+    Attributes
+    ----------
+    path
+        The file.
+    crs
+        Its coordinate system.
+    geometry
+        (n,) valid polygons in this system, x before y.
+    row
+        (n,) position in ``table`` of each.
+    table
+        Columns of the file, without the geometry; its index has the row numbers, from 1.
+    notes
+        Messages for the user.
+    """
+
+    path: Path
+    crs: CRS
+    geometry: Geometries
+    row: Ints
+    table: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.geometry)
+
+    def take(self, index: NDArray[Any], notes: Sequence[str] = ()) -> LabelledPolygons:
+        """Select polygons by positions or by a mask, and add notes; the table stays whole."""
+        chosen = {"geometry": self.geometry[index], "row": self.row[index]}
+        return replace(self, **chosen, notes=(*self.notes, *notes))
+
+    def projected(self, index: NDArray[Any], epsg: int) -> Geometries:
+        """Some of the polygons in another coordinate system; edges are divided first, since they become curves there."""
+        geometry = self.geometry[index]
+        if self.crs.to_epsg() == epsg:
+            return geometry
+        step = SEGMENT_DEG if self.crs.is_geographic else SEGMENT_M / self.crs.axis_info[0].unit_conversion_factor
+        found: Geometries = shapely.transform(shapely.segmentize(geometry, step), partial(self._transform, epsg))
+        return found
+
+    def lonlat(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Points in the system of the file as degrees, longitudes in -180..180."""
+        lon, lat = self._transform(WGS84, np.column_stack([x, y])).T
+        return (lon + 180) % 360 - 180, lat
+
+    def _transform(self, epsg: int, points: Floats) -> Floats:
+        return np.column_stack(_transformer(self.crs.to_wkt(), epsg).transform(points[:, 0], points[:, 1]))
+
+
+@lru_cache(maxsize=128)
+def _transformer(wkt: str, epsg: int) -> Transformer:
+    from pyproj import Transformer
+
+    return Transformer.from_crs(wkt, epsg, always_xy=True)
+
+
+def read_labelled_polygons(path: Path, columns: Sequence[str]) -> LabelledPolygons:
+    """Read the polygons of a vector file: GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...).
+
+    Invalid polygons are repaired, multipolygons are divided into connected polygons, and rows without a geometry are left
+    out; notes say so. Of several layers, the one with ``columns`` is read.
+
+    Raises
+    ------
+    FileInputError
+        For a file that cannot be read, lacks a column, has points or lines, has coordinates outside its coordinate
+        system, or contains no polygons.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    frame = read_vector(path, partial(_layer_with, path, columns))
+    table = frame.drop(columns=frame.geometry.name)
+    table.index = pd.RangeIndex(1, len(table) + 1)
+    for name in columns:
+        column_of(path, table, name, "--label")
+    geometry = shapely.force_2d(frame.geometry.to_numpy())
+    empty = shapely.is_missing(geometry) | shapely.is_empty(geometry)
+    _refuse_other_kinds(path, geometry, empty)
+    kept = np.flatnonzero(~empty)
+    if not len(kept):
+        raise FileInputError(path, f"expected polygons, got {len(frame)} rows without any; add some.")
+    crs = _crs_of(path, frame)
+    _refuse_coordinates(path, geometry[kept], kept, crs)
+    broken = int((~shapely.is_valid(geometry[kept])).sum())
+    parts, of = polygons_of(repaired(geometry[kept]))
+    _refuse_jumps(path, parts, kept[of], crs)
+    counts = {
+        "rows have no geometry and are left out": int(empty.sum()),
+        "polygons were invalid and have been repaired": broken,
+        "polygons have no area and are left out": len(kept) - len(np.unique(of)),
+    }
+    return LabelledPolygons(
+        path=path,
+        crs=crs,
+        geometry=parts,
+        row=kept[of],
+        table=table,
+        notes=tuple(f"{path.name}: {count:,} of {len(frame):,} {text}." for text, count in counts.items() if count),
+    )
+
+
+def _layer_with(path: Path, columns: Sequence[str], layers: list[str]) -> str:
+    """Return the only layer, or the only one that has the columns."""
+    import pyogrio  # type: ignore[import-untyped]
+
+    if len(layers) == 1:
+        return layers[0]
+    fields = {layer: set(pyogrio.read_info(path, layer=layer)["fields"]) for layer in layers}
+    having = [layer for layer in layers if set(columns) <= fields[layer]]
+    if len(having) != 1:
+        found = ", ".join(having or layers) or "none"
+        raise FileInputError(
+            path,
+            f"expected one layer with the column {', '.join(columns)}, got {len(having)} (layers {found}); save the "
+            "layer to use as a file of its own.",
+        )
+    return having[0]
+
+
+def _refuse_other_kinds(path: Path, geometry: Geometries, empty: NDArray[np.bool_]) -> None:
+    kinds = shapely.get_type_id(geometry)
+    other = np.flatnonzero(~empty & ~np.isin(kinds, AREAL))
+    if len(other):
+        kind = shapely.GeometryType(int(kinds[other[0]])).name.lower()
+        raise FileInputError(
+            path,
+            f"expected polygons, got other geometries in {len(other)} of {len(geometry)} rows (row {other[0] + 1}: {kind}); "
+            "remove them, give points with --tiles-file, or widen lines to polygons.",
+        )
+
+
+def _crs_of(path: Path, frame: gpd.GeoDataFrame) -> CRS:
+    """Coordinate system of a file; degrees if it declares none and the coordinates can be degrees."""
+    from pyproj import CRS
+
+    if frame.crs is not None:
+        two: CRS = CRS(frame.crs).to_2d()
+        if not (two.is_geographic or two.is_projected):
+            raise FileInputError(
+                path, f"expected a geographic or projected coordinate system, got {two.name}; reproject the file."
+            )
+        return two
+    west, south, east, north = frame.total_bounds
+    if west < -360 or east > 540 or south < -90 or north > 90:
+        raise FileInputError(
+            path,
+            f"expected a coordinate system, got none and coordinates {west:g}..{east:g}, {south:g}..{north:g}, which are "
+            "not degrees; declare it.",
+        )
+    return CRS(WGS84)
+
+
+def _refuse_coordinates(path: Path, geometry: Geometries, rows: Ints, crs: CRS) -> None:
+    bounds = shapely.bounds(geometry)
+    bad, expected = ~np.isfinite(bounds).all(axis=1), "finite coordinates"
+    if crs.is_geographic and not bad.any():
+        west, south, east, north = bounds.T
+        expected = "degrees"
+        bad = (west < -360) | (east > 540) | (south < -90) | (north > 90)
+    _refuse(path, bounds, rows, bad, expected)
+
+
+def _refuse_jumps(path: Path, parts: Geometries, rows: Ints, crs: CRS) -> None:
+    """Refuse polygons that span most of the Earth because their longitudes jump at 180 degrees."""
+    bounds = shapely.bounds(parts)
+    wide = crs.is_geographic & (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG)
+    _refuse(path, bounds, rows, wide, "polygons that are cut at 180 degrees, or continue beyond it")
+
+
+def _refuse(path: Path, bounds: Floats, rows: Ints, bad: NDArray[np.bool_], expected: str) -> None:
+    if bad.any():
+        at = np.flatnonzero(bad)
+        shown = "; ".join(f"row {rows[k] + 1}: {', '.join(f'{edge:g}' for edge in bounds[k])}" for k in at[:SHOWN])
+        raise FileInputError(path, f"expected {expected}, got {len(at)} others (W, S, E, N of {shown}); correct them.")
