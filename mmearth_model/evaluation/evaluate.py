@@ -377,7 +377,7 @@ def _answers(
         return
     whole = LabelledFeatures(job.features(candidate, task, seed), task.labels)
     fit, choose, test = (whole.take(rows) for rows in (train, task.parts.validation, task.parts.test))
-    question = Question(task.kind, task.outputs, fit, choose, test, seed)
+    question = Question(task.kind, task.outputs, fit, choose, test, seed, task.metric)
     for prediction in _predictions(question, job.protocols):
         answers = (prediction.predicted, test.labels, question.classes, prediction.scores)
         yield prediction, score(task.kind, *answers, metric=task.metric)
