@@ -269,13 +269,12 @@ def _classes(cells: Cells, entry: LabelEntry, names: Iterator[str]) -> tuple[Cla
 
 def _check_classes(cells: Cells, classes: Sequence[ClassLabel]) -> None:
     codes, names = [label.code for label in classes], [label.name for label in classes]
-    if len(set(codes)) < len(codes) or len(set(names)) < len(names):
-        raise FileInputError(
-            cells.path, f"{cells.name}: expected classes with different names and codes; correct them."
-        )
     if codes and (min(codes) < 0 or max(codes) >= MOST_CLASSES):
         problem = f"{cells.name}: expected a code from 0 to {MOST_CLASSES - 1:,} for every class, or for none"
         raise FileInputError(cells.path, f"{problem}; correct the description.")
+    if len(set(codes)) < len(codes) or len(set(names)) < len(names):
+        problem = f"{cells.name}: expected classes with different names and codes; correct the description."
+        raise FileInputError(cells.path, problem)
 
 
 def _codes(

@@ -40,7 +40,9 @@ def table(folder: Path, cells: dict[str, list[str]] | None = None, delimiter: st
     return path
 
 
-def labels(path: Path, *asked: str, description: Path | None = None, taken: frozenset[str] = frozenset()) -> list[Label]:
+def labels(
+    path: Path, *asked: str, description: Path | None = None, taken: frozenset[str] = frozenset()
+) -> list[Label]:
     return list(read_labels(path, read_rows(path), asked, description, taken))
 
 
@@ -164,7 +166,7 @@ def test_a_recipe_beside_the_table_is_no_description(tmp_path: Path) -> None:
         (["crop:value"], "4 of 5 rows have others (row 2: 'wheat'; row 3: 'maize'"),
         (["tags:class"], None),
         (["geometry"], "the geometry"),
-        (["lon"], "--label"),
+        (["lon"], "would be stored as lon"),
     ],
 )
 def test_columns_that_cannot_be_labels_are_refused(tmp_path: Path, asked: list[str], words: str | None) -> None:
@@ -178,7 +180,11 @@ def test_columns_that_cannot_be_labels_are_refused(tmp_path: Path, asked: list[s
 @pytest.mark.parametrize(
     ("cells", "asked", "words"),
     [
-        (["6.5", "7", "7.1", "n.d.", "6"], "a", "1 of 5 rows have others (row 5: 'n.d.'); correct them, leave them empty"),
+        (
+            ["6.5", "7", "7.1", "n.d.", "6"],
+            "a",
+            "1 of 5 rows have others (row 5: 'n.d.'); correct them, leave them empty",
+        ),
         ([""] * 5, "a", "got 5 empty cells"),
         (["1e39", "1", "2", "3", "4"], "a", "fit float32"),
         (['["x"]', '["y"', '["z"]', "", ""], "a", "JSON lists"),
