@@ -82,6 +82,11 @@ class Column:
         """Stored value of a missing label."""
         return float("nan") if self.content == "value" else float(np.iinfo(self.values.dtype).max)
 
+    @property
+    def values_of_tiles(self) -> NDArray[Any]:
+        """Values in the form of a modality of tiles: (n,) codes, or (n, band)."""
+        return self.values[:, None] if self.content == "value" else self.values
+
     def modality(self, kind: Kind) -> Modality:
         """Describe the modality of this kind that has the label."""
         continuous, several = self.content == "value", self.content == "multi"
@@ -116,7 +121,9 @@ def read_labels(
 ) -> tuple[Label, ...]:
     """Read the labels of the locations of a table, each as a modality of tiles; see `read_columns`."""
     columns = read_columns(path, frame, asked, description, taken)
-    return tuple(Label(column.modality(KINDS[column.content]), column.values, column.note) for column in columns)
+    return tuple(
+        Label(column.modality(KINDS[column.content]), column.values_of_tiles, column.note) for column in columns
+    )
 
 
 def read_columns(

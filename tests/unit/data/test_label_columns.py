@@ -57,7 +57,7 @@ def test_numbers_are_values_and_empty_cells_are_missing(tmp_path: Path) -> None:
     (label,) = labels(table(tmp_path), "pH")
     m = label.modality
     assert (m.kind, m.bands, m.dtype.name, m.units) == (Kind.TILE_CONTINUOUS, ("pH",), "float32", "1")
-    np.testing.assert_array_equal(label.values, np.array([6.5, np.nan, 4.25, np.nan, -1], np.float32))
+    np.testing.assert_array_equal(label.values, np.array([6.5, np.nan, 4.25, np.nan, -1], np.float32)[:, None])
     assert m.histogram_range == (-1, 6.5)
     assert (m.pretext, m.input) == (False, False)
     assert "value" in label.note
@@ -95,7 +95,9 @@ def test_whole_numbers_are_values_unless_classes_are_asked_for(tmp_path: Path) -
 
 def test_a_spreadsheet_s_decimal_commas_and_gaps(tmp_path: Path) -> None:
     path = table(tmp_path, {"pH": ["6,5", "NA", "4,25", "", "7"]}, delimiter=";")
-    np.testing.assert_array_equal(labels(path, "pH")[0].values, np.array([6.5, np.nan, 4.25, np.nan, 7], np.float32))
+    np.testing.assert_array_equal(
+        labels(path, "pH")[0].values[:, 0], np.array([6.5, np.nan, 4.25, np.nan, 7], np.float32)
+    )
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "geojson", "gpkg"])
@@ -107,7 +109,7 @@ def test_other_files_give_the_same_labels(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"points.{suffix}"
     frame.to_parquet(path) if suffix == "parquet" else frame.to_file(path)
     number, crop, alive = labels(path, "pH", "crop", "alive:class")
-    np.testing.assert_array_equal(number.values, np.array([6.5, np.nan, 4.25], np.float32))
+    np.testing.assert_array_equal(number.values[:, 0], np.array([6.5, np.nan, 4.25], np.float32))
     assert crop.values.tolist() == [1, 255, 0]
     assert len(set(alive.values.tolist())) == 2
     assert read_rows(path).index.tolist() == [1, 2, 3]
