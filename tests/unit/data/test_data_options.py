@@ -55,6 +55,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _vector(folder / "other.gpkg", [BOXES[1], BOXES[0]])
     _vector(folder / "islands.geojson", ISLANDS)
     (folder / "points.csv").write_text(POINTS)
+    field = gpd.GeoSeries([shapely.Point(10.1, 45.1)], crs="EPSG:4326").to_crs(32632).buffer(130)
+    gpd.GeoDataFrame({"crop": ["maize"]}, geometry=field).to_file(folder / "field.gpkg")
     (folder / "described.yaml").write_text("labels: {ph: {long_name: Acidity of the soil}}\n")
     (folder / "seed5.yaml").write_text("seed: 5\n")
     (folder / "extra").mkdir()
@@ -90,6 +92,7 @@ TWO_WORKERS = "test_two_processes_of_many_threads_keep_to_the_limits"
 MEADOW = ("--region", "bbox:10,45,10.002,45.001")
 CELLS = ("build", *WHERE, *COVER, *MEADOW, "--cover", "--out", "o.zarr")
 TABLE = (*FILE_BUILD, "--tiles-file", "points.csv")
+FIELD = ("--polygons", "field.gpkg", "--label", "crop")
 DATED = (*TABLE, "--cloud", "100", "--date-column", "day")
 EARTH = ("build", "--ecoregions", "eco.gpkg", "--tile-size", "16", *N, "--dry-run")
 
@@ -219,6 +222,15 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
             Refused((*TABLE, "--date-column", "part")),
         ],
         "--days": [Followed(DATED, ("--days", "1"), built), Refused((*TABLE, "--days", "3"))],
+        "--polygons": [
+            Followed((*FILE_BUILD, "--dry-run"), FIELD, planned),
+            Refused((*BUILD, *FIELD)),
+            Refused((*TABLE, *FIELD)),
+        ],
+        "--burn": [
+            Followed((*FILE_BUILD, *FIELD), ("--burn", "touched"), built),
+            Refused((*BUILD, "--burn", "touched")),
+        ],
         "--latency": [Followed(EARTH, ("--latency", "9"), planned), Refused((*BUILD, "--latency", "9"))],
         "--eecu-per-tile": [
             Followed(EARTH, ("--eecu-per-tile", "9"), planned),
