@@ -627,7 +627,7 @@ def _require_tiles(store: Store) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in (summarise(store).rejected or {}).items())
         raise MMEarthError(
             f"{short_path(store.path)}: no tile was delivered, all candidates were rejected ({reasons}); rejected.parquet lists them. "
-            "Relax --cloud, use other --years (--date-range with --cover) or --levels, or check --asset, and build into "
+            "Relax --cloud, use other --years (--date-range with --cover, --days with --date-column) or --levels, or check --asset, and build into "
             "another --out."
         )
 
