@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.geography.equal_area import Floats, Ints
     from mmearth_data.geography.pieces import Geometries
+    from mmearth_data.sampling.covering import Labels
     from mmearth_data.sampling.options import SamplingOptions
     from mmearth_data.sampling.polygons import LabelledPolygons
 
@@ -188,10 +189,9 @@ def tiles_over(
     size_px = options.size_px
     pieces = _pieces_of(polygons)
     found = squares_over(pieces.geometry, pieces.zone, PIXEL_M * size_px)
-    corners = np.stack([pieces.zone[found.polygon], found.west, found.north], axis=1)
-    unique, square = np.unique(corners, axis=0, return_inverse=True)
-    squares = _Squares(*unique.T, size_px)
-    pairs = _Pairs(found.polygon, pieces.polygon[found.polygon], square.reshape(-1))
+    corners, square = _distinct(pieces.zone[found.polygon], found.west, found.north)
+    squares = _Squares(*corners, size_px)
+    pairs = _Pairs(found.polygon, pieces.polygon[found.polygon], square)
     pieces, pairs = _across_zones(polygons, squares, pairs, pieces)
     notes = []
     if not touched:
@@ -206,7 +206,7 @@ def tiles_over(
     return _assembled(polygons, options, names.date, squares, pairs, split, block_m, (*notes, *words))
 
 
-def sample_of_polygons(tiles: PolygonTiles, options: SamplingOptions, labels: Callable[..., Any] | None) -> Sample:
+def sample_of_polygons(tiles: PolygonTiles, options: SamplingOptions, labels: Labels | None) -> Sample:
     """Make a sample of tiles over polygons: all primaries, no reserves, with their pixel grids.
 
     ``labels`` returns the biome and the ecoregion of points; None leaves them unknown.
@@ -397,10 +397,8 @@ def _assembled(
     if date is not None:
         column = column_of(polygons.path, polygons.table, date, "--date-column")
         days = _of_used(polygons, column, lambda used: days_of(polygons.path, used.to_frame(), date))[polygons.row]
-    keys = np.stack([pairs.square, days[pairs.polygon]], axis=1)
-    unique, tile = np.unique(keys, axis=0, return_inverse=True)
-    square, day = unique.T
-    burnt = np.unique(np.stack([tile.reshape(-1), pairs.polygon], axis=1), axis=0)
+    (square, day), tile = _distinct(pairs.square, days[pairs.polygon])
+    (tile, burnt), _ = _distinct(tile, pairs.polygon)
     lon, lat = (of_square[square] for of_square in squares.centres())
     lon, ids = _each_once(lon, lat, options.size_px)
     return PolygonTiles(
@@ -413,11 +411,22 @@ def _assembled(
         tile_id=ids,
         split=split[square],
         date_ms=None if date is None else day,
-        polygon=burnt[:, 1],
-        stop=np.cumsum(np.bincount(burnt[:, 0], minlength=len(square))),
+        polygon=burnt,
+        stop=np.cumsum(np.bincount(tile, minlength=len(square))),
         block_m=block_m,
         notes=(*polygons.notes, *notes),
     )
+
+
+def _distinct(*columns: Ints) -> tuple[tuple[Ints, ...], Ints]:
+    """Distinct rows of some columns (n,), sorted, and the position (n,) of each row among them."""
+    order = np.lexsort(columns[::-1])
+    rows = [column[order] for column in columns]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = np.any([row[1:] != row[:-1] for row in rows], axis=0)
+    at = np.empty(len(order), dtype=np.int64)
+    at[order] = np.cumsum(first) - 1
+    return tuple(row[first] for row in rows), at
 
 
 def _each_once(lon: Floats, lat: Floats, size_px: int) -> tuple[Floats, NDArray[np.uint64]]:
