@@ -14,7 +14,6 @@ from mmearth_data.catalog.tile import WGS84, transformer
 from mmearth_data.errors import FileInputError
 from mmearth_data.geography.pieces import polygons_of
 from mmearth_data.geography.regions import read_vector, repaired, to_degrees
-from mmearth_data.geography.zones import SEGMENT_DEG
 from mmearth_data.sampling.grouping import footprints
 from mmearth_data.sampling.places import SHOWN, column_of
 from mmearth_data.sampling.spacing import METRES_PER_DEGREE_LAT
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     from mmearth_data.geography.pieces import Geometries
 
 AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON, shapely.GeometryType.GEOMETRYCOLLECTION)
-SEGMENT_M = 500.0
-"""Maximum length of an edge before it is projected to another zone, where it becomes a curve; the error is below 2 mm."""
+SEGMENT_DEG, SEGMENT_M = 0.001, 100.0
+"""Maximum length of an edge before it is projected, since straight lines become curves; the error is below 0.2 mm."""
 WIDE_M = 50_000.0
 """A polygon wider or higher than this is divided among the UTM zones; others are in the zone of their centre."""
 NEAR_DEG = 0.02

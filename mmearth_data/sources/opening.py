@@ -77,6 +77,7 @@ def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
         levels=recipe.levels,
         cloud_percent=recipe.cloud_percent,
         period=_period(recipe),
+        grids=recipe.polygons is not None,
     )
     limiter = LocalLimiter(recipe.in_flight, recipe.per_second, recipe.restricted_in_flight)
     return EarthEngineSource(catalog, wanted_modalities(catalog, recipe), rules, options, limiter)

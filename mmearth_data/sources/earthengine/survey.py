@@ -59,6 +59,7 @@ class SceneRules:
     levels: tuple[str, ...]  # Likewise; Level 2A falls back to 1C
     cloud_percent: float  # Scenes must have fewer clouds
     period: Period | None = None  # For a cover, whose tiles have its least cloudy scene instead of a random one
+    grids: bool = False  # Whether locations have pixel grids, to which scenes in another CRS are resampled
 
     def year(self, place: Place) -> int:
         """Year of a location's scene."""
@@ -281,7 +282,8 @@ class SurveyPlan:
         native = parameters(self.base)["native"][0]
         scene_crs = image.select(self.base.asset_bands.get(native, native)).projection().crs()
         own = given.get("crs")
-        crs = scene_crs if self.rules.period is None else ee.String(own)
+        fixed = self.rules.grids or self.rules.period is not None
+        crs = ee.String(own) if fixed else scene_crs
         tiles, boxes = ee.Dictionary(given.get("tiles")), ee.Dictionary(given.get("boxes"))
         time = ee.Number(image.get("system:time_start"))
         scene = Scene(
@@ -296,7 +298,7 @@ class SurveyPlan:
             "index": image.get("system:index"),
             "time": time,
             "crs": crs,
-            **({} if self.rules.period is None else {"scene_crs": scene_crs}),
+            **({"scene_crs": scene_crs} if fixed else {}),
             "bands": image.bandNames(),
             "clouds": image.get(CLOUDS),
         }
