@@ -46,6 +46,7 @@ from mmearth_data.sampling.quotas import split_totals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from mmearth_data.geography.equal_area import Floats, Ints
@@ -190,7 +191,7 @@ def tiles_over(
     pieces = _pieces_of(polygons)
     found = squares_over(pieces.geometry, pieces.zone, PIXEL_M * size_px)
     corners, square = _distinct(pieces.zone[found.polygon], found.west, found.north)
-    squares = _Squares(*corners, size_px)
+    squares = _Squares(*corners, size_px=size_px)
     pairs = _Pairs(found.polygon, pieces.polygon[found.polygon], square)
     pieces, pairs = _across_zones(polygons, squares, pairs, pieces)
     notes = []
@@ -265,7 +266,9 @@ def _wide_pieces(polygons: LabelledPolygons) -> _Pieces:
     return _Pieces(parts, np.array([part.epsg for part, _ in found])[of], np.array([at for _, at in found])[of])
 
 
-def _across_zones(polygons: LabelledPolygons, squares: _Squares, pairs: _Pairs, pieces: _Pieces) -> tuple[_Pieces, _Pairs]:
+def _across_zones(
+    polygons: LabelledPolygons, squares: _Squares, pairs: _Pairs, pieces: _Pieces
+) -> tuple[_Pieces, _Pairs]:
     """Add the polygons of neighbouring zones to the squares that extend beyond their own zone."""
     grids = squares.grids()
     shapes = footprints(grids)
@@ -281,7 +284,9 @@ def _across_zones(polygons: LabelledPolygons, squares: _Squares, pairs: _Pairs, 
     square = np.array(beyond)[square]
     known = np.isin(square * len(polygons) + polygon, pairs.square * len(polygons) + pairs.polygon)
     square, polygon = square[~known], polygon[~known]
-    near = [polygons.around(np.array([at]), grids[of])[0] for of, at in zip(square.tolist(), polygon.tolist(), strict=True)]
+    near = [
+        polygons.around(np.array([at]), grids[of])[0] for of, at in zip(square.tolist(), polygon.tolist(), strict=True)
+    ]
     boxes = [shapely.box(*grids[of].bounds).buffer(-TOUCH_M) for of in square.tolist()]
     hit = np.flatnonzero(shapely.intersects(np.array(near, dtype=object), np.array(boxes, dtype=object)))
     parts, of = polygons_of(np.array(near, dtype=object)[hit])
@@ -360,7 +365,7 @@ def _split(
 
 
 def _joined(groups: Ints, pairs: _Pairs) -> Ints:
-    """Groups of squares in which those of one polygon are together."""
+    """Group squares so that those of one polygon are together."""
     order = np.lexsort((pairs.square, pairs.polygon))
     same = pairs.polygon[order][:-1] == pairs.polygon[order][1:]
     left, right = groups[pairs.square[order][:-1][same]], groups[pairs.square[order][1:][same]]
@@ -379,7 +384,7 @@ def _kept_whole(
     np.add.at(counts, (pairs.polygon, split[pairs.square]), 1)
     own = 2 - counts[:, ::-1].argmax(axis=1)
     small = counts.sum(axis=1) <= 4
-    return ~small[pairs.polygon] | (split[pairs.square] == own[pairs.polygon])
+    return np.asarray(~small[pairs.polygon] | (split[pairs.square] == own[pairs.polygon]))
 
 
 def _assembled(
@@ -444,9 +449,11 @@ def _each_once(lon: Floats, lat: Floats, size_px: int) -> tuple[Floats, NDArray[
 
 
 def _of_used(
-    polygons: LabelledPolygons, column: Any, parse: Callable[[Any], NDArray[Any]]  # noqa: ANN401 - a pandas Series
+    polygons: LabelledPolygons,
+    column: pd.Series[Any],
+    parse: Callable[[pd.Series[Any]], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Parsed values of a column; rows whose polygons are not used have the value of one that is."""
+    """Parse a column; rows whose polygons are not used get the value of one that is."""
     used = np.zeros(len(column), dtype=bool)
     used[polygons.row] = True
     return parse(column.where(used, column.iloc[int(polygons.row[0])]))

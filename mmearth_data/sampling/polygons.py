@@ -99,11 +99,11 @@ class LabelledPolygons:
         return (lon + 180) % 360 - 180, lat
 
     def projected(self, index: NDArray[Any], epsg: int) -> Geometries:
-        """Some of the polygons, none of them wide, in the coordinates of a UTM zone.
+        """Project some of the polygons, none of them wide, to a UTM zone.
 
         Long edges are divided first, since straight lines become curves.
         """
-        geometry = self.geometry[index]
+        geometry: Geometries = self.geometry[index]
         if self.crs.to_epsg() == epsg:
             return geometry
         step = SEGMENT_DEG if self.crs.is_geographic else SEGMENT_M / self._unit_m
@@ -111,7 +111,7 @@ class LabelledPolygons:
         return found
 
     def around(self, index: NDArray[Any], grid: TileGrid) -> Geometries:
-        """Some of the polygons in the coordinates of a tile; what is far from it may be cut off."""
+        """Project some of the polygons to the zone of a tile; what is far from it may be cut off."""
         wide = self.wide[index]
         found = np.empty(len(index), dtype=object)
         found[~wide] = self.projected(index[~wide], grid.epsg)
@@ -131,7 +131,9 @@ class LabelledPolygons:
 
     @property
     def _unit_m(self) -> float:
-        factor: float = METRES_PER_DEGREE_LAT if self.crs.is_geographic else self.crs.axis_info[0].unit_conversion_factor
+        factor: float = (
+            METRES_PER_DEGREE_LAT if self.crs.is_geographic else self.crs.axis_info[0].unit_conversion_factor
+        )
         return factor
 
     def _transform(self, epsg: int, points: Floats) -> Floats:
@@ -269,7 +271,7 @@ def _refuse_coordinates(path: Path, geometry: Geometries, rows: Ints, crs: CRS) 
 def _refuse_jumps(path: Path, parts: Geometries, rows: Ints, crs: CRS) -> None:
     """Refuse polygons that span most of the Earth because their longitudes jump at 180 degrees."""
     bounds = shapely.bounds(parts)
-    wide = crs.is_geographic & (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG)
+    wide = np.asarray(crs.is_geographic & (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG))
     _refuse(path, bounds, rows, wide, "polygons that are cut at 180 degrees, or continue beyond it")
 
 

@@ -128,7 +128,9 @@ def open_burner(recipe: BuildRecipe, taken: Collection[str]) -> Burner:
     labels = tuple(Label(column.modality(KINDS[column.content]), column.values, column.note) for column in found)
     labelled = np.any([label.modality.observed(label.values) for label in labels], axis=0)[polygons.row]
     without = int((~labelled).sum())
-    notes = [f"{path.name}: {without:,} of {len(polygons):,} polygons have no label and are left out."] if without else []
+    notes = (
+        [f"{path.name}: {without:,} of {len(polygons):,} polygons have no label and are left out."] if without else []
+    )
     tiles = tiles_over(
         polygons.take(labelled, notes),
         options_of(recipe),
@@ -164,9 +166,7 @@ def burn(shapes: Geometries, rank: Ints, grid: TileGrid, *, touched: bool) -> ND
     if not len(order):
         return np.full((grid.size_px, grid.size_px), UNLABELLED, dtype=np.int32)
     # The last polygon wins, so that the two passes differ where labels do.
-    highest, lowest = (
-        _rasterized(own[way], rank[way], grid.size_px, touched=touched) for way in (order, order[::-1])
-    )
+    highest, lowest = (_rasterized(own[way], rank[way], grid.size_px, touched=touched) for way in (order, order[::-1]))
     return np.where(highest == lowest, highest, np.int32(AMBIGUOUS))
 
 
@@ -192,6 +192,7 @@ def _opened_again(recipe: BuildRecipe, taken: frozenset[str], identity: dict[str
     found = open_burner(recipe, taken)
     if found.identity() != identity:
         raise FileInputError(
-            recipe.polygons or "", "expected the polygons and labels that the build began with, got others; restore them."
+            recipe.polygons or "",
+            "expected the polygons and labels that the build began with, got others; restore them.",
         )
     return found
