@@ -190,8 +190,8 @@ def tiles_over(
     size_px = options.size_px
     pieces = _pieces_of(polygons)
     found = squares_over(pieces.geometry, pieces.zone, PIXEL_M * size_px)
-    corners, square = _distinct(pieces.zone[found.polygon], found.west, found.north)
-    squares = _Squares(*corners, size_px=size_px)
+    (epsg, west, north), square = _distinct(pieces.zone[found.polygon], found.west, found.north)
+    squares = _Squares(epsg, west, north, size_px)
     pairs = _Pairs(found.polygon, pieces.polygon[found.polygon], square)
     pieces, pairs = _across_zones(polygons, squares, pairs, pieces)
     notes = []

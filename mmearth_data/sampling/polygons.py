@@ -271,7 +271,7 @@ def _refuse_coordinates(path: Path, geometry: Geometries, rows: Ints, crs: CRS) 
 def _refuse_jumps(path: Path, parts: Geometries, rows: Ints, crs: CRS) -> None:
     """Refuse polygons that span most of the Earth because their longitudes jump at 180 degrees."""
     bounds = shapely.bounds(parts)
-    wide = np.asarray(crs.is_geographic & (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG))
+    wide: NDArray[np.bool_] = (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG) & bool(crs.is_geographic)
     _refuse(path, bounds, rows, wide, "polygons that are cut at 180 degrees, or continue beyond it")
 
 

@@ -50,6 +50,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _vector(folder / "eco.gpkg", BOXES)
     _vector(folder / "other.gpkg", [BOXES[1], BOXES[0]])
     _vector(folder / "islands.geojson", ISLANDS)
+    _fields(folder / "fields.geojson", 3)
+    _fields(folder / "more.geojson", 4)
     (folder / "points.csv").write_text(POINTS)
     (folder / "seed5.yaml").write_text("seed: 5\n")
     (folder / "extra").mkdir()
@@ -64,6 +66,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _vector(path: Path, boxes: list[shapely.Polygon]) -> None:
     gpd.GeoDataFrame({"ECO_NAME": NAMES}, geometry=boxes, crs="EPSG:4326").to_file(path)
+
+
+def _fields(path: Path, count: int) -> None:
+    shapes = [shapely.Point(10.1 + 0.2 * k, 45.1).buffer(0.0004) for k in range(count)]
+    gpd.GeoDataFrame({"crop": ["rye", "oat", "rye", "hay"][:count]}, geometry=shapes, crs="EPSG:4326").to_file(path)
 
 
 WHERE = ("--source", "synthetic", "--ecoregions", "eco.gpkg", "--tile-size", "16")
@@ -84,6 +91,7 @@ FIELDS = {*BuildRecipe.model_fields}
 TWO_WORKERS = "test_two_processes_of_many_threads_keep_to_the_limits"
 MEADOW = ("--region", "bbox:10,45,10.002,45.001")
 CELLS = ("build", *WHERE, *COVER, *MEADOW, "--cover", "--out", "o.zarr")
+BURNT = (*FILE_BUILD, "--label", "crop", "--polygons", "fields.geojson")
 EARTH = ("build", "--ecoregions", "eco.gpkg", "--tile-size", "16", *N, "--dry-run")
 
 
@@ -197,6 +205,17 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--tiles-file": [
             Followed((*FILE_BUILD, "--dry-run"), ("--tiles-file", "points.csv"), planned),
             Refused((*BUILD, "--tiles-file", "points.csv")),
+        ],
+        "--polygons": [
+            Followed(BURNT, ("--polygons", "more.geojson"), built),
+            Refused((*FILE_BUILD, "--polygons", "fields.geojson")),
+            Refused((*BUILD, "--label", "crop", "--polygons", "fields.geojson")),
+            Refused((*BURNT, "--tiles-file", "points.csv")),
+        ],
+        "--burn": [
+            Followed(BURNT, ("--burn", "touched"), built),
+            Refused((*BUILD, "--burn", "touched")),
+            Refused((*BURNT, "--burn", "half")),
         ],
         "--latency": [Followed(EARTH, ("--latency", "9"), planned), Refused((*BUILD, "--latency", "9"))],
         "--eecu-per-tile": [
