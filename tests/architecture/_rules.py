@@ -80,6 +80,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "rasterio": (
         "mmearth_data.emulator.server.encoding",
         "mmearth_data.rasterfile",
+        "mmearth_data.sources.burning",
         "mmearth_data.sources.rasters",
         "mmearth_data.interchange",
         "mmearth_model.tasks",

@@ -54,9 +54,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _vector(folder / "eco.gpkg", BOXES)
     _vector(folder / "other.gpkg", [BOXES[1], BOXES[0]])
     _vector(folder / "islands.geojson", ISLANDS)
+    _fields(folder / "fields.geojson", 3)
+    _fields(folder / "more.geojson", 4)
     (folder / "points.csv").write_text(POINTS)
-    field = gpd.GeoSeries([shapely.Point(10.1, 45.1)], crs="EPSG:4326").to_crs(32632).buffer(130)
-    gpd.GeoDataFrame({"crop": ["maize"]}, geometry=field).to_file(folder / "field.gpkg")
     (folder / "described.yaml").write_text("labels: {ph: {long_name: Acidity of the soil}}\n")
     (folder / "seed5.yaml").write_text("seed: 5\n")
     (folder / "extra").mkdir()
@@ -71,6 +71,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _vector(path: Path, boxes: list[shapely.Polygon]) -> None:
     gpd.GeoDataFrame({"ECO_NAME": NAMES}, geometry=boxes, crs="EPSG:4326").to_file(path)
+
+
+def _fields(path: Path, count: int) -> None:
+    shapes = [shapely.Point(10.1 + 0.2 * k, 45.1).buffer(0.0004) for k in range(count)]
+    gpd.GeoDataFrame({"crop": ["rye", "oat", "rye", "hay"][:count]}, geometry=shapes, crs="EPSG:4326").to_file(path)
 
 
 WHERE = ("--source", "synthetic", "--ecoregions", "eco.gpkg", "--tile-size", "16")
@@ -92,8 +97,8 @@ TWO_WORKERS = "test_two_processes_of_many_threads_keep_to_the_limits"
 MEADOW = ("--region", "bbox:10,45,10.002,45.001")
 CELLS = ("build", *WHERE, *COVER, *MEADOW, "--cover", "--out", "o.zarr")
 TABLE = (*FILE_BUILD, "--tiles-file", "points.csv")
-FIELD = ("--polygons", "field.gpkg", "--label", "crop")
 DATED = (*TABLE, "--cloud", "100", "--date-column", "day")
+BURNT = (*FILE_BUILD, "--label", "crop", "--polygons", "fields.geojson")
 EARTH = ("build", "--ecoregions", "eco.gpkg", "--tile-size", "16", *N, "--dry-run")
 
 
@@ -223,13 +228,15 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         ],
         "--days": [Followed(DATED, ("--days", "1"), built), Refused((*TABLE, "--days", "3"))],
         "--polygons": [
-            Followed((*FILE_BUILD, "--dry-run"), FIELD, planned),
-            Refused((*BUILD, *FIELD)),
-            Refused((*TABLE, *FIELD)),
+            Followed(BURNT, ("--polygons", "more.geojson"), built),
+            Refused((*FILE_BUILD, "--polygons", "fields.geojson")),
+            Refused((*BUILD, "--label", "crop", "--polygons", "fields.geojson")),
+            Refused((*BURNT, "--tiles-file", "points.csv")),
         ],
         "--burn": [
-            Followed((*FILE_BUILD, *FIELD), ("--burn", "touched"), built),
+            Followed(BURNT, ("--burn", "touched"), built),
             Refused((*BUILD, "--burn", "touched")),
+            Refused((*BURNT, "--burn", "half")),
         ],
         "--latency": [Followed(EARTH, ("--latency", "9"), planned), Refused((*BUILD, "--latency", "9"))],
         "--eecu-per-tile": [
