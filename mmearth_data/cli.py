@@ -76,6 +76,7 @@ SAMPLE_WITHOUT = (
     "labels_file",
     "polygons",
     "burn",
+    "date_column",
     "days",
 )
 """Fields of a build that do not concern its locations."""

@@ -438,6 +438,8 @@ class BuildRecipe(BuildFields, Recipe):
         if not self.assets:
             without |= {"assets"}  # stores started before this field existed lack it
         without |= {name for name in LABELLED if name not in self._effective_labels}
+        if self.date_column is not None:
+            without |= {"years"}
         digests = {name: file_digest(file) for name in FILES if (file := getattr(self, name)) is not None}
         return self.model_dump(mode="json", exclude=set(without)) | digests
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.sources.base import SourceOverNetwork
+from mmearth_data.sources.dated import NearDates
 from mmearth_data.sources.draws import check_years
 from mmearth_data.sources.labelled import LabelledSource
 from mmearth_data.sources.period import Period
@@ -25,12 +26,14 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
         from mmearth_data.sources.rasters import RasterSource
 
         recipe.refuse_unused(RasterSource.recipe_fields)
-        return RasterSource(recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions)
+        return RasterSource(
+            recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions, near=_near_dates(recipe)
+        )
     period = _period(recipe)
-    if period is None:
-        check_years(recipe.years, recipe.levels, recipe.source)
-    else:
+    if period is not None:
         check_years(period.years, recipe.levels, recipe.source, "date_range (--date-range)")
+    elif recipe.date_column is None:  # dates outside the archive are refused row by row
+        check_years(recipe.years, recipe.levels, recipe.source)
     return _synthetic(recipe) if recipe.source == "synthetic" else _earth_engine(recipe, catalog)
 
 
@@ -40,6 +43,11 @@ def _period(recipe: BuildRecipe) -> Period | None:
         return None
     first, last = recipe.date_range
     return Period(first=first, last=last)
+
+
+def _near_dates(recipe: BuildRecipe) -> NearDates | None:
+    """Choice of scenes by the dates of locations; None if they have no dates."""
+    return None if recipe.date_column is None else NearDates(days=recipe.days)
 
 
 def _synthetic(recipe: BuildRecipe) -> Source:
@@ -52,6 +60,7 @@ def _synthetic(recipe: BuildRecipe) -> Source:
         levels=recipe.levels,
         cloud_percent=recipe.cloud_percent,
         period=_period(recipe),
+        near=_near_dates(recipe),
     )
 
 
@@ -76,6 +85,7 @@ def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
         levels=recipe.levels,
         cloud_percent=recipe.cloud_percent,
         period=_period(recipe),
+        near=_near_dates(recipe),
     )
     limiter = LocalLimiter(recipe.in_flight, recipe.per_second, recipe.restricted_in_flight)
     return EarthEngineSource(catalog, wanted_modalities(catalog, recipe), rules, options, limiter)
