@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmearth_data.building.given import own_tiles, surveyed_tiles
+from mmearth_data.catalog.modality import PRESENT
 from mmearth_data.catalog.tile import tile_ids
+from mmearth_data.errors import InputError
+from mmearth_data.recipes import file_digest
 from mmearth_data.sampling.files import read_rows
 from mmearth_data.sampling.places import check_unique, coordinates_of, days_of
 from mmearth_data.sampling.published import read_published
@@ -18,13 +21,18 @@ from mmearth_data.sources.labels.table import LabelTable
 from mmearth_data.store.schema import COORDINATE_NAMES, RESERVED_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.recipes import BuildRecipe
     from mmearth_data.sources.base import Source
+    from mmearth_data.sources.labels.table import Label
+    from mmearth_data.store.reader import Store
+
+SHOWN = 3
+"""Maximum number of changed labels in a message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,3 +95,47 @@ def _labels_of_tiles(recipe: BuildRecipe, path: Path, source: Source, taken: Col
     labels = read_labels(path, chosen, recipe.labels, recipe.labels_file, taken)
     ids = np.array([surveys[position].place.tile_id for position in published.kept], dtype=np.uint64)
     return LabelTable(ids, None, published.lines, labels, needs_land=False)
+
+
+def refuse_changed_labels(store: Store, recipe: BuildRecipe) -> None:
+    """Refuse to resume a store with a table whose labels have changed; InputError with the rows and both values.
+
+    Other differences of the recipe are left to the comparison of recipes, which knows only the digest of the file.
+    """
+    if recipe.tiles_file is None or not recipe.labels or recipe.source_file is not None:
+        return
+    if store.recipe.get("tiles_file") == file_digest(recipe.tiles_file):
+        return
+    table = _labels_of_places(recipe, recipe.tiles_file, ())
+    lines = [line for label in table.labels for line in _changes(store, table, label)]
+    if lines:
+        more = f"; {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise InputError(
+            f"{store.path}: expected the labels that this store was begun with, got others in {recipe.tiles_file} (stored "
+            f"-> given): {'; '.join(lines[:SHOWN])}{more}. Restore them, or use another --out."
+        )
+
+
+def _changes(store: Store, table: LabelTable, label: Label) -> Iterator[str]:
+    """Rows whose label differs from that of the store; only locations that occur once are compared."""
+    m = store.modalities.get(label.modality.name)
+    if m is None or m.kind is not label.modality.kind:
+        return
+    stored = dict(zip(store.coords["tile_id"].tolist(), store.content.column(m.name)[store.rows], strict=True))
+    ids, counts = np.unique(table.tile_id, return_counts=True)
+    once = set(ids[counts == 1].tolist())
+    for tile_id, row, values in zip(table.tile_id.tolist(), table.rows.tolist(), label.values, strict=True):
+        if tile_id in once and tile_id in stored:
+            before, after = _words(m, stored[tile_id]), _words(label.modality, values)
+            if before != after:
+                yield f"{m.name} in row {row}: {before} -> {after}"
+
+
+def _words(m: Modality, values: np.ndarray[Any, Any]) -> str:
+    """Label of one tile as text."""
+    values = np.asarray(values)
+    if not m.observed(values).any():
+        return "none"
+    if m.kind.is_multi_label:
+        return ", ".join(sorted(m.bands[k] for k in np.flatnonzero(values == PRESENT))) or "no class"
+    return m.classes[m.class_code_index()[values]].name if m.kind.is_categorical else f"{float(values.item()):g}"

@@ -14,19 +14,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.catalog.tile import PIXEL_M, WGS84, TileGrid, round_lonlat, tile_ids, transformer, utm_epsg
+from mmearth_data.catalog.tile import (
+    MAX_LAT,
+    MIN_LAT,
+    PIXEL_M,
+    WGS84,
+    TileGrid,
+    round_lonlat,
+    tile_ids,
+    transformer,
+    utm_epsg,
+)
 from mmearth_data.errors import FileInputError, TileUnavailable
 from mmearth_data.geography.equal_area import runs
 from mmearth_data.geography.pieces import polygons_of
-from mmearth_data.geography.regions import to_degrees
 from mmearth_data.geography.zones import zone_parts
-from mmearth_data.sampling.covering import RIGHT
-from mmearth_data.sampling.grouping import components, empty_splits, groups_of_tiles, split_at_random, split_by_blocks
+from mmearth_data.sampling.covering import RIGHT, TOUCH_M
+from mmearth_data.sampling.grouping import (
+    components,
+    empty_splits,
+    footprints,
+    groups_of_tiles,
+    split_at_random,
+    split_by_blocks,
+)
 from mmearth_data.sampling.lattices import squares_over
 from mmearth_data.sampling.options import Sample, SampleReport, sample_frame
 from mmearth_data.sampling.places import USUAL_SPLIT, PlaceColumns, column_of, days_of, given_splits
 from mmearth_data.sampling.quotas import split_totals
-from mmearth_data.sampling.spacing import METRES_PER_DEGREE_LAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +53,6 @@ if TYPE_CHECKING:
     from mmearth_data.sampling.options import SamplingOptions
     from mmearth_data.sampling.polygons import LabelledPolygons
 
-WIDE_M = 50_000.0
-"""A polygon wider or higher than this is divided among the UTM zones; others are in the zone of their centre."""
 UNDATED = np.int64(0)
 
 
@@ -101,6 +114,10 @@ class _Pieces:
     zone: Ints
     polygon: Ints
 
+    def joined(self, more: _Pieces) -> _Pieces:
+        pairs = zip(*((one.geometry, one.zone, one.polygon) for one in (self, more)), strict=True)
+        return _Pieces(*map(np.concatenate, pairs))
+
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
@@ -112,6 +129,9 @@ class _Pairs:
 
     def take(self, index: NDArray[Any]) -> _Pairs:
         return _Pairs(self.piece[index], self.polygon[index], self.square[index])
+
+    def joined(self, more: _Pairs) -> _Pairs:
+        return _Pairs(*map(np.append, (self.piece, self.polygon, self.square), (more.piece, more.polygon, more.square)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +192,7 @@ def tiles_over(
     unique, square = np.unique(corners, axis=0, return_inverse=True)
     squares = _Squares(*unique.T, size_px)
     pairs = _Pairs(found.polygon, pieces.polygon[found.polygon], square.reshape(-1))
+    pieces, pairs = _across_zones(polygons, squares, pairs, pieces)
     notes = []
     if not touched:
         pairs = pairs.take(_has_centre(pieces, squares, pairs))
@@ -218,24 +239,18 @@ def sample_of_polygons(tiles: PolygonTiles, options: SamplingOptions, labels: Ca
 
 def _pieces_of(polygons: LabelledPolygons) -> _Pieces:
     bounds = shapely.bounds(polygons.geometry)
-    metres = METRES_PER_DEGREE_LAT if polygons.crs.is_geographic else polygons.crs.axis_info[0].unit_conversion_factor
-    extent = np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1]) * metres
-    narrow = np.flatnonzero(extent <= WIDE_M)
+    narrow = np.flatnonzero(~polygons.wide)
     lon, lat = polygons.lonlat(bounds[narrow][:, [0, 2]].mean(axis=1), bounds[narrow][:, [1, 3]].mean(axis=1))
-    zone = _zones(polygons, narrow, lon, lat)
+    zone = _zones(polygons, lon, lat)
     geometry = np.empty(len(narrow), dtype=object)
     for epsg in np.unique(zone).tolist():
         own = zone == epsg
         geometry[own] = polygons.projected(narrow[own], epsg)
-    wide = _wide_pieces(polygons, np.flatnonzero(extent > WIDE_M))
-    geometry, zone, of = (
-        np.concatenate(columns) for columns in zip((geometry, zone, narrow), wide, strict=True)
-    )
-    order = np.argsort(of, kind="stable")
-    return _Pieces(geometry[order], zone[order], of[order])
+    found = _Pieces(geometry, zone, narrow)
+    return found if not len(polygons.degrees) else found.joined(_wide_pieces(polygons))
 
 
-def _zones(polygons: LabelledPolygons, index: Ints, lon: Floats, lat: Floats) -> Ints:
+def _zones(polygons: LabelledPolygons, lon: Floats, lat: Floats) -> Ints:
     try:
         return np.array([utm_epsg(*point) for point in zip(lon.tolist(), lat.tolist(), strict=True)], dtype=np.int64)
     except TileUnavailable as refusal:
@@ -243,17 +258,40 @@ def _zones(polygons: LabelledPolygons, index: Ints, lon: Floats, lat: Floats) ->
         raise FileInputError(polygons.path, problem) from None
 
 
-def _wide_pieces(polygons: LabelledPolygons, index: Ints) -> tuple[Geometries, Ints, Ints]:
-    """(pieces in the coordinates of their zones, zones, polygons) of wide polygons."""
-    import geopandas as gpd
-
-    if not len(index):
-        return np.empty(0, dtype=object), np.empty(0, np.int64), np.empty(0, np.int64)
-    frame = gpd.GeoDataFrame(geometry=polygons.geometry[index], crs=polygons.crs)
-    degrees = to_degrees(frame, polygons.path)
-    found = [(part, at) for at, shape in zip(index.tolist(), degrees, strict=True) for part in zone_parts(shape)]
+def _wide_pieces(polygons: LabelledPolygons) -> _Pieces:
+    """Wide polygons, divided among the zones."""
+    found = [(part, at) for at, shape in polygons.degrees.items() for part in zone_parts(shape)]
     parts, of = polygons_of(np.array([part.geometry for part, _ in found], dtype=object))
-    return parts, np.array([part.epsg for part, _ in found])[of], np.array([at for _, at in found])[of]
+    return _Pieces(parts, np.array([part.epsg for part, _ in found])[of], np.array([at for _, at in found])[of])
+
+
+def _across_zones(polygons: LabelledPolygons, squares: _Squares, pairs: _Pairs, pieces: _Pieces) -> tuple[_Pieces, _Pairs]:
+    """Add the polygons of neighbouring zones to the squares that extend beyond their own zone."""
+    grids = squares.grids()
+    shapes = footprints(grids)
+    corners = shapely.bounds(shapes).reshape(-1, 2, 2)
+    beyond = [
+        at
+        for at, (west_south, east_north) in enumerate(corners.tolist())
+        if {_zone_at(*west_south), _zone_at(*east_north)} != {grids[at].epsg}
+    ]
+    if not beyond:
+        return pieces, pairs
+    square, polygon = polygons.touching(shapes[beyond])
+    square = np.array(beyond)[square]
+    known = np.isin(square * len(polygons) + polygon, pairs.square * len(polygons) + pairs.polygon)
+    square, polygon = square[~known], polygon[~known]
+    near = [polygons.around(np.array([at]), grids[of])[0] for of, at in zip(square.tolist(), polygon.tolist(), strict=True)]
+    boxes = [shapely.box(*grids[of].bounds).buffer(-TOUCH_M) for of in square.tolist()]
+    hit = np.flatnonzero(shapely.intersects(np.array(near, dtype=object), np.array(boxes, dtype=object)))
+    parts, of = polygons_of(np.array(near, dtype=object)[hit])
+    more = _Pieces(parts, squares.epsg[square[hit]][of], polygon[hit][of])
+    added = _Pairs(len(pieces.polygon) + np.arange(len(parts)), more.polygon, square[hit][of])
+    return pieces.joined(more), pairs.joined(added)
+
+
+def _zone_at(lon: float, lat: float) -> int:
+    return utm_epsg((lon + 180) % 360 - 180, min(max(lat, MIN_LAT), MAX_LAT))
 
 
 def _has_centre(pieces: _Pieces, squares: _Squares, pairs: _Pairs) -> NDArray[np.bool_]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
-from mmearth_data.catalog.tile import WGS84
+from mmearth_data.catalog.tile import WGS84, transformer
 from mmearth_data.errors import FileInputError
 from mmearth_data.geography.pieces import polygons_of
-from mmearth_data.geography.regions import read_vector, repaired
+from mmearth_data.geography.regions import read_vector, repaired, to_degrees
 from mmearth_data.geography.zones import SEGMENT_DEG
+from mmearth_data.sampling.grouping import footprints
 from mmearth_data.sampling.places import SHOWN, column_of
+from mmearth_data.sampling.spacing import METRES_PER_DEGREE_LAT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +26,19 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
     from pyproj import CRS, Transformer
+    from shapely.geometry.base import BaseGeometry
 
+    from mmearth_data.catalog.tile import TileGrid
     from mmearth_data.geography.equal_area import Floats, Ints
     from mmearth_data.geography.pieces import Geometries
 
 AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON, shapely.GeometryType.GEOMETRYCOLLECTION)
 SEGMENT_M = 500.0
 """Maximum length of an edge before it is projected to another zone, where it becomes a curve; the error is below 2 mm."""
+WIDE_M = 50_000.0
+"""A polygon wider or higher than this is divided among the UTM zones; others are in the zone of their centre."""
+NEAR_DEG = 0.02
+"""Margin around a tile outside which wide polygons are cut off, before they are projected."""
 WIDEST_DEG = 180.0
 """Maximum width of a polygon; a wider one jumps from 180 to -180 degrees without being cut there."""
 
@@ -70,22 +78,79 @@ class LabelledPolygons:
         chosen = {"geometry": self.geometry[index], "row": self.row[index]}
         return replace(self, **chosen, notes=(*self.notes, *notes))
 
-    def projected(self, index: NDArray[Any], epsg: int) -> Geometries:
-        """Some of the polygons in another coordinate system; edges are divided first, since they become curves there."""
-        geometry = self.geometry[index]
-        if self.crs.to_epsg() == epsg:
-            return geometry
-        step = SEGMENT_DEG if self.crs.is_geographic else SEGMENT_M / self.crs.axis_info[0].unit_conversion_factor
-        found: Geometries = shapely.transform(shapely.segmentize(geometry, step), partial(self._transform, epsg))
-        return found
+    @cached_property
+    def wide(self) -> NDArray[np.bool_]:
+        """(n,) whether each polygon is wider or higher than `WIDE_M`: too wide for the coordinates of one UTM zone."""
+        bounds = shapely.bounds(self.geometry)
+        extent = np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1])
+        return np.asarray(extent * self._unit_m > WIDE_M)
+
+    @cached_property
+    def degrees(self) -> dict[int, BaseGeometry]:
+        """Wide polygons in EPSG:4326, cut at 180 degrees, by their positions."""
+        import geopandas as gpd
+
+        index = np.flatnonzero(self.wide)
+        frame = gpd.GeoDataFrame(geometry=self.geometry[index], crs=self.crs)
+        return dict(zip(index.tolist(), to_degrees(frame, self.path), strict=True)) if len(index) else {}
 
     def lonlat(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """Points in the system of the file as degrees, longitudes in -180..180."""
         lon, lat = self._transform(WGS84, np.column_stack([x, y])).T
         return (lon + 180) % 360 - 180, lat
 
+    def projected(self, index: NDArray[Any], epsg: int) -> Geometries:
+        """Some of the polygons, none of them wide, in the coordinates of a UTM zone.
+
+        Long edges are divided first, since straight lines become curves.
+        """
+        geometry = self.geometry[index]
+        if self.crs.to_epsg() == epsg:
+            return geometry
+        step = SEGMENT_DEG if self.crs.is_geographic else SEGMENT_M / self._unit_m
+        found: Geometries = shapely.transform(shapely.segmentize(geometry, step), partial(self._transform, epsg))
+        return found
+
+    def around(self, index: NDArray[Any], grid: TileGrid) -> Geometries:
+        """Some of the polygons in the coordinates of a tile; what is far from it may be cut off."""
+        wide = self.wide[index]
+        found = np.empty(len(index), dtype=object)
+        found[~wide] = self.projected(index[~wide], grid.epsg)
+        found[wide] = [_near(self.degrees[at], grid) for at in index[wide].tolist()]
+        return found
+
+    def touching(self, squares: Geometries) -> tuple[Ints, Ints]:
+        """(square, polygon) of the pairs whose bounds may overlap; squares are in degrees, longitudes may exceed 180."""
+        if self.crs.is_geographic:
+            turns = [shapely.transform(squares, partial(np.add, [turn, 0.0])) for turn in (-360.0, 0.0, 360.0)]
+        else:
+            turns = [shapely.transform(squares, self._from_degrees)]
+        tree = shapely.STRtree(self.geometry)
+        pairs = [tree.query(shapely.box(*shapely.bounds(shapes).T)) for shapes in turns]
+        square, polygon = np.unique(np.concatenate(pairs, axis=1), axis=1)
+        return square, polygon
+
+    @property
+    def _unit_m(self) -> float:
+        factor: float = METRES_PER_DEGREE_LAT if self.crs.is_geographic else self.crs.axis_info[0].unit_conversion_factor
+        return factor
+
     def _transform(self, epsg: int, points: Floats) -> Floats:
         return np.column_stack(_transformer(self.crs.to_wkt(), epsg).transform(points[:, 0], points[:, 1]))
+
+    def _from_degrees(self, points: Floats) -> Floats:
+        inverse = _transformer(self.crs.to_wkt(), WGS84)
+        return np.column_stack(inverse.transform(points[:, 0], points[:, 1], direction="INVERSE"))
+
+
+def _near(degrees: BaseGeometry, grid: TileGrid) -> BaseGeometry:
+    """Part of a geometry in degrees that is near a tile, in the coordinates of the tile."""
+    (square,) = footprints([grid])
+    bounds = np.array(square.bounds) + NEAR_DEG * np.array([-1, -1, 1, 1])
+    boxes = [shapely.box(*(bounds + np.array([turn, 0, turn, 0]))) for turn in (-360.0, 0.0, 360.0)]
+    part = shapely.segmentize(shapely.intersection(degrees, shapely.union_all(boxes)), SEGMENT_DEG)
+    to_grid = transformer(WGS84, grid.epsg)
+    return shapely.transform(part, lambda points: np.column_stack(to_grid.transform(points[:, 0], points[:, 1])))
 
 
 @lru_cache(maxsize=128)
