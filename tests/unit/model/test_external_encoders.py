@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from mmearth_model.evaluation.external.backbone import External, Reading
 from mmearth_model.evaluation.features import extract
 from mmearth_model.evaluation.finetune import FineTuner, FineTuneRecipe, finetune, paper_recipe
 from mmearth_model.evaluation.parameter_groups import parameter_groups
+from mmearth_model.heads.probes import hypercolumns
 from mmearth_model.network.encoder import Classifier
 from mmearth_model.tasks import LabelledSet, open_task
 
@@ -98,21 +100,25 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def checkpoint(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     targets = ("sentinel2", "esa_worldcover")
-    return write_encoder(tmp_path_factory.mktemp("weights") / "run", store, targets=targets)
+    folder = tmp_path_factory.mktemp("weights") / "run"
+    return write_encoder(folder, store, targets=targets, depths=(1, 0, 0, 0), widths=(8, 8, 12, 16))
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("exported")
-    return {
-        form: export_program(checkpoint, folder / f"{form}.onnx", to="onnx", features=form)
-        for form in ("pooled", "map")
-    }
+def exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_program(checkpoint, tmp_path_factory.mktemp("exported") / "own.onnx", to="onnx")
 
 
 @pytest.fixture(scope="module")
 def eurosat(test_data: Path) -> LabelledSet:
     return open_task(f"eurosat-ms={test_data / 'eurosat_ms'}")
+
+
+@pytest.fixture(scope="module")
+def thumbnails(eurosat: LabelledSet) -> LabelledSet:
+    """The same images, resized to 16 px."""
+    images: Any = eurosat.images
+    return replace(eurosat, images=replace(images, spec=images.spec.model_copy(update={"size_px": 16}), _cache={}))
 
 
 @pytest.fixture
@@ -151,12 +157,12 @@ class Extremes(nn.Module):
 # ---------------------------------------------------------------- the same figures as a checkpoint
 
 
-@pytest.mark.parametrize("form", ["pooled", "map"])
+@pytest.mark.slow  # see test_program.py for a small encoder
 def test_our_own_onnx_file_gives_the_figures_of_its_checkpoint(
-    store: Store, checkpoint: Checkpoint, exported: dict[str, Path], form: str
+    store: Store, checkpoint: Checkpoint, exported: Path
 ) -> None:
     """Levels, missing values and statistics are inside the file; labels that were learned make it leaky too."""
-    encoder, task = open_encoder(exported[form]), open_task("store:biome", store)
+    encoder, task = open_encoder(exported), open_task("store:biome", store)
     ours, theirs = features(encoder, task), features(checkpoint, task)
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
     tasks = ["store:biome", "store:esa_worldcover", "store:esa_worldcover/shares"]
@@ -171,35 +177,88 @@ def test_our_own_onnx_file_gives_the_figures_of_its_checkpoint(
     assert {row.leaky for row in rows if row.task == "store:esa_worldcover"} == {True}
 
 
-def test_our_own_onnx_file_takes_images_of_files_and_says_whose_statistics(
-    exported: dict[str, Path], eurosat: LabelledSet
+def own_file(path: Path, **changes: Any) -> Path:
+    """Write a file like those of `mmearth-train export`: uint16 numbers of all stored bands to their averages."""
+    modality = load_catalog().find("sentinel2")
+    description = {
+        "kind": "encoder",
+        "inputs": [{"name": "sentinel2", "type": "uint16", "bands": modality.bands, "used_bands": BANDS, "nodata": 0}],
+        "learned": [{"name": "biome", "kind": "tile/categorical"}],
+        "patch_px": 24,
+    }
+    shape = ("batch", len(modality.bands), "24*rows", "24*columns")
+    model = onnx.load(onnx_file(path, shape, kind=TensorProto.UINT16, name="sentinel2"))
+    text = changes.get("text") or json.dumps({**description, **changes})
+    model.metadata_props.add(key="mmearth", value=text)
+    onnx.save(model, path)
+    return path
+
+
+def test_an_exported_file_takes_numbers_as_stored_and_says_whose_statistics(
+    tmp_path: Path, eurosat: LabelledSet, test_data: Path
 ) -> None:
-    """Float values of files reach a file that takes uint16: rounded, and an observed 0 stays observed."""
-    encoder = open_encoder(exported["pooled"])
+    """Of images of 64 px, the middle 48 px; float values of files are rounded, and an observed 0 stays observed."""
+    encoder = open_encoder(own_file(tmp_path / "own.onnx"))
+    found = features(encoder, eurosat)
+    with rasterio.open(test_data / "eurosat_ms" / eurosat.ids[7]) as file:
+        red = file.read(4)[8:56, 8:56]
+    place = load_catalog().find("sentinel2").bands.index("B4")
+    assert found[7, place] == pytest.approx(red.mean())
     reading = encoder.input(eurosat)
     (batch,) = eurosat.images.batches(np.array([0]), 1, reading.stored)
-    black = {**batch, "sentinel2": batch["sentinel2"].copy()}
-    black["sentinel2"][0, 0, 0, :3] = 0.001, 0.0, 1250.6
-    assert reading.images(black)[0, 0, 0, :3].tolist() == [1, 0, 1251]
+    batch = {**batch, "sentinel2": batch["sentinel2"].copy()}
+    batch["sentinel2"][0, 0, 0, :3] = 0.001, 0.0, 1250.6
+    assert reading.images(batch)[0, 0, 0, :3].tolist() == [1, 0, 1251]
     result = evaluate([], None, [eurosat], encoders=[encoder], baselines=(), protocols=["knn"], seeds=1, device="cpu")
-    assert np.isfinite([row.value for row in result.rows]).all()
-    assert any("normalised by the statistics in its file" in note for note in result.notes)
+    assert result.notes[0].startswith(f"eurosat-ms: {encoder.name} is normalised by the statistics in its file")
 
 
-def test_a_module_described_like_a_checkpoint_has_its_figures(checkpoint: Checkpoint, eurosat: LabelledSet) -> None:
+def test_an_exported_file_knows_what_its_encoder_has_learned(tmp_path: Path, store: Store) -> None:
+    encoder = open_encoder(own_file(tmp_path / "own.onnx"))
+    candidate = candidate_of(encoder, (0,))
+    leaky = {name: candidate.leaky_for(open_task(name, store)) for name in ("store:biome", "store:esa_worldcover")}
+    assert leaky == {"store:biome": True, "store:esa_worldcover": False}
+
+
+def test_a_module_described_like_a_checkpoint_has_its_figures(checkpoint: Checkpoint, thumbnails: LabelledSet) -> None:
     """Our own encoder as anybody's module: with the task's statistics, every protocol gives the same."""
     encoder = open_encoder(checkpoint.encoder(), described(name="module"))
-    assert np.array_equal(features(encoder, eurosat), features(checkpoint, eurosat))
-    protocols: Any = ["knn", "linear", "probe"]
-    rows = evaluate(
-        [checkpoint], None, [eurosat], encoders=[encoder], baselines=(), protocols=protocols, seeds=1, device="cpu"
-    ).rows
+    assert np.array_equal(features(encoder, thumbnails), features(checkpoint, thumbnails))
+    rows = evaluate([checkpoint], None, [thumbnails], encoders=[encoder], baselines=(), seeds=1, device="cpu").rows
     ours, theirs = ([(r.protocol, r.value) for r in rows if (r.encoder == "module") is mine] for mine in (True, False))
     assert ours == theirs
-    recipe = FineTuneRecipe(epochs=2, batch_size=16, drop_path=0.0, layer_decay=1.0, augment=False)
-    tuned = [finetune(each, eurosat, recipe, device="cpu").rows[0] for each in (checkpoint, encoder)]
-    assert tuned[0].value == tuned[1].value
-    assert [row.validation for row in tuned][0] == tuned[1].validation
+    assert len(ours) == 3
+
+
+def test_a_module_is_trained_like_a_checkpoint(checkpoint: Checkpoint, thumbnails: LabelledSet) -> None:
+    """From the same head, two steps of either give the same network: the steps, rates and decays are the same."""
+    recipe = FineTuneRecipe(epochs=1, batch_size=8, drop_path=0.0, layer_decay=1.0, augment=False)
+    models = [candidate_of(each, (0,)).model for each in (checkpoint, open_encoder(checkpoint.encoder(), described()))]
+    tuners = [
+        FineTuner(model.network(), model.input(thumbnails), thumbnails, thumbnails.parts.train[:16], recipe, CPU)  # type: ignore[arg-type]
+        for model in models
+    ]
+    tuners[1].model.head.load_state_dict(tuners[0].model.head.state_dict())
+    tuners[1]._kept = tuners[0]._kept
+    for tuner in tuners:
+        tuner._epoch(0, tuner.optimizer())
+    trained, other = (list(tuner.model.state_dict().values()) for tuner in tuners)
+    assert all(torch.equal(one, two) for one, two in zip(trained, other, strict=True))
+    assert not torch.equal(trained[0], checkpoint.encoder().stem.conv.weight)  # type: ignore[arg-type, union-attr]
+
+
+@pytest.mark.slow
+def test_an_exported_map_gives_the_figures_of_its_checkpoint_too(
+    store: Store, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Of whole images; per pixel, its last map is probed, and the checkpoint's maps of all stages."""
+    encoder = open_encoder(export_program(checkpoint, tmp_path / "map.onnx", to="onnx", features="map"))
+    task = open_task("store:biome", store)
+    assert np.abs(features(encoder, task) - features(checkpoint, task)).max() < 1e-4
+    pixels = ["store:esa_worldcover/pixels"]
+    (row,) = evaluate([], store, pixels, encoders=[encoder], baselines=(), seeds=1, device="cpu").rows
+    assert row.protocol == "pixels"
+    assert row.value > 0.1
 
 
 # ---------------------------------------------------------------- what reaches the encoder
@@ -252,19 +311,12 @@ def test_images_are_resized_to_the_size_that_an_encoder_takes(eurosat: LabelledS
     for found in (large, small):
         assert (found[:, :3] >= plain[:, :3] - 1e-6).all()
         assert (found[:, 3:6] <= plain[:, 3:6] + 1e-6).all()
-    assert np.abs(large[:, :6] - plain[:, :6]).max() < 0.05 < np.abs(small[:, 3:6] - plain[:, 3:6]).max()
 
 
-def test_bands_that_a_task_lacks_are_filled_and_named(eurosat: LabelledSet, test_data: Path) -> None:
-    from mmearth_data import resource_path
-
-    spec = yaml.safe_load((resource_path("catalog") / "tasks" / "eurosat-ms.yaml").read_text())
-    kept = {name: None if band == "B11" else band for name, band in spec["bands"].items()} if isinstance(spec["bands"], dict) else [None if band == "B11" else band for band in spec["bands"]]  # fmt: skip
-    images = eurosat.images
-    changed = type(images)(images.spec.model_copy(update={"bands": kept}), images.reader, images.items, images.origin)  # type: ignore[attr-defined, call-arg]
-    from dataclasses import replace
-
-    task = replace(eurosat, images=changed)
+def test_bands_that_a_task_lacks_are_filled_and_named(eurosat: LabelledSet) -> None:
+    images: Any = eurosat.images
+    bands = [None if band == "B11" else band for band in images.spec.file_bands]
+    task = replace(eurosat, images=replace(images, spec=images.spec.model_copy(update={"bands": bands}), _cache={}))
     encoder = open_encoder(Means(), EncoderDescription(name="means", bands=("B11", "B4"), mean=(0.1, 0.1), std=(1, 1)))
     result = evaluate([], None, [task], encoders=[encoder], baselines=(), protocols=["knn"], seeds=1, device="cpu")
     assert result.filled == {("eurosat-ms", "means"): ("sentinel2.B11",)}
@@ -315,26 +367,35 @@ def test_other_outputs_are_refused(reading: Reading, found: Any, words: str) -> 
         reading.maps(found)
 
 
+class Maps(nn.Module):
+    """Our encoder as a module that returns the maps of all stages."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.encoder = checkpoint.encoder()
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return self.encoder.forward_features(x)
+
+
 def test_pixels_are_probed_on_all_maps_and_not_on_vectors(store: Store, checkpoint: Checkpoint) -> None:
-    """A module with our encoder's maps has the figure of the checkpoint per pixel."""
+    images = torch.randn(2, len(BANDS), 32, 32, generator=torch.Generator().manual_seed(0))
+    ours, theirs = open_encoder(Maps(checkpoint), described()).network(), checkpoint.encoder()
+    with torch.inference_mode():
+        assert torch.equal(hypercolumns(ours, images), hypercolumns(theirs, images))
+    assert ours.channels == theirs.channels
+    task = open_task("store:esa_worldcover/pixels", store)
+    with pytest.raises(InputError, match="Means: expected maps or tokens for store:esa_worldcover/pixels"):
+        open_encoder(Means(), described()).check(task, CPU)
 
-    class Maps(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = checkpoint.encoder()
 
-        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-            return self.encoder.forward_features(x)
-
-    encoder = open_encoder(Maps(), described(name="maps"))
-    rows = evaluate(
-        [checkpoint], store, ["store:esa_worldcover/pixels"], encoders=[encoder], baselines=(), seeds=1, device="cpu"
-    ).rows
+@pytest.mark.slow
+def test_maps_of_a_module_give_the_figures_of_the_checkpoint_per_pixel(store: Store, checkpoint: Checkpoint) -> None:
+    encoder = open_encoder(Maps(checkpoint), described(name="maps"))
+    pixels = ["store:esa_worldcover/pixels"]
+    rows = evaluate([checkpoint], store, pixels, encoders=[encoder], baselines=(), seeds=1, device="cpu").rows
     assert [row.encoder for row in rows] == [checkpoint.name, "maps"]
     assert rows[0].value == rows[1].value
-    vectors = open_encoder(Means(), described())
-    with pytest.raises(InputError, match="Means: expected maps or tokens for store:esa_worldcover/pixels"):
-        evaluate([], store, ["store:esa_worldcover/pixels"], encoders=[vectors], baselines=(), seeds=1, device="cpu")
 
 
 # ---------------------------------------------------------------- training
@@ -353,14 +414,14 @@ class Normed(nn.Module):
         return normed
 
 
-def test_batches_of_an_encoder_with_batch_normalisation_are_not_sliced(eurosat: LabelledSet) -> None:
+def test_batches_of_an_encoder_with_batch_normalisation_are_not_sliced(thumbnails: LabelledSet) -> None:
     """Its running mean after one step is that of the whole batch; frozen, it does not change."""
-    train = eurosat.parts.train[:16]
+    train = thumbnails.parts.train[:16]
     for frozen in (False, True):
         encoder = open_encoder(Normed(), described())
         before = encoder.backbone.network.norm.running_mean.clone()  # type: ignore[operator, union-attr]
         recipe = FineTuneRecipe(epochs=1, batch_size=16, augment=False, lr=1e-12, frozen=frozen, frozen_drop_path=True)
-        tuner = FineTuner(encoder.network(), encoder.input(eurosat), eurosat, train, recipe, CPU)
+        tuner = FineTuner(encoder.network(), encoder.input(thumbnails), thumbnails, train, recipe, CPU)
         tuner.fit()
         trained: Any = tuner.model.encoder
         images = tuner._images(train)
@@ -395,20 +456,21 @@ def test_layers_of_a_module_are_its_numbered_blocks() -> None:
     assert scales[id(model.head.weight)] == 1.0
 
 
-def test_the_papers_probe_trains_the_head_on_a_frozen_module(eurosat: LabelledSet, here: Path) -> None:
+@pytest.mark.slow
+def test_the_papers_probe_trains_the_head_on_a_frozen_module(thumbnails: LabelledSet, here: Path) -> None:
     (here / "net.yaml").write_text(yaml.safe_dump({"bands": list(BANDS), "normalise": "task"}))
     encoder = open_encoder("factories:net")
     before = encoder.backbone.digest
-    recipe = paper_recipe(eurosat, len(eurosat.parts.train), probe=True)
+    recipe = paper_recipe(thumbnails, len(thumbnails.parts.train), probe=True)
     rows = evaluate(
-        [], None, [eurosat], encoders=[encoder], baselines=(), protocols=["paper"], seeds=1, device="cpu"
+        [], None, [thumbnails], encoders=[encoder], baselines=(), protocols=["paper"], seeds=1, device="cpu"
     ).rows
     assert [(row.encoder, row.protocol) for row in rows] == [("factories:net", "paper")]
     assert encoder.backbone.digest == before
     assert recipe.frozen
 
 
-def test_features_without_gradients_cannot_be_fine_tuned(eurosat: LabelledSet) -> None:
+def test_features_without_gradients_cannot_be_fine_tuned(thumbnails: LabelledSet) -> None:
     class Detached(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -421,7 +483,7 @@ def test_features_without_gradients_cannot_be_fine_tuned(eurosat: LabelledSet) -
 
     encoder = open_encoder(Detached(), described())
     with pytest.raises(InputError, match=r"expected features with gradients, got none; remove torch.no_grad"):
-        finetune(encoder, eurosat, FineTuneRecipe(epochs=1), device="cpu")
+        finetune(encoder, thumbnails, FineTuneRecipe(epochs=1), device="cpu")
 
 
 # ---------------------------------------------------------------- factories
@@ -516,10 +578,10 @@ def test_features_whose_number_depends_on_the_image_are_refused(here: Path, euro
         encoder.backbone(torch.zeros(1, 12, 4, 4))
 
 
-def test_encoders_of_one_name_are_refused(eurosat: LabelledSet) -> None:
+def test_encoders_of_one_name_are_refused(thumbnails: LabelledSet) -> None:
     twice = [open_encoder(Means(), described()) for _ in range(2)]
-    with pytest.raises(InputError, match="expected encoders with different names, got Means twice; .* set name"):
-        evaluate([], None, [eurosat], encoders=twice, baselines=(), seeds=1, device="cpu")
+    with pytest.raises(InputError, match=r"expected encoders with different names, got Means twice; .* set name"):
+        evaluate([], None, [thumbnails], encoders=twice, baselines=(), seeds=1, device="cpu")
 
 
 # ---------------------------------------------------------------- ONNX files
@@ -532,9 +594,10 @@ def onnx_file(
     inputs: int = 1,
     kind: int = TensorProto.FLOAT,
     operation: str = "GlobalAveragePool",
+    name: str = "input0",
 ) -> Path:
     """Write a file that averages the channels of its first input, or does another ``operation``, in float32."""
-    names = [f"input{number}" for number in range(inputs)]
+    names = [name, *(f"input{number}" for number in range(1, inputs))]
     first = helper.make_node("Cast", [names[0]], ["cast"], to=TensorProto.FLOAT)
     nodes = [first, helper.make_node(operation, ["cast"], ["features"])]
     graph = helper.make_graph(
@@ -547,20 +610,26 @@ def onnx_file(
     return path
 
 
-@pytest.mark.parametrize("shape", [("batch", 3, "rows", "columns"), (1, 3, 64, 64), (6, 3, None, None)])
-@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16])
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        (("batch", 3, "rows", "columns"), TensorProto.FLOAT),
+        ((1, 3, 16, 16), TensorProto.DOUBLE),
+        ((6, 3, None, None), TensorProto.FLOAT16),
+    ],
+)
 def test_an_onnx_file_of_any_batch_size_and_type_is_an_encoder(
-    tmp_path: Path, eurosat: LabelledSet, shape: tuple[Any, ...], kind: int
+    tmp_path: Path, thumbnails: LabelledSet, shape: tuple[Any, ...], kind: int
 ) -> None:
     """The same averages as the module in PyTorch; its description is next to it."""
     path = onnx_file(tmp_path / "means.onnx", shape, kind=kind)
     (tmp_path / "means.yaml").write_text(yaml.safe_dump({"bands": list(RGB), "normalise": "task"}))
     encoder = open_encoder(str(path))
-    expected = features(open_encoder(Means(), described(bands=RGB)), eurosat)
-    assert features(encoder, eurosat) == pytest.approx(expected, abs=1e-2 if kind == TensorProto.FLOAT16 else 1e-5)
+    expected = features(open_encoder(Means(), described(bands=RGB)), thumbnails)
+    assert features(encoder, thumbnails) == pytest.approx(expected, abs=1e-2 if kind == TensorProto.FLOAT16 else 1e-5)
     assert not encoder.trainable
     with pytest.raises(InputError, match="expected a module of PyTorch with weights to fine-tune, got none"):
-        finetune(encoder, eurosat, FineTuneRecipe(epochs=1), device="cpu")
+        finetune(encoder, thumbnails, FineTuneRecipe(epochs=1), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -574,8 +643,8 @@ def test_an_onnx_file_of_any_batch_size_and_type_is_an_encoder(
         (lambda p: onnx_file(p, operation="Log"), "expected finite features, got NaN"),
         (lambda p: p.write_bytes(b"not a model"), "x.onnx: expected an ONNX file, got InvalidProtobuf: .*; export it again"),
         (lambda p: p.write_bytes(b""), "x.onnx: expected an ONNX file, got "),
-        (lambda p: p.mkdir(), "x.onnx: expected an ONNX file, got: .*directory"),
-        (lambda p: None, "x.onnx: expected an ONNX file, got: No such file"),
+        (lambda p: p.mkdir(), "x.onnx: expected an ONNX file, got: expected a file, got a folder"),
+        (lambda p: None, "x.onnx: expected an ONNX file, got: no such file"),
     ],
 )  # fmt: skip
 def test_an_onnx_file_that_is_no_encoder_is_refused(
@@ -584,42 +653,42 @@ def test_an_onnx_file_that_is_no_encoder_is_refused(
     path = tmp_path / "x.onnx"
     make(path)
     with pytest.raises(InputError, match=words) as caught:
-        encoder = open_encoder(path, EncoderDescription(bands=RGB, normalise="task"))
-        evaluate([], None, [eurosat], encoders=[encoder], baselines=(), seeds=1, device="cpu")
+        open_encoder(path, described(bands=RGB)).check(eurosat, CPU)
     assert "\n" not in str(caught.value)
 
 
-def test_our_own_onnx_file_needs_no_description_and_a_damaged_one_is_refused(
-    exported: dict[str, Path], tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match="expected no description for .*pooled.onnx, which describes itself"):
-        open_encoder(exported["pooled"], described())
-    for change, words in (
-        ("{", "expected a description in the metadata mmearth"),
-        ('{"kind": "network"}', "expected an encoder, got a network, whose outputs are predictions"),
-        ('{"kind": "encoder"}', "expected the description of an encoder, got one that does not fit: 'inputs'"),
-        ('{"kind": "encoder", "inputs": [{"name": "x"}]}', "inputs .* are not x"),
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"text": "{"}, "expected a description in the metadata mmearth, got other text"),
+        ({"kind": "network"}, "expected an encoder, got a network, whose outputs are predictions"),
+        ({"inputs": [{"name": "x"}]}, "got one that does not fit: "),
+        ({"inputs": None}, "got one that does not fit: "),
+        ({"patch_px": "large"}, "got one that does not fit: "),
+        ({"learned": [3]}, "got one that does not fit: "),
+    ],
+)
+def test_a_damaged_exported_file_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=rf"own\.onnx: .*{words}"):
+        open_encoder(own_file(tmp_path / "own.onnx", **change))
+
+
+def test_an_exported_file_needs_no_description_and_the_same_catalog(tmp_path: Path, eurosat: LabelledSet) -> None:
+    path = own_file(tmp_path / "own.onnx")
+    with pytest.raises(InputError, match=r"expected no description for .*own\.onnx, which describes itself"):
+        open_encoder(path, described())
+    other = [{"name": "sentinel2", "type": "uint16", "bands": ["B1"], "used_bands": ["B1"], "nodata": 0}]
+    with pytest.raises(
+        InputError, match=r"expected sentinel2 as stored in pretraining \(B1, uint16, 0\), got \(B1, B2, "
     ):
-        model = onnx.load(exported["pooled"])
-        model.metadata_props[0].value = change
-        onnx.save(model, tmp_path / "changed.onnx")
-        with pytest.raises(InputError, match=words):
-            open_encoder(tmp_path / "changed.onnx")
+        open_encoder(own_file(tmp_path / "own.onnx", inputs=other)).check(eurosat, CPU)
 
 
-def test_a_machine_without_onnxruntime_is_told_what_to_install(
-    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Without:
-        def find_spec(self, name: str, *rest: Any) -> None:
-            if name == "onnxruntime":
-                raise ModuleNotFoundError(name)
-
-    for name in [name for name in sys.modules if name.partition(".")[0] == "onnxruntime"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Without(), *sys.meta_path])
+def test_a_machine_without_onnxruntime_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = onnx_file(tmp_path / "x.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r'library onnxruntime .* run: pip install "mmearth\[export\]"'):
-        open_encoder(exported["pooled"])
+        open_encoder(path)
 
 
 # ---------------------------------------------------------------- descriptions
@@ -628,13 +697,13 @@ def test_a_machine_without_onnxruntime_is_told_what_to_install(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"bands": None}, "line 1: bands"),
+        ({"bands": None}, "the field 'bands' is missing"),
         ({"bands": []}, "bands: expected at least 1 value"),
         ({"bands": ["B4", "B4", "B2"]}, "bands: expected every band once, got B4 twice"),
         ({"bands": ["B4", "B3", "B22"]}, r"bands: expected bands of sentinel2 \(B1, .*\), got 'B22'"),
         ({"bands": 3}, "bands: expected a list"),
         ({"band": ["B4"]}, "band"),
-        ({"modality": "biome", "bands": ["biome"]}, "modality: expected a modality of kind raster/continuous"),
+        ({"modality": "biome", "bands": ["biome"]}, "modality: expected one of kind raster/continuous"),
         ({"units": "counts"}, "units: expected .*physical.*, got 'counts'"),
         ({"range": [0, 1]}, "range: expected two ascending numbers, with units 0-1 or 0-255, got .* with physical"),
         ({"units": "0-1", "range": [1, 0]}, "range: expected two ascending numbers"),
@@ -671,16 +740,14 @@ def test_a_wrong_field_of_a_description_is_named(here: Path, fields: dict[str, A
 
 def test_a_modality_that_neither_catalog_nor_store_has_is_refused_for_the_task(eurosat: LabelledSet) -> None:
     encoder = open_encoder(Means(), EncoderDescription(modality="sentinel3", bands=("O1",), normalise="none"))
-    with pytest.raises(InputError, match="Means: modality: expected one of the catalog or of .*, got 'sentinel3'"):
+    with pytest.raises(InputError, match=r"Means: modality: expected one of the catalog or of .*, got 'sentinel3'"):
         encoder.input(eurosat)
-    radar = open_encoder(Means(), EncoderDescription(modality="sentinel1", bands=("VV",), normalise="none"))
+    radar = open_encoder(Means(), EncoderDescription(modality="sentinel1", bands=("asc_VV",), normalise="none"))
     with pytest.raises(InputError, match="Means: "):
         evaluate([], None, [eurosat], encoders=[radar], baselines=(), seeds=1, device="cpu")
 
 
 def test_a_tasks_own_statistics_must_exist(test_data: Path, eurosat: LabelledSet) -> None:
-    from dataclasses import replace
-
     images: Any = eurosat.images
     changed = replace(images, spec=images.spec.model_copy(update={"normalise": "checkpoint"}), _cache={})
     with pytest.raises(InputError, match="expected statistics of the task for normalise: task, got none"):
@@ -694,13 +761,12 @@ def run(*words: str) -> Any:
     return CliRunner().invoke(cli, list(words))
 
 
-def test_encoders_checkpoints_and_baselines_are_in_one_table(
-    here: Path, store: Store, checkpoint: Checkpoint, exported: dict[str, Path]
-) -> None:
+def test_encoders_checkpoints_and_baselines_are_in_one_table(here: Path, store: Store, checkpoint: Checkpoint) -> None:
     fields = {"name": "mine", "bands": list(BANDS), "normalise": "task", "licence": "MIT", "source": "my laptop"}
     (here / "net.yaml").write_text(yaml.safe_dump(fields))
+    own_file(here / "own.onnx", patch_px=8)
     done = run(
-        "evaluate", str(checkpoint.folder), "--encoder", "factories:net", "--encoder", str(exported["pooled"]),
+        "evaluate", str(checkpoint.folder), "--encoder", "factories:net", "--encoder", "own.onnx",
         "--baseline", "statistics", "--store", str(store.path), "--task", "store:biome", "--protocol", "knn", "--seeds", "1",
         "--speed", "--cache", "c", "--out", "o", "--device", "cpu",
     )  # fmt: skip
@@ -710,7 +776,7 @@ def test_encoders_checkpoints_and_baselines_are_in_one_table(
     assert "images/s" in done.stdout
     found = json.loads(Path("o/results.json").read_text())
     names = {row["encoder"] for row in found["rows"]}
-    assert names == {"mine", str(exported["pooled"]), str(checkpoint.folder), "image statistics"}
+    assert names == {"mine", "own.onnx", str(checkpoint.folder), "image statistics"}
     assert all(row["images_per_s"] > 0 for row in found["rows"])
     record = found["encoders"]["mine"]
     assert record["program"] == "factories:net"
