@@ -221,7 +221,8 @@ def pretrain(
 @option(
     "--task TASK",
     WHAT,
-    "store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data.",
+    "store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data; "
+    "NAME@random and NAME@geographic are the tests of MMEarth-Bench.",
     name="tasks",
     multiple=True,
     required=True,
@@ -240,8 +241,8 @@ def pretrain(
 @option(
     "--baseline",
     WHAT,
-    "random weights; image statistics; random convolutional features.",
-    click.Choice(["random", "statistics", "rcf", "none"]),
+    "random weights; image statistics; random convolutional features; the mean of the training labels, for quantities.",
+    click.Choice(["random", "statistics", "rcf", "train-mean", "none"]),
     name="baselines",
     multiple=True,
     shown="random",

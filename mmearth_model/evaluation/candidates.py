@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from mmearth_model.tasks import LabelledSet
     from mmearth_model.weights.checkpoints import Checkpoint, Learned
 
-Baseline = Literal["random", "statistics", "rcf"]
-BASELINES: tuple[Baseline, ...] = ("random", "statistics", "rcf")
+Baseline = Literal["random", "statistics", "rcf", "train-mean"]
+BASELINES: tuple[Baseline, ...] = ("random", "statistics", "rcf", "train-mean")
 RANDOM = "random init"
 
 

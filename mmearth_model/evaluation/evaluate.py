@@ -11,6 +11,7 @@ import numpy as np
 from mmearth_data import InputError
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.candidates import Baseline, Candidate, candidates
+from mmearth_model.evaluation.constant import TRAIN_MEAN, quantities, train_mean
 from mmearth_model.evaluation.features import extract, missing_bands
 from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
 from mmearth_model.evaluation.keeping import check_keep, probe_network
@@ -166,8 +167,8 @@ def evaluate(
     labels
         Shares of the training labels.
     baselines
-        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features). None: ``random``, or no
-        baseline if there are only networks.
+        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features), ``train-mean`` (the mean
+        of the training labels, for tasks of quantities). None: ``random``, or no baseline if there are only networks.
     convnext
         File of plain ConvNeXt V2 weights, compared as an additional baseline.
     encoders
@@ -198,17 +199,21 @@ def evaluate(
     images = None if store is None else StoreImages(store)
     opened = [task if isinstance(task, LabelledSet) else open_task(task, images) for task in dict.fromkeys(tasks)]
     _check_protocols(opened, protocols)
+    _check_names(opened)
+    constant = quantities(opened) if TRAIN_MEAN in compared else []
     if keep is not None:
         check_keep(keep, pretrained, opened, protocols, labels, test_share)
     where = resolve_device(device)
     found = candidates(pretrained, opened, seeds, baselines=compared, convnext=convnext, encoders=encoders)
     total = len(opened) * (len(networks) + len(labels) * sum(len(candidate.seeds) for candidate in found))
+    total += len(constant) * len(labels) * seeds
     job = Job(opened, protocols, labels, test_share, where, cache, Steps(total, report), keep, timed=speed)
     _check(found, job)
     for network, task in itertools.product(networks, opened):
         check_network(network, task)
     results = [result for candidate in found for result in _probe(candidate, job)]
     results += [_measured(network, task, job) for network, task in itertools.product(networks, opened)]
+    results += [_constant(task, share, seed, job) for task in constant for share in labels for seed in range(seeds)]
     for folder, network in job.kept:
         save_network(folder, network)
     rows, sums = zip(*results, strict=True)
@@ -244,6 +249,14 @@ def _measured(network: Network, task: LabelledSet, job: Job) -> tuple[Row, NDArr
         job.steps.tell(f"{network.name} on {task.name}: {seen:,}/{total:,} tiles")
 
     result = measure_network(network, task, job.device, count)
+    job.steps.finish()
+    return result
+
+
+def _constant(task: LabelledSet, share: LabelShare, seed: int, job: Job) -> tuple[Row, NDArray[np.float64]]:
+    """Row of the mean of the training labels with the sums of the test samples."""
+    job.steps.tell(f"{TRAIN_MEAN} on {task.name}")
+    result = train_mean(job.task(task, seed), share, seed)
     job.steps.finish()
     return result
 
@@ -287,6 +300,14 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
         raise InputError(
             "--protocol paper: expected an encoder that can be trained, got none; give a checkpoint or a module, or add --protocol linear."
         )
+
+
+def _check_names(tasks: Sequence[LabelledSet]) -> None:
+    """Refuse two tasks of one name, such as ``NAME=PATH`` and ``NAME@random=PATH``: their rows would be mixed."""
+    names = [task.name for task in tasks]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise InputError(f"--task: expected each task once, got {twice} twice; leave one out.")
 
 
 def _check_protocols(tasks: Sequence[LabelledSet], protocols: Sequence[Protocol]) -> None:
@@ -356,10 +377,10 @@ def _answers(
         return
     whole = LabelledFeatures(job.features(candidate, task, seed), task.labels)
     fit, choose, test = (whole.take(rows) for rows in (train, task.parts.validation, task.parts.test))
-    question = Question(task.kind, task.outputs, fit, choose, test, seed)
+    question = Question(task.kind, task.outputs, fit, choose, test, seed, task.metric)
     for prediction in _predictions(question, job.protocols):
         answers = (prediction.predicted, test.labels, question.classes, prediction.scores)
-        yield prediction, score(task.kind, *answers)
+        yield prediction, score(task.kind, *answers, metric=task.metric)
 
 
 def _predictions(question: Question, protocols: Sequence[Protocol]) -> Iterator[Prediction]:

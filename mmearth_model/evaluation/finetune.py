@@ -266,6 +266,8 @@ class FineTuner:
 
     def _validated(self, loss: float) -> float:
         held_out = self.task.parts.validation
+        if self.task.metric and len(held_out):
+            return self.score(held_out).metrics[self.task.metric]
         return float(from_sums(self.kind, self.sums(held_out).sum(axis=0))) if len(held_out) else -loss
 
     def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> float:
@@ -365,7 +367,7 @@ class FineTuner:
 
     def score(self, rows: NDArray[np.intp]) -> Score:
         """Return sums, all metrics and their counts on the test samples."""
-        return score_of(self.kind, self._outputs(rows), self.scale, self.outputs)
+        return score_of(self.kind, self._outputs(rows), self.scale, self.outputs, self.task.metric)
 
     def _outputs(self, rows: NDArray[np.intp]) -> Iterator[Answered]:
         self.model.eval()

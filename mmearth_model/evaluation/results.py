@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmearth_data import write_text
-from mmearth_model.evaluation.metrics import PRIMARY, RESAMPLES, bootstrap, from_sums, interval, sample_sums
+from mmearth_model.evaluation.metrics import PRIMARY, RANKED, RESAMPLES, bootstrap, from_sums, interval, sample_sums
 from mmearth_model.formatting import PERCENT, shown
 from mmearth_model.saving import save_figure_forms
 from mmearth_model.tasks import TaskKind
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 NOUNS = {"map": "labels", "r2": "targets"}
 """Units over which a metric averages, if not classes."""
-SETTINGS_SHOWN = frozenset({"paper", "finetune-paper", "network"})
-"""Protocols whose settings are shown in the table: they depend on the number of training samples, or on the network."""
+SETTINGS_SHOWN = frozenset({"paper", "finetune-paper", "network", "constant"})
+"""Protocols whose settings are shown in the table: they depend on the training samples, or on the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,9 @@ class Row:
     @classmethod
     def of(cls, task: LabelledSet, found: Score, **fields: Any) -> Row:
         """Row of a score on a task's test samples; ``fields`` are those that the score does not determine."""
-        resampled = bootstrap(task.kind, [found.sums])
+        metric = task.metric or PRIMARY[task.kind]
+        resampled = bootstrap(task.kind, [found.sums], metric)
         low, high = interval(resampled)
-        metric = PRIMARY[task.kind]
         return cls(
             task=task.name,
             kind=task.kind.value,
@@ -116,6 +116,8 @@ def guessing(task: LabelledSet) -> float | None:
     if task.kind.per_pixel:
         return None
     train, test = task.labels[task.parts.train], task.labels[task.parts.test]
+    if task.metric == RANKED:  # samples of one score: the precision is the share of positives
+        return float(test.mean())
     if task.kind is TaskKind.SINGLE_LABEL:
         answer = np.bincount(train).argmax()
     else:
@@ -203,7 +205,8 @@ class Evaluation:
     def draws(self, group: tuple[str, str, str, str]) -> NDArray[np.float64]:
         """(R,) mean of the metric over a group's seeds, on resampled test samples."""
         rows = self.groups()[group]
-        return bootstrap(TaskKind(self.rows[rows[0]].kind), [self.sums[i] for i in rows])
+        first = self.rows[rows[0]]
+        return bootstrap(TaskKind(first.kind), [self.sums[i] for i in rows], first.metric)
 
     def summaries(self) -> list[Summary]:
         """Means over the seeds, in the order of the rows."""
