@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mmearth_data import Meter, Store
     from mmearth_model import Checkpoint, Evaluation, Network, Report, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.network.encoder import Padding
+    from mmearth_model.published import Beside, Published
 
 Loaded = TypeVar("Loaded", bound="Checkpoint | Network")
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
@@ -99,6 +100,12 @@ SCHEDULER = option("--scheduler URL", HARDWARE, "Compute on the workers of this 
 CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
+)
+BESIDE = option(
+    "--beside FILE.csv",
+    OUTPUT,
+    "Show published results of the same tasks: published (those of catalog/published_results.csv), or a CSV file with its "
+    "columns.",
 )
 OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "cache")
 """Options of evaluate that concern probes and baselines only."""
@@ -256,6 +263,7 @@ def pretrain(
     FILE,
     name="keep",
 )
+@BESIDE
 @HTML
 @CACHE
 @JSON
@@ -269,6 +277,7 @@ def evaluate(
     padding: Padding | None,
     out: Path | None,
     keep: Path | None,
+    beside: str | None,
     page: Path | None,
     as_json: bool,
     cache: Path | None,
@@ -286,7 +295,7 @@ def evaluate(
     from mmearth_data import cache_folder, meter
     from mmearth_model import Network
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model.evaluation import write_results
+    from mmearth_model.evaluation import beside_dict, write_results
     from mmearth_model.tasks import LabelShare
 
     if not checkpoints:
@@ -298,6 +307,7 @@ def evaluate(
         if keep is not None and keep.absolute() == out.absolute():
             raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
     _check_page(page)
+    published = _published(beside)
     loaded = [_load(path, padding, networks=True) for path in checkpoints]
     if loaded and all(isinstance(each, Network) for each in loaded):
         refuse_unused("with only networks, for which nothing is fitted", *OF_PROBES)
@@ -318,15 +328,17 @@ def evaluate(
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
     about["test_share"] = options["test_share"]
     about |= _downloaded(loaded)
+    compared = None if published is None else result.beside(published)
     if out is not None:
-        write_results(result, out, about)
+        write_results(result, out, about, compared)
     if keep is not None:
         _say(f"{keep}: the probe as a network")
-    _write_results_page(result, about, _title(result), page)
+    content = {**about, **result.to_dict(), **beside_dict(compared)}
+    _write_results_page(content, _title(result), page)
     if as_json:
-        click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
+        click.echo(json.dumps(content, indent=2))
         return
-    _print_table(result, opened)
+    _print_table(result, opened, compared)
 
 
 @cli.command(first=("task", "store", "labels", "epochs", "out"))
@@ -393,7 +405,7 @@ def finetune(
 
         result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
-    _write_results_page(result, about, _title(result), page)
+    _write_results_page({**about, **result.to_dict()}, _title(result), page)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -1166,6 +1178,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
+@BESIDE
 @HTML
 @option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FOLDER, shown="the store of each run")
 @option(
@@ -1187,6 +1200,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 @JSON
 def report(
     runs: tuple[Path, ...],
+    beside: str | None,
     page: Path | None,
     store: str | Path | None,
     store_page: Path | None,
@@ -1205,7 +1219,10 @@ def report(
     if page is None:
         refuse_unused("without --html", "store", "store_page", "tiles", "embedded", "device")
     _check_page(page)
+    published = _published(beside)
     found = read_report(runs)
+    if published is not None:
+        found = found.beside(published)
     if page is not None:
         from mmearth_model import write_report  # needs PyTorch, which a summary does without
 
@@ -1237,13 +1254,20 @@ def _print_report(found: Report) -> None:
     _print(render_report(found))
 
 
-def _write_results_page(result: Evaluation, about: dict[str, Any], title: str, page: Path | None) -> None:
+def _published(table: str | None) -> tuple[Published, ...] | None:
+    """Read the published results that --beside names, before anything is computed."""
+    from mmearth_model import read_published
+
+    return None if table is None else read_published(table)
+
+
+def _write_results_page(content: dict[str, Any], title: str, page: Path | None) -> None:
     """Write the HTML page of a command's results, if requested."""
     if page is None:
         return
     from mmearth_model.report.page import write_results_page
 
-    written = write_results_page({**about, **result.to_dict()}, title, page)
+    written = write_results_page(content, title, page)
     _say(f"{page}: {written / 1e6:.1f} MB")
 
 
@@ -1351,11 +1375,11 @@ def _print(renderable: RenderableType) -> None:
     Console().print(renderable, crop=False)
 
 
-def _print_table(result: Evaluation, store: Store | None) -> None:
+def _print_table(result: Evaluation, store: Store | None, beside: Beside | None = None) -> None:
     from mmearth_model.evaluation.terminal import render_results
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
-    _print(render_results(f"{_title(result)}{synthetic}", result))
+    _print(render_results(f"{_title(result)}{synthetic}", result, beside=beside))
 
 
 def _title(result: Evaluation) -> str:

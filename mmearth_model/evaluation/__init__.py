@@ -9,7 +9,7 @@ from mmearth_model.evaluation.evaluate import (
     Protocol,
     evaluate,
 )
-from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, write_results
+from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, beside_dict, write_results
 
 __all__ = [
     "BASELINES",
@@ -22,6 +22,7 @@ __all__ = [
     "Protocol",
     "Row",
     "Summary",
+    "beside_dict",
     "evaluate",
     "write_results",
 ]
