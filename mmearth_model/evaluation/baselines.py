@@ -41,7 +41,7 @@ FILTER_PX = (3, 5, 7)
 PATCHES = 20_000
 """Random patches whose covariance defines the whitening."""
 PATCH_IMAGES = 500
-WHITENING = 0.1
+WHITENING = 1e-3
 """Added to the variance of each principal direction, relative to the patches' variance; weaker directions are noise."""
 BIAS = 1.0
 IMAGES_TOGETHER = 1

@@ -21,7 +21,7 @@ PUBLISHED = "published"
 COLUMNS = ("task", "metric", "protocol", "encoder", "value", "ci_lower", "ci_upper", "source", "page", "date")
 TEXTS = ("task", "metric", "protocol", "encoder", "source", "page")
 """Columns that must not be empty."""
-SHARES = frozenset({"accuracy", "accuracy_macro", "f1", "jaccard", "map", "map_micro"})
+SHARES = frozenset({"accuracy", "accuracy_macro", "f1", "jaccard", "map", "micro_map"})
 """Metrics between 0 and 1."""
 METRICS = SHARES | {"r2", "rmse"}
 MOST_BYTES = 10_000_000

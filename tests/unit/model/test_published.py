@@ -92,7 +92,7 @@ def test_the_table_of_the_catalog_has_known_tasks_and_a_source_for_each_result()
     """Tasks are files of catalog/tasks, and their metric is one that results of this kind have; sources can be found."""
     metrics = {
         "single-label": {"accuracy"},
-        "multi-label": {"f1", "map", "map_micro"},
+        "multi-label": {"f1", "map", "micro_map"},
         "segmentation": {"jaccard"},
     }
     found = read_published()
