@@ -2,6 +2,9 @@
 
 from mmearth_model.evaluation.candidates import BASELINES, RANDOM, Baseline
 from mmearth_model.evaluation.evaluate import DEFAULT_PROTOCOLS, PROTOCOLS, Protocol, evaluate
+from mmearth_model.evaluation.external.description import EncoderDescription
+from mmearth_model.evaluation.external.encoder import ExternalEncoder
+from mmearth_model.evaluation.external.opening import open_encoder
 from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, beside_dict, write_results
 
 __all__ = [
@@ -11,11 +14,14 @@ __all__ = [
     "RANDOM",
     "Baseline",
     "Difference",
+    "EncoderDescription",
     "Evaluation",
+    "ExternalEncoder",
     "Protocol",
     "Row",
     "Summary",
     "beside_dict",
     "evaluate",
+    "open_encoder",
     "write_results",
 ]
