@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import FileInputError, InputError, did_you_mean, read_table, resource_path
+from mmearth_model.formatting import PERCENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,9 +22,8 @@ PUBLISHED = "published"
 COLUMNS = ("task", "metric", "protocol", "encoder", "value", "ci_lower", "ci_upper", "source", "page", "date")
 TEXTS = ("task", "metric", "protocol", "encoder", "source", "page")
 """Columns that must not be empty."""
-SHARES = frozenset({"accuracy", "accuracy_macro", "f1", "jaccard", "map", "micro_map"})
-"""Metrics between 0 and 1."""
-METRICS = SHARES | {"r2", "rmse"}
+METRICS = PERCENT | {"r2", "rmse"}
+"""Metrics of results; those shown in per cent are between 0 and 1."""
 MOST_BYTES = 10_000_000
 MOST_TEXT = 300
 MOST_ERRORS = 20
@@ -140,7 +140,7 @@ def _problems(row: Mapping[str, str], decimal: str) -> Iterator[str]:
 
 
 def _wrong_numbers(row: Mapping[str, str], metric: str, decimal: str) -> Iterator[str]:
-    low = 0.0 if metric in SHARES or metric == "rmse" else -math.inf
+    low = 0.0 if metric in PERCENT or metric == "rmse" else -math.inf
     high = math.inf if metric == "rmse" else 1.0
     found: dict[str, float | None] = {}
     for name in ("value", "ci_lower", "ci_upper"):
