@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Workload,
     )
     from mmearth_model.network.encoder import Padding
+    from mmearth_model.published import Beside, Published
 
 Loaded = TypeVar("Loaded", bound="Checkpoint | Network")
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
@@ -109,6 +110,12 @@ SCHEDULER = option("--scheduler URL", HARDWARE, "Compute on the workers of this 
 CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
+)
+BESIDE = option(
+    "--beside FILE.csv",
+    OUTPUT,
+    "Show published results of the same tasks: published (those of catalog/published_results.csv), or a CSV file with its "
+    "columns.",
 )
 ENCODER_TEXT = (
     "An encoder that this toolkit did not make, or one that it exported: FILE.onnx, or a factory PACKAGE.MODULE:NAME, imported "
@@ -273,6 +280,7 @@ def pretrain(
     FILE,
     name="keep",
 )
+@BESIDE
 @HTML
 @CACHE
 @JSON
@@ -287,6 +295,7 @@ def evaluate(
     padding: Padding | None,
     out: Path | None,
     keep: Path | None,
+    beside: str | None,
     page: Path | None,
     as_json: bool,
     cache: Path | None,
@@ -305,7 +314,7 @@ def evaluate(
     from mmearth_data import cache_folder, meter
     from mmearth_model import Network, open_encoder
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model.evaluation import write_results
+    from mmearth_model.evaluation import beside_dict, write_results
     from mmearth_model.tasks import LabelShare
 
     if not checkpoints:
@@ -317,6 +326,7 @@ def evaluate(
         if keep is not None and keep.absolute() == out.absolute():
             raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
     _check_page(page)
+    published = _published(beside)
     loaded = [_load(path, padding, networks=True) for path in checkpoints]
     others = [open_encoder(text) for text in encoders]
     if loaded and not others and all(isinstance(each, Network) for each in loaded):
@@ -339,15 +349,17 @@ def evaluate(
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
     about["test_share"] = options["test_share"]
     about |= _origins(loaded, others)
+    compared = None if published is None else result.beside(published)
     if out is not None:
-        write_results(result, out, about)
+        write_results(result, out, about, compared)
     if keep is not None:
         _say(f"{keep}: the probe as a network")
-    _write_results_page(result, about, _title(result), page)
+    content = {**about, **result.to_dict(), **beside_dict(compared)}
+    _write_results_page(content, _title(result), page)
     if as_json:
-        click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
+        click.echo(json.dumps(content, indent=2))
         return
-    _print_table(result, opened)
+    _print_table(result, opened, compared)
 
 
 @cli.command(first=("task", "store", "labels", "epochs", "out"))
@@ -416,7 +428,7 @@ def finetune(
 
         result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
-    _write_results_page(result, about, _title(result), page)
+    _write_results_page({**about, **result.to_dict()}, _title(result), page)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -1189,6 +1201,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
+@BESIDE
 @HTML
 @option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FOLDER, shown="the store of each run")
 @option(
@@ -1210,6 +1223,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 @JSON
 def report(
     runs: tuple[Path, ...],
+    beside: str | None,
     page: Path | None,
     store: str | Path | None,
     store_page: Path | None,
@@ -1228,7 +1242,10 @@ def report(
     if page is None:
         refuse_unused("without --html", "store", "store_page", "tiles", "embedded", "device")
     _check_page(page)
+    published = _published(beside)
     found = read_report(runs)
+    if published is not None:
+        found = found.beside(published)
     if page is not None:
         from mmearth_model import write_report  # needs PyTorch, which a summary does without
 
@@ -1260,13 +1277,20 @@ def _print_report(found: Report) -> None:
     _print(render_report(found))
 
 
-def _write_results_page(result: Evaluation, about: dict[str, Any], title: str, page: Path | None) -> None:
+def _published(table: str | None) -> tuple[Published, ...] | None:
+    """Read the published results that --beside names, before anything is computed."""
+    from mmearth_model import read_published
+
+    return None if table is None else read_published(table)
+
+
+def _write_results_page(content: dict[str, Any], title: str, page: Path | None) -> None:
     """Write the HTML page of a command's results, if requested."""
     if page is None:
         return
     from mmearth_model.report.page import write_results_page
 
-    written = write_results_page({**about, **result.to_dict()}, title, page)
+    written = write_results_page(content, title, page)
     _say(f"{page}: {written / 1e6:.1f} MB")
 
 
@@ -1391,11 +1415,11 @@ def _print(renderable: RenderableType) -> None:
     Console().print(renderable, crop=False)
 
 
-def _print_table(result: Evaluation, store: Store | None) -> None:
+def _print_table(result: Evaluation, store: Store | None, beside: Beside | None = None) -> None:
     from mmearth_model.evaluation.terminal import render_results
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
-    _print(render_results(f"{_title(result)}{synthetic}", result))
+    _print(render_results(f"{_title(result)}{synthetic}", result, beside=beside))
 
 
 def _title(result: Evaluation) -> str:

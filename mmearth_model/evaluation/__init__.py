@@ -5,7 +5,7 @@ from mmearth_model.evaluation.evaluate import DEFAULT_PROTOCOLS, PROTOCOLS, Prot
 from mmearth_model.evaluation.external.description import EncoderDescription
 from mmearth_model.evaluation.external.encoder import ExternalEncoder
 from mmearth_model.evaluation.external.opening import open_encoder
-from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, write_results
+from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, beside_dict, write_results
 
 __all__ = [
     "BASELINES",
@@ -20,6 +20,7 @@ __all__ = [
     "Protocol",
     "Row",
     "Summary",
+    "beside_dict",
     "evaluate",
     "open_encoder",
     "write_results",

@@ -15,6 +15,9 @@ import numpy as np
 from mmearth_data import write_text
 from mmearth_model.evaluation.metrics import PRIMARY, RANKED, RESAMPLES, bootstrap, from_sums, interval, sample_sums
 from mmearth_model.formatting import PERCENT, shown
+from mmearth_model.published import compare
+from mmearth_model.published.drawing import draw_comparison, panel_inches
+from mmearth_model.published.rendering import cells_of
 from mmearth_model.saving import save_figure_forms
 from mmearth_model.tasks import TaskKind
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_model.evaluation.metrics import Score
+    from mmearth_model.published import Beside, Published
     from mmearth_model.tasks import LabelledSet
 
 NOUNS = {"map": "labels", "r2": "targets"}
@@ -246,6 +250,13 @@ class Evaluation:
             found.append(Difference(*group, baseline, means[group] - means[other], low, high))
         return found
 
+    def beside(self, published: Iterable[Published]) -> Beside:
+        """Compare the results with those that others have published on the same tasks (`mmearth_model.read_published`).
+
+        Results with different tasks, metrics or protocols are in different comparisons.
+        """
+        return compare(self.summaries(), published)
+
     def to_dict(self, baseline: str | None = None) -> dict[str, Any]:
         """JSON-ready form, with the differences from a ``baseline`` if there is one; undefined figures are None."""
         compared = {} if baseline is None else {"differences": [asdict(d) for d in self.differences(baseline)]}
@@ -327,29 +338,50 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def write_results(result: Evaluation, folder: Path, about: dict[str, Any]) -> None:
-    """Write ``results.md``, ``.csv``, ``.json``, ``.png``, ``.pdf`` and ``.svg`` into a folder."""
+def write_results(result: Evaluation, folder: Path, about: dict[str, Any], beside: Beside | None = None) -> None:
+    """Write ``results.md``, ``.csv``, ``.json``, ``.png``, ``.pdf`` and ``.svg`` into a folder.
+
+    The table in CSV contains only what was measured; the others also contain the comparisons with published results.
+    """
     cells = table_rows(result.summaries())
-    write_text(folder / "results.json", json.dumps({**about, **result.to_dict()}, indent=1) + "\n")
+    content = {**about, **result.to_dict(), **beside_dict(beside)}
+    write_text(folder / "results.json", json.dumps(content, indent=1) + "\n")
     write_text(folder / "results.csv", to_csv(COLUMNS, cells))
-    write_text(folder / "results.md", to_markdown(COLUMNS, cells))
-    figure = results_figure(result, synthetic=bool(about.get("synthetic")))
+    write_text(folder / "results.md", to_markdown(COLUMNS, cells) + _beside_markdown(beside))
+    figure = results_figure(result, synthetic=bool(about.get("synthetic")), beside=beside)
     save_figure_forms(figure, folder / "results")
 
 
-def results_figure(result: Evaluation, *, synthetic: bool = False) -> Figure:
+def beside_dict(beside: Beside | None) -> dict[str, Any]:
+    """Comparisons with published results in the JSON form of results; empty if there are none."""
+    return {} if beside is None else {"beside": defined(beside.to_dict())}
+
+
+def _beside_markdown(beside: Beside | None) -> str:
+    if beside is None:
+        return ""
+    tables = [f"\n## {one.heading}\n\n{to_markdown(*cells_of(one))}" for one in beside.comparisons]
+    return "".join([*tables, *(f"\n{note}\n" for note in beside.notes())])
+
+
+def results_figure(result: Evaluation, *, synthetic: bool = False, beside: Beside | None = None) -> Figure:
     """Draw every encoder's metric with its 95 % interval and the level of guessing.
 
-    One panel per task, with a row per encoder and protocol; curves over the label shares if there are several.
+    One panel per task, with a row per encoder and protocol; curves over the label shares if there are several. Below them
+    is one panel for each comparison with published results.
     """
     from matplotlib.figure import Figure
 
     summaries = result.summaries()
     panels = panels_of(summaries)
     heights = [max(1.7, 0.9 + ROW_INCHES * len(entries)) if bars else CURVES_INCHES for _, _, entries, bars in panels]
+    comparisons = () if beside is None else beside.comparisons
+    heights += [panel_inches(one) for one in comparisons]
     figure = Figure(figsize=(7.5, sum(heights) + 0.5), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axis, (task, protocol, entries, bars) in zip(axes, panels, strict=True):
+    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, one in zip(axes[len(panels) :], comparisons, strict=True):
+        draw_comparison(axis, one)
+    for axis, (task, protocol, entries, bars) in zip(axes[: len(panels)], panels, strict=True):
         guess = next((row.guess for row in result.rows if row.task == task), None)
         (_draw_forest if bars else _draw_curves)(axis, entries)
         _mark_guess(axis, entries[0].metric, guess, upright=bars)
@@ -357,6 +389,7 @@ def results_figure(result: Evaluation, *, synthetic: bool = False) -> Figure:
         axis.set_title(
             f"{name}{' (synthetic)' if synthetic else ''}", fontsize=9, loc="left", fontweight="bold", pad=16
         )
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure
 
