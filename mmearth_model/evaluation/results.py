@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmearth_data import write_text
-from mmearth_model.evaluation.metrics import PRIMARY, RESAMPLES, bootstrap, from_sums, interval, sample_sums
+from mmearth_model.evaluation.metrics import (  # fmt: skip
+    RESAMPLES,
+    average_precision,
+    bootstrap,
+    from_sums,
+    interval,
+    sample_sums,
+)
 from mmearth_model.formatting import PERCENT, shown
 from mmearth_model.saving import save_figure_forms
 from mmearth_model.tasks import TaskKind
@@ -65,13 +72,15 @@ class Row:
     # number of resamples of the test samples in which the metric is defined; the interval is computed from these
     resamples: int = RESAMPLES
     guess: float | None = None  # the metric of the best constant answer; None for tasks per pixel. See `guessing`
+    drawn: int = RESAMPLES  # number of resamples
+    details: dict[str, Any] = field(default_factory=dict)  # settings and figures that only this protocol has
 
     @classmethod
     def of(cls, task: LabelledSet, found: Score, **fields: Any) -> Row:
         """Row of a score on a task's test samples; ``fields`` are those that the score does not determine."""
         resampled = bootstrap(task.kind, [found.sums])
         low, high = interval(resampled)
-        metric = PRIMARY[task.kind]
+        metric = next(iter(found.metrics))
         return cls(
             task=task.name,
             kind=task.kind.value,
@@ -83,7 +92,8 @@ class Row:
             test_tiles=len(task.parts.test),
             counts={name: asdict(count) for name, count in found.counts.items()},
             resamples=int(np.isfinite(resampled).sum()),
-            guess=guessing(task),
+            guess=guessing(task, metric),
+            drawn=len(resampled),
             **fields,
         )
 
@@ -104,10 +114,10 @@ class Row:
     def _settings(self) -> tuple[str, ...]:
         few = f"interval of {self.resamples} resamples, undefined in the others"
         named = (self.chosen,) if self.protocol in SETTINGS_SHOWN else ()
-        return named + (few,) * (self.resamples < RESAMPLES)
+        return named + (few,) * (self.resamples < self.drawn)
 
 
-def guessing(task: LabelledSet) -> float | None:
+def guessing(task: LabelledSet, metric: str = "") -> float | None:
     """Metric of the same answer for all test samples: the most frequent training label (of each label), or the mean.
 
     None for tasks per pixel.
@@ -115,6 +125,8 @@ def guessing(task: LabelledSet) -> float | None:
     if task.kind.per_pixel:
         return None
     train, test = task.labels[task.parts.train], task.labels[task.parts.test]
+    if metric == "micro_map":
+        return average_precision(test, np.broadcast_to(train.mean(axis=0), test.shape))
     if task.kind is TaskKind.SINGLE_LABEL:
         answer = np.bincount(train).argmax()
     else:
@@ -178,7 +190,8 @@ class Evaluation:
     rows
         Every probe.
     sums
-        For each row, (test samples, S) contributions of each test sample; see `mmearth_model.evaluation.metrics`.
+        For each row, (test samples, S) contributions of each test sample, or (R,) the metric on resampled ones; see
+        `mmearth_model.evaluation.metrics.bootstrap`.
     filled
         (Task, encoder) -> bands that the encoder takes and the task lacks: ``sentinel2.B10`` if the band's mean is
         used, ``sentinel2.B1 from B2`` if another band is.

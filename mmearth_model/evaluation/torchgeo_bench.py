@@ -1,0 +1,227 @@
+"""The protocol of torchgeo-bench (https://github.com/torchgeo/torchgeo-bench), release 0.4.0, and its table of results.
+
+A frozen encoder sees images of 224 px, normalised by statistics that the benchmark lists for each data set
+(`mmearth_model.evaluation.torchgeo_inputs`). Its features are probed by the 5 nearest neighbours and by logistic
+regression (`mmearth_model.evaluation.torchgeo_probes`), for accuracy or, for several labels, micro average precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data import InputError
+from mmearth_model.evaluation.metrics import Count, Score, average_precision
+from mmearth_model.evaluation.probes import Prediction
+from mmearth_model.evaluation.results import to_csv
+from mmearth_model.evaluation.torchgeo_inputs import ListedImages, as_benched, bands_used
+from mmearth_model.evaluation.torchgeo_probes import (  # fmt: skip
+    BINS,
+    NEIGHBOURS,
+    RESAMPLES,
+    STRENGTHS,
+    linear,
+    nearest,
+    resampled,
+)
+from mmearth_model.tasks import TaskKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_model.evaluation.probes import Question
+    from mmearth_model.evaluation.results import Evaluation, Row
+    from mmearth_model.evaluation.torchgeo_inputs import Bands
+    from mmearth_model.evaluation.torchgeo_probes import Answer
+    from mmearth_model.tasks import LabelledSet
+
+TORCHGEO_BENCH = "torchgeo-bench"
+IMAGE_PX = 224
+TABLE_FILE = "torchgeo-bench.csv"
+METRICS = {"accuracy": "accuracy", "micro_map": "micro_mAP"}
+"""Metric -> its name in the table of torchgeo-bench."""
+COLUMNS = (
+    "dataset", "method", "metric_name", "metric_value", "ci_lower", "ci_upper", "feature_dim", "best_c", "best_lr",
+    "best_batch_size", "n_train", "n_val", "n_test", "seed", "model", "name", "normalization", "image_size",
+    "interpolation", "partition", "bands", "c_range_start", "c_range_stop", "c_range_num", "merge_val", "bootstrap",
+    "fw_iou", "precision", "recall", "f1", "ece", "rms_ce", "mce", "ece_ts", "rms_ce_ts", "mce_ts", "temperature",
+    "calibration_n_bins",
+)  # fmt: skip
+"""Columns of the table of torchgeo-bench; those that are about segmentation stay empty."""
+FIXED = {
+    "normalization": "bandspec_zscore",
+    "interpolation": "bilinear",
+    "c_range_start": -6,
+    "c_range_stop": 4,
+    "c_range_num": len(STRENGTHS),
+    "merge_val": True,
+    "bootstrap": RESAMPLES,
+}
+ENCODER, OTHER = "torchgeo_bench_model.MMEarth", "mmearth_model"
+"""Column `model`: the class that runs our encoders in torchgeo-bench (pipelines/integrations), and for baselines."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchgeoInput:
+    """Input of the protocol.
+
+    Attributes
+    ----------
+    bands
+        ``rgb`` (the default of torchgeo-bench) or ``all``.
+    size_px
+        Side length to which images are resized; None keeps their size, as torchgeo-bench does for models that ask for it.
+    """
+
+    bands: Bands = "rgb"
+    size_px: int | None = IMAGE_PX
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The protocol, with the probes that were already fitted: results of different seeds often have the same features."""
+
+    input: TorchgeoInput
+    fitted: dict[tuple[Any, ...], tuple[Answer, Answer]] = field(default_factory=dict)
+
+    def answers(
+        self,
+        question: Question,
+        task: LabelledSet,
+        key: tuple[Any, ...],
+        details: Mapping[str, Any],
+        report: Callable[[str], None],
+    ) -> Iterator[tuple[Prediction, Score]]:
+        """Probe features.
+
+        Parameters
+        ----------
+        question
+            Features of a task from `prepared`, and its labels.
+        task
+            The task.
+        key
+            Determines the features and the training samples.
+        details
+            Entries for `COLUMNS` that depend on the encoder.
+        report
+            Called with the current step.
+        """
+        if key not in self.fitted:
+            self.fitted[key] = _fitted(question, report)
+        by_neighbours, by_line = self.fitted[key]
+        common = {**FIXED, **details, "image_size": self.input.size_px, **_counts(question)}
+        voted = {"method": f"knn{NEIGHBOURS}", "calibration_n_bins": NEIGHBOURS + 1}
+        fitted = {"method": "linear", "calibration_n_bins": BINS, "best_c": by_line.strength}
+        for answer, own in ((by_neighbours, voted), (by_line, fitted)):
+            yield _result(question, answer, {**common, **own, **answer.errors})
+
+
+def prepared(tasks: Sequence[LabelledSet], given: TorchgeoInput) -> list[LabelledSet]:
+    """Return tasks with the images that the protocol feeds to encoders.
+
+    Raises
+    ------
+    InputError
+        If the protocol does not apply to a task.
+    """
+    for task in tasks:
+        if task.kind not in (TaskKind.SINGLE_LABEL, TaskKind.MULTI_LABEL):
+            raise InputError(
+                f"--protocol {TORCHGEO_BENCH}: expected tasks with classes or labels of whole images, got {task.name} "
+                f"({task.kind}); leave it out."
+            )
+        if not len(task.parts.validation):
+            raise InputError(
+                f"--protocol {TORCHGEO_BENCH}: expected validation samples, by which C is chosen, got none in {task.name}; "
+                "add some, or use --protocol linear."
+            )
+    return [as_benched(task, given.bands, given.size_px) for task in tasks]
+
+
+def bench_details(
+    task: LabelledSet, given: TorchgeoInput, train: NDArray[np.intp], inputs: Mapping[str, Sequence[str]] | None
+) -> dict[str, Any]:
+    """Entries for `COLUMNS` that depend on the encoder and the training samples.
+
+    ``inputs`` are the bands that an encoder takes, by modality; None if it takes all of the images.
+    """
+    parts = {f"{share:.2f}x_train": rows for share, rows in task.partitions.items() if share < 1}
+    named = "default" if train is task.parts.train else next((n for n, rows in parts.items() if rows is train), "")
+    return {
+        "model": OTHER if inputs is None else ENCODER,
+        "partition": named,
+        "bands": bands_used(task.images, given.bands, inputs),
+    }
+
+
+def bench_notes(tasks: Sequence[LabelledSet], given: TorchgeoInput) -> tuple[str, ...]:
+    """Describe what the protocol does to tasks that readers of results may not expect."""
+    listed = [task.name for task in tasks if isinstance(task.images, ListedImages)]
+    others = [task.name for task in tasks if task.name not in listed]
+    found = []
+    if others:
+        found.append(
+            f"torchgeo-bench does not list {', '.join(others)}: images are normalised by the statistics of the training "
+            "samples or of the checkpoint."
+        )
+    if given.bands == "rgb":
+        found.append("only red, green and blue are used, the default of torchgeo-bench; --torchgeo-bands all uses all bands.")  # fmt: skip
+    return tuple(found)
+
+
+def bench_table(result: Evaluation) -> str:
+    """CSV table of the rows of this protocol, with the columns of torchgeo-bench."""
+    return to_csv(COLUMNS, [_cells(row) for row in result.rows if row.details])
+
+
+def _cells(row: Row) -> list[str]:
+    own = {
+        "dataset": row.task,
+        "metric_name": METRICS[row.metric],
+        "metric_value": row.value,
+        "ci_lower": row.low,
+        "ci_upper": row.high,
+        "seed": row.seed,
+        "name": row.encoder,
+    }
+    cells = {**row.details, **own, "partition": row.details["partition"] or row.labels}
+    return ["" if cells.get(column) is None else str(cells[column]) for column in COLUMNS]
+
+
+def _fitted(question: Question, report: Callable[[str], None]) -> tuple[Answer, Answer]:
+    parts = question.train, question.validation, question.test
+    report("nearest neighbours")
+    voted = nearest(question.train, question.test)
+    return voted, linear(*parts, lambda number: report(f"C {number + 1}/{len(STRENGTHS)}"))
+
+
+def _counts(question: Question) -> dict[str, int]:
+    return {
+        "feature_dim": int(question.train.values.shape[1]),
+        "n_train": len(question.train),
+        "n_val": len(question.validation),
+        "n_test": len(question.test),
+    }
+
+
+def _result(question: Question, answer: Answer, details: dict[str, Any]) -> tuple[Prediction, Score]:
+    truth = question.test.labels
+    if truth.ndim == 1:
+        metrics = {"accuracy": float((truth == answer.predicted).mean())}
+    else:
+        metrics = {"micro_map": average_precision(truth, answer.scores)}
+    prediction = Prediction(
+        f"{TORCHGEO_BENCH} {details['method']}",
+        answer.predicted,
+        answer.scores,
+        validation=answer.validation,
+        chosen="" if answer.strength is None else f"C={answer.strength:.4g}",
+        details=details,
+    )
+    counts = dict.fromkeys(metrics, Count(len(truth)))
+    return prediction, Score(resampled(truth, answer, question.seed), metrics, counts)
