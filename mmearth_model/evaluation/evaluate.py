@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from mmearth_data import InputError
-from mmearth_model.data.targets import Normaliser
 from mmearth_model.devices import resolve_device
-from mmearth_model.evaluation.baselines import (  # fmt: skip
-    CONVNEXT,
-    RCF,
-    STATISTICS,
-    ImageStatistics,
-    RandomFilters,
-    load_convnext,
-    own_input,
-)
-from mmearth_model.evaluation.features import Pooled, extract, input_normaliser, missing_bands
+from mmearth_model.evaluation.candidates import Baseline, Candidate, candidates
+from mmearth_model.evaluation.features import extract, missing_bands
 from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
 from mmearth_model.evaluation.keeping import check_keep, probe_network
 from mmearth_model.evaluation.metrics import Score, score
@@ -32,8 +21,6 @@ from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Questi
 from mmearth_model.evaluation.results import Evaluation, Row
 from mmearth_model.evaluation.testing import check_network, measure_network
 from mmearth_model.heads.network import Network, save_network
-from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
-from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
 from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, StoreImages, open_task
 from mmearth_model.tasks.store import redraw
 
@@ -41,40 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
 
     from mmearth_data import Store
-    from mmearth_model.evaluation.features import Extractor
-    from mmearth_model.weights.checkpoints import Checkpoint, Learned
+    from mmearth_model.weights.checkpoints import Checkpoint
 
 Protocol = Literal["knn", "linear", "probe", "paper"]
-Baseline = Literal["random", "statistics", "rcf"]
 PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear", "probe", "paper")
 DEFAULT_PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear")
-BASELINES: tuple[Baseline, ...] = ("random", "statistics", "rcf")
-RANDOM = "random init"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An encoder or a baseline that computes features."""
-
-    name: str
-    seeds: tuple[int, ...]  # seeds with which it is probed
-    normaliser: Normaliser | None  # of a checkpoint; None: the task's own
-    encoder: Callable[[], ConvNeXtV2] | None = None  # loads the network, if there is one
-    learned: tuple[Learned, ...] = ()  # modalities that it was trained to predict
-    # without an encoder: random filters fitted to the training images of each seed, else image statistics
-    fitted: bool = False
-    checkpoint: Checkpoint | None = None
-
-    def leaky_for(self, task: LabelledSet) -> bool:
-        """Whether it was trained on the task's labels, or on related ones."""
-        return any(task.conflicts(modality) for modality in self.learned)
-
-    def input(self, task: LabelledSet) -> Normaliser:
-        """Return the normalisation of the task's images."""
-        return own_input(task) if self.normaliser is None else input_normaliser(self.normaliser, task)
 
 
 @dataclass
@@ -119,7 +81,7 @@ class Job:
     steps: Steps
     keep: Path | None = None  # folder for the probe of the checkpoint, with its first seed
     kept: list[tuple[Path, Network]] = field(default_factory=list)
-    memo: dict[tuple[str, int, str, int], NDArray[np.float32]] = field(default_factory=dict)
+    memo: dict[tuple[int, str, str], NDArray[np.float32]] = field(default_factory=dict)
     divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
 
     def task(self, task: LabelledSet, seed: int) -> LabelledSet:
@@ -130,19 +92,12 @@ class Job:
 
     def features(self, candidate: Candidate, task: LabelledSet, seed: int) -> NDArray[np.float32]:
         """(N, D) features of a task's samples, computed once for each set of images."""
-        normaliser = candidate.input(task)
-        fit = (seed, hash(task.parts.train.tobytes())) if candidate.fitted else (candidate.seeds[0], 0)
-        key = (candidate.name, fit[0], task.images.digest, fit[1])
+        model = candidate.model
+        key = (id(candidate), task.images.digest, model.fitted_to(task, seed))
         if key not in self.memo:
-            extractor: Extractor
-            if candidate.encoder is not None:
-                extractor = Pooled(candidate.encoder().to(self.device).eval())
-            elif candidate.fitted:
-                extractor = RandomFilters.draw(task, normaliser, seed)
-            else:
-                extractor = ImageStatistics(normaliser.in_channels)
-            count = self._count(candidate, task)
-            self.memo[key] = extract(extractor, normaliser, task.images, self.device, cache=self.cache, report=count)
+            extractor, count = model.extractor(task, seed, self.device), self._count(candidate, task)
+            reading = model.input(task)
+            self.memo[key] = extract(extractor, reading, task.images, self.device, cache=self.cache, report=count)
         return self.memo[key]
 
     def _count(self, candidate: Candidate, task: LabelledSet) -> Callable[[int], None]:
@@ -278,7 +233,7 @@ def _filled(
     found: Sequence[Candidate], networks: Sequence[Network], tasks: Sequence[LabelledSet]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """Return the bands that are filled, for each task and encoder; see `Evaluation`."""
-    inputs = [(c.name, task, c.input(task)) for c in found for task in tasks]
+    inputs = [(c.name, task, c.model.input(task)) for c in found for task in tasks]
     inputs += [(network.name, task, network.normaliser) for network in networks for task in tasks]
     return {(task.name, name): bands for name, task, own in inputs if (bands := missing_bands(own, task))}
 
@@ -287,80 +242,13 @@ def _notes(
     found: Sequence[Candidate], checkpoints: Sequence[Checkpoint | Network], job: Job, store: Store | None
 ) -> tuple[str, ...]:
     """Describe what is odd about the data, and what was left out."""
-    skipped = [c.name for c in found if "paper" in job.protocols and not c.encoder]
+    skipped = [c.name for c in found if "paper" in job.protocols and not c.model.trainable]
     kept = [task for task in job.tasks if job.test_share is None or not task.images.redrawn]
     known = [checkpoint.normaliser.statistics for checkpoint in checkpoints]
     return (
         *(note for task in kept for note in data_notes(task, known, store)),
         *(f"{name}: no encoder, so not probed by protocol paper." for name in skipped),
     )
-
-
-def candidates(
-    checkpoints: Sequence[Checkpoint],
-    tasks: Sequence[LabelledSet],
-    seeds: int,
-    *,
-    baselines: Sequence[Baseline] = ("random",),
-    convnext: Path | None = None,
-) -> list[Candidate]:
-    """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines."""
-    every = tuple(range(seeds))
-    found = [Candidate(c.name, every, c.normaliser, c.encoder, c.learned, checkpoint=c) for c in checkpoints]
-    if "random" in baselines:
-        found += _random(checkpoints, tasks, every)
-    first = checkpoints[0].normaliser if checkpoints else None
-    if "statistics" in baselines:
-        found.append(Candidate(STATISTICS, every, first))
-    if "rcf" in baselines:
-        found.append(Candidate(RCF, every, first, fitted=True))
-    return found + ([] if convnext is None else [_convnext(convnext, tasks, every)])
-
-
-def _random(checkpoints: Sequence[Checkpoint], tasks: Sequence[LabelledSet], seeds: Sequence[int]) -> list[Candidate]:
-    distinct = {f"{c.encoder_config} {c.normaliser.inputs}": c for c in reversed(checkpoints)}
-    shapes: list[tuple[EncoderConfig, MPMAEConfig | None, Normaliser | None]] = [
-        (c.encoder_config, None if c.encoder_only else c.model_config, c.normaliser)
-        for c in reversed(distinct.values())
-    ]
-    if not checkpoints:
-        channels = {own_input(task).in_channels for task in tasks}
-        if len(channels) > 1:
-            raise InputError("expected tasks with the same bands if no checkpoint is given; evaluate them one by one.")
-        shapes = [(EncoderConfig(in_channels=n), None, None) for n in channels]
-    return [
-        Candidate(
-            RANDOM if len(shapes) == 1 else f"{RANDOM} {number}",
-            (seed,),
-            normaliser,
-            partial(random_encoder, seed, encoder, model),
-        )
-        for number, (encoder, model, normaliser) in enumerate(shapes, start=1)
-        for seed in seeds
-    ]
-
-
-def random_encoder(seed: int, config: EncoderConfig, model: MPMAEConfig | None) -> ConvNeXtV2:
-    """Make an encoder as it is before training, alone or as a part of a whole network."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        if model is None:
-            return ConvNeXtV2(config)
-        weights = MPMAE(model).encoder.state_dict()
-        encoder = ConvNeXtV2(config)
-        encoder.load_state_dict(weights)
-        return encoder
-
-
-def _convnext(path: Path, tasks: Sequence[LabelledSet], seeds: tuple[int, ...]) -> Candidate:
-    known = {name: modality for task in tasks for name, modality in task.images.modalities.items()}
-    pictured = next((m for m in known.values() if m.input and len(m.display.bands) == 3), None)
-    if pictured is None:
-        raise InputError("--convnext: expected tasks with red, green and blue bands, got none.")
-    encoder, rgb = load_convnext(path, pictured)
-    recorded = [task.images.recorded_statistics for task in tasks if task.images.recorded_statistics]
-    normaliser = Normaliser([rgb], recorded[-1] if recorded else {}, inputs=[rgb.name])
-    return Candidate(f"{CONVNEXT} ({path.name})", seeds, normaliser, lambda: encoder)
 
 
 def _check(found: Sequence[Candidate], job: Job) -> None:
@@ -370,12 +258,12 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
         for seed in seeds if job.test_share is not None else seeds[:1]:
             job.task(task, seed).check()
         for candidate in found:
-            candidate.input(task)
+            candidate.model.input(task)
         for seed in seeds if "paper" in job.protocols else ():
             divided = job.task(task, seed)
             for share in job.labels:
                 paper_recipe(divided, len(share.choose(divided, seed)), probe=True)
-    if set(job.protocols) == {"paper"} and not any(candidate.encoder for candidate in found):
+    if set(job.protocols) == {"paper"} and not any(candidate.model.trainable for candidate in found):
         raise InputError(
             "--protocol paper: expected an encoder, got none; give a checkpoint, or add --protocol linear."
         )
@@ -424,20 +312,21 @@ def _keep(candidate: Candidate, task: LabelledSet, prediction: Prediction, row: 
     folder, checkpoint, model = job.keep, candidate.checkpoint, prediction.model
     if folder is None or checkpoint is None or model is None or row.seed != candidate.seeds[0]:
         return
-    network = probe_network(checkpoint, task, candidate.input(task), model, row, folder)
+    network = probe_network(checkpoint, task, model, row, folder)
     job.kept.append((folder, network))
 
 
 def _answers(
     candidate: Candidate, task: LabelledSet, train: NDArray[np.intp], seed: int, job: Job
 ) -> Iterator[tuple[Prediction, Score]]:
+    source = candidate.model
     if task.kind.per_pixel:
-        if candidate.encoder is not None:
-            yield probe_pixels(candidate.encoder().to(job.device).eval(), candidate.input(task), task, train, seed)
+        if source.load is not None:
+            yield probe_pixels(source.load().to(job.device).eval(), source.input(task), task, train, seed)
         return
-    if "paper" in job.protocols and candidate.encoder is not None:
+    if "paper" in job.protocols and source.load is not None and source.trainable:
         recipe = paper_recipe(task, len(train), probe=True, seed=seed)
-        tuner = FineTuner(candidate.encoder(), candidate.input(task), task, train, recipe, job.device)
+        tuner = FineTuner(source.load(), source.input(task), task, train, recipe, job.device)
         validation, _ = tuner.fit()
         done = Prediction("paper", np.empty(0), validation=validation, chosen=tuner.settings)
         yield done, tuner.score(task.parts.test)

@@ -44,14 +44,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_model.data.targets import Normaliser
+    from mmearth_model.evaluation.features import ImageInput
     from mmearth_model.evaluation.metrics import Score
     from mmearth_model.evaluation.testing import Answered
-    from mmearth_model.network.encoder import Padding
+    from mmearth_model.network.backbone import Backbone
     from mmearth_model.weights.checkpoints import Checkpoint
 
 CROP = 7 / 8
 """Side of the random crop that training sees, rounded to whole patches; the whole image is asked about."""
+PER_PIXEL = (
+    "expected a task of whole images for an encoder of another architecture, got a task per pixel, whose decoder needs "
+    "the maps of four stages; probe it with mmearth-train evaluate."
+)
 KEPT_BYTES = 2**30
 """Largest size of a task's normalised images that are kept between epochs; larger tasks are read again."""
 
@@ -185,19 +189,19 @@ def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mappi
 class FineTuner:
     """Training of one network: a copy of an encoder, and the layers that a task and a recipe add.
 
-    ``normaliser`` normalises the encoder's input, ``train`` are the samples to train on.
+    ``reading`` makes the encoder's input, ``train`` are the samples to train on.
     """
 
     def __init__(
         self,
-        encoder: ConvNeXtV2,
-        normaliser: Normaliser,
+        encoder: Backbone,
+        reading: ImageInput,
         task: LabelledSet,
         train: NDArray[np.intp],
         recipe: FineTuneRecipe,
         device: torch.device,
     ) -> None:
-        self.task, self.train, self.recipe, self.device, self.normaliser = task, train, recipe, device, normaliser
+        self.task, self.train, self.recipe, self.device, self.reading = task, train, recipe, device, reading
         self.kind = task.kind
         self.outputs = task.outputs
         with seeded(recipe.seed, purpose="head"):
@@ -315,8 +319,8 @@ class FineTuner:
         """Read and normalise images, cropped to whole patches; kept in memory if they are small enough in total."""
         absent = np.array([row for row in rows if int(row) not in self._kept], dtype=np.intp)
         if len(absent):
-            (batch,) = self.task.images.batches(absent, len(absent), self.normaliser.stored)
-            images = whole_patches(self.model.encoder, self.normaliser.images(batch, self.device))
+            (batch,) = self.task.images.batches(absent, len(absent), self.reading.stored)
+            images = whole_patches(self.model.encoder, self.reading.images(batch, self.device))
             if images[0].nbytes * self._used > KEPT_BYTES:
                 return images.contiguous()
             self._kept |= dict(zip(map(int, absent), images, strict=True))
@@ -327,7 +331,7 @@ class FineTuner:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.recipe.augment:
             return images, answers
-        patch, side = self.model.encoder.config.patch_size, images.shape[-1]
+        patch, side = self.model.encoder.strides[-1], images.shape[-1]
         crop = max(patch, int(side * CROP) // patch * patch) if "crop" in self.task.augment else side
         chance = generator(self.recipe.seed, position, "crop")
         window = Window.random(len(images), side, crop, chance, flips="flip" in self.task.augment).to(images.device)
@@ -373,7 +377,7 @@ class FineTuner:
         record = training_record(self.task, checkpoint, row, folder)
         return Network(
             module=self.model.eval(),
-            normaliser=self.normaliser,
+            normaliser=input_normaliser(checkpoint.normaliser, self.task),
             kind=self.kind,
             outputs=outputs_of(self.task),
             window_px=self.image_px,
@@ -398,28 +402,22 @@ class FineTuner:
 
 
 def _network(
-    encoder: ConvNeXtV2, recipe: FineTuneRecipe, outputs: int, *, per_pixel: bool
-) -> Classifier | UNet | PaperUNet:
+    encoder: Backbone, recipe: FineTuneRecipe, outputs: int, *, per_pixel: bool
+) -> Classifier[Any] | UNet | PaperUNet:
     """Add the parts required by a task and a recipe to a copy of an encoder."""
-    model: Classifier | UNet | PaperUNet
+    rate = recipe.drop_path if not recipe.frozen or recipe.frozen_drop_path else 0.0
+    model: Classifier[Any] | UNet | PaperUNet
     if not per_pixel:
-        model = Classifier(regularised(encoder, recipe), outputs)
+        model = Classifier(encoder.with_drop_path(rate), outputs)
+    elif not isinstance(encoder, ConvNeXtV2):
+        raise InputError(PER_PIXEL)
     elif recipe.rules == "released":
-        model = PaperUNet(regularised(encoder, recipe, padding="same"), outputs)
+        model = PaperUNet(encoder.with_drop_path(rate, padding="same"), outputs)
     else:
-        model = UNet(regularised(encoder, recipe), outputs)
+        model = UNet(encoder.with_drop_path(rate), outputs)
     if recipe.head_std is not None:
         start_head(model.head, recipe.head_std)
     return model
-
-
-def regularised(encoder: ConvNeXtV2, recipe: FineTuneRecipe, padding: Padding | None = None) -> ConvNeXtV2:
-    """Copy an encoder with stochastic depth, and optionally with another padding."""
-    acts = not recipe.frozen or recipe.frozen_drop_path
-    config = replace(encoder.config, padding=padding or encoder.config.padding)
-    changed = ConvNeXtV2(replace(config, drop_path=recipe.drop_path if acts else 0.0))
-    changed.load_state_dict(encoder.state_dict())
-    return changed
 
 
 def finetune(
