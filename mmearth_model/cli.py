@@ -100,7 +100,10 @@ CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, show
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
-OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "cache")
+OF_PROBES = (
+    "protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "cache", "torchgeo_bands",
+    "torchgeo_size",
+)  # fmt: skip
 """Options of evaluate that concern probes and baselines only."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
@@ -217,8 +220,8 @@ def pretrain(
     "--protocol",
     WHAT,
     "knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW on frozen features, 100 epochs (ours); "
-    "paper: the linear probe of the paper's released code.",
-    click.Choice(["knn", "linear", "probe", "paper"]),
+    "paper: the linear probe of the paper's released code; torchgeo-bench: kNN-5 and L-BFGS of torchgeo-bench, alone.",
+    click.Choice(["knn", "linear", "probe", "paper", "torchgeo-bench"]),
     name="protocols",
     multiple=True,
     shown="knn, linear",
@@ -244,10 +247,30 @@ def pretrain(
 @option(
     "--test-share F", WHAT, "Test on a random share of all tiles instead of using the store's splits.", Number(float)
 )
+@option(
+    "--torchgeo-bands rgb|all",
+    WHAT,
+    "torchgeo-bench: red, green and blue only, or all bands.",
+    click.Choice(["rgb", "all"]),
+    shown="rgb, as in torchgeo-bench",
+)
+@option(
+    "--torchgeo-size PX",
+    WHAT,
+    "torchgeo-bench: side length to which images are resized; 0 keeps their size.",
+    Number(int, Interval(ge=0, le=1024)),
+    shown="224",
+)
 @PADDING
 @DEVICE
 @THREADS
-@option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
+@option(
+    "--out DIR",
+    OUTPUT,
+    "Write results.md, .csv, .json, .png, .pdf and .svg; with --protocol torchgeo-bench also torchgeo-bench.csv, in the "
+    "columns of its results.",
+    FILE,
+)
 @option(
     "--keep-probe DIR",
     OUTPUT,
@@ -273,6 +296,8 @@ def evaluate(
     as_json: bool,
     cache: Path | None,
     threads: int | None,
+    torchgeo_bands: Literal["rgb", "all"] | None,
+    torchgeo_size: int | None,
     **options: Any,
 ) -> None:
     """Probe frozen encoders, and test networks.
@@ -286,13 +311,15 @@ def evaluate(
     from mmearth_data import cache_folder, meter
     from mmearth_model import Network
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model.evaluation import write_results
+    from mmearth_model.evaluation import TORCHGEO_BENCH, TorchgeoInput, write_bench_table, write_results
     from mmearth_model.tasks import LabelShare
 
     if not checkpoints:
         refuse_unused("without CKPT", "padding")
     if not any(_of_store(task) for task in tasks):
         refuse_unused("with only tasks from files", "store", "test_share")
+    if TORCHGEO_BENCH not in protocols:
+        refuse_unused(f"without --protocol {TORCHGEO_BENCH}", "torchgeo_bands", "torchgeo_size")
     if out is not None:
         check_output(out, folder=True)
         if keep is not None and keep.absolute() == out.absolute():
@@ -312,6 +339,7 @@ def evaluate(
             keep=keep,
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
+            torchgeo=TorchgeoInput(torchgeo_bands or "rgb", 224 if torchgeo_size is None else torchgeo_size or None),
             report=show,
             **options,
         )
@@ -320,6 +348,7 @@ def evaluate(
     about |= _downloaded(loaded)
     if out is not None:
         write_results(result, out, about)
+        write_bench_table(result, out)
     if keep is not None:
         _say(f"{keep}: the probe as a network")
     _write_results_page(result, about, _title(result), page)

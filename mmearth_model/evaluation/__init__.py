@@ -3,18 +3,23 @@
 from mmearth_model.evaluation.candidates import BASELINES, RANDOM, Baseline
 from mmearth_model.evaluation.evaluate import DEFAULT_PROTOCOLS, PROTOCOLS, Protocol, evaluate
 from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, write_results
+from mmearth_model.evaluation.torchgeo_bench import TORCHGEO_BENCH, TorchgeoInput, bench_table, write_bench_table
 
 __all__ = [
     "BASELINES",
     "DEFAULT_PROTOCOLS",
     "PROTOCOLS",
     "RANDOM",
+    "TORCHGEO_BENCH",
     "Baseline",
     "Difference",
     "Evaluation",
     "Protocol",
     "Row",
     "Summary",
+    "TorchgeoInput",
+    "bench_table",
     "evaluate",
+    "write_bench_table",
     "write_results",
 ]

@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mmearth_data import InputError
+from mmearth_data import InputError, write_text
 from mmearth_model.evaluation.metrics import Count, Score, average_precision
 from mmearth_model.evaluation.probes import Prediction
 from mmearth_model.evaluation.results import to_csv
@@ -30,9 +28,12 @@ from mmearth_model.tasks import TaskKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
+    from mmearth_model.evaluation.features import ImageInput
     from mmearth_model.evaluation.probes import Question
     from mmearth_model.evaluation.results import Evaluation, Row
     from mmearth_model.evaluation.torchgeo_inputs import Bands
@@ -91,9 +92,8 @@ class Bench:
     def answers(
         self,
         question: Question,
-        task: LabelledSet,
-        key: tuple[Any, ...],
         details: Mapping[str, Any],
+        key: tuple[Any, ...],
         report: Callable[[str], None],
     ) -> Iterator[tuple[Prediction, Score]]:
         """Probe features.
@@ -102,12 +102,10 @@ class Bench:
         ----------
         question
             Features of a task from `prepared`, and its labels.
-        task
-            The task.
+        details
+            From `bench_details`.
         key
             Determines the features and the training samples.
-        details
-            Entries for `COLUMNS` that depend on the encoder.
         report
             Called with the current step.
         """
@@ -144,18 +142,19 @@ def prepared(tasks: Sequence[LabelledSet], given: TorchgeoInput) -> list[Labelle
 
 
 def bench_details(
-    task: LabelledSet, given: TorchgeoInput, train: NDArray[np.intp], inputs: Mapping[str, Sequence[str]] | None
+    task: LabelledSet, given: TorchgeoInput, train: NDArray[np.intp], reading: ImageInput, pretrained: bool
 ) -> dict[str, Any]:
     """Entries for `COLUMNS` that depend on the encoder and the training samples.
 
-    ``inputs`` are the bands that an encoder takes, by modality; None if it takes all of the images.
+    ``reading`` is the encoder's input; unless it is ``pretrained``, it would take other bands too.
     """
     parts = {f"{share:.2f}x_train": rows for share, rows in task.partitions.items() if share < 1}
     named = "default" if train is task.parts.train else next((n for n, rows in parts.items() if rows is train), "")
+    taken = {f"{name}.{band}" for name in reading.inputs for band in reading.modalities[name].model_bands}
     return {
-        "model": OTHER if inputs is None else ENCODER,
+        "model": ENCODER if pretrained else OTHER,
         "partition": named,
-        "bands": bands_used(task.images, given.bands, inputs),
+        "bands": bands_used(task.images, given.bands, taken if pretrained else None),
     }
 
 
@@ -177,6 +176,12 @@ def bench_notes(tasks: Sequence[LabelledSet], given: TorchgeoInput) -> tuple[str
 def bench_table(result: Evaluation) -> str:
     """CSV table of the rows of this protocol, with the columns of torchgeo-bench."""
     return to_csv(COLUMNS, [_cells(row) for row in result.rows if row.details])
+
+
+def write_bench_table(result: Evaluation, folder: Path) -> None:
+    """Write ``torchgeo-bench.csv`` into a folder, if the results have rows of this protocol."""
+    if any(row.details for row in result.rows):
+        write_text(folder / TABLE_FILE, bench_table(result))
 
 
 def _cells(row: Row) -> list[str]:

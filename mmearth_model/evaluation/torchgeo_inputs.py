@@ -20,7 +20,7 @@ from mmearth_model.data.targets import Normaliser
 from mmearth_model.tasks.files import NO_LEVEL_CODE, FileImages, resized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Set
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -100,7 +100,24 @@ def as_benched(task: LabelledSet, bands: Bands, size_px: int | None) -> Labelled
                 "aerial photographs, got rgb."
             )
         images = ListedImages(task.images, size_px, listing.select(bands))
-    return replace(task, images=images)
+    return replace(task, images=images, notes=_notes(task, images))
+
+
+def _notes(task: LabelledSet, images: ImageSource) -> tuple[str, ...]:
+    """Return the notes of the task; if bands are not used as what they hold, a note about these instead."""
+    if not isinstance(images, ListedImages):
+        return task.notes
+    spec = images.inner.spec
+    held = dict(zip(map(str, spec.bands), spec.file_bands, strict=True))
+    wrong = [
+        f"{b.plane} holds {held.get(b.plane) or 'no band'} and is used as {used}"
+        for b in images.found
+        for used in (b.feeds[0].partition(".")[2],)
+        if held.get(b.plane) != used
+    ]
+    if not wrong:
+        return task.notes
+    return (f"torchgeo-bench trusts the files' names of bands, and so does its protocol, although some are wrong: {'; '.join(wrong)}.",)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +320,7 @@ def resize(image: torch.Tensor, size_px: int | None) -> torch.Tensor:
     return functional.interpolate(image[None], size=shape, mode="bilinear", align_corners=False)[0]
 
 
-def bands_used(images: ImageSource, bands: Bands, inputs: Mapping[str, Sequence[str]] | None) -> str:
+def bands_used(images: ImageSource, bands: Bands, taken: Set[str] | None) -> str:
     """Bands as torchgeo-bench writes them: ``rgb``, ``all``, or names, if an encoder is not given all that it would use.
 
     Parameters
@@ -312,13 +329,12 @@ def bands_used(images: ImageSource, bands: Bands, inputs: Mapping[str, Sequence[
         Images of a task from `as_benched`.
     bands
         The requested bands.
-    inputs
-        Modality -> bands that an encoder takes; None for one that takes all bands of the images.
+    taken
+        Bands that an encoder takes, ``sentinel2.B4``; None for one that takes any.
     """
     if not isinstance(images, ListedImages):
         return bands
-    taken = {f"{name}.{band}" for name, several in (inputs or {}).items() for band in several}
-    absent = [b for b in images.wanted if b not in images.found and (inputs is None or taken & set(b.feeds))]
+    absent = [b for b in images.wanted if b not in images.found and (taken is None or taken & set(b.feeds))]
     return ",".join(band.name for band in images.found) if absent else bands
 
 

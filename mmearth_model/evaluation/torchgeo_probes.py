@@ -10,7 +10,7 @@ Axes: N samples, D features, K classes, R resamples.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torchmetrics.functional import classification
 from mmearth_model.evaluation.metrics import average_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -37,7 +37,7 @@ RESAMPLES = 200
 COVERAGE = (2.5, 97.5)
 BINS = 15
 """Bins of the calibration error of the linear probe."""
-NORMS = {"ece": "l1", "rms_ce": "l2", "mce": "max"}
+NORMS: Mapping[str, Literal["l1", "l2", "max"]] = {"ece": "l1", "rms_ce": "l2", "mce": "max"}
 """Calibration error -> its norm over the bins."""
 TEMPERATURE_ITERATIONS, TEMPERATURE_RATE = 100, 0.1
 QUERIES = 512
@@ -136,7 +136,9 @@ def linear(
         value = _value(model, validation)
         if value > best:
             strength, best = tried, value
-    whole = tuple(np.concatenate(pair) for pair in ((train.values, validation.values), (train.labels, validation.labels)))
+    whole = tuple(
+        np.concatenate(pair) for pair in ((train.values, validation.values), (train.labels, validation.labels))
+    )
     model = fit(type(train)(*whole), strength, FINAL_ITERATIONS)
     logits = model.logits(test.values)
     scores = model.probabilities(logits)
@@ -193,13 +195,14 @@ def _value(model: Softmax, validation: LabelledFeatures) -> float:
     return float((model.predict(scores) == validation.labels).mean())
 
 
-def resampled(truth: NDArray[Any], answer: Answer, seed: int) -> NDArray[np.float32]:
-    """(R,) metric on resampled test samples; NaN where a resample has no positive."""
+def resampled(truth: NDArray[Any], answer: Answer, seed: int) -> NDArray[Any]:
+    """(R,) float32: metric on resampled test samples; NaN where a resample has no positive."""
     rng = np.random.default_rng(seed)
     n = len(truth)
     if truth.ndim == 1:
         rows = rng.integers(0, n, size=(RESAMPLES, n))
-        return (truth[rows] == answer.predicted[rows]).mean(axis=1).astype(np.float32)
+        accuracies: NDArray[Any] = (truth[rows] == answer.predicted[rows]).mean(axis=1).astype(np.float32)
+        return accuracies
     found = []
     for _ in range(RESAMPLES):
         row = rng.integers(0, n, size=n)
@@ -209,7 +212,7 @@ def resampled(truth: NDArray[Any], answer: Answer, seed: int) -> NDArray[np.floa
 
 
 def calibration(truth: NDArray[Any], scores: NDArray[np.float32], bins: int) -> dict[str, float]:
-    """Expected, root mean square and maximum calibration error; of several labels, the mean over those that vary."""
+    """Compute the expected, root mean square and maximum calibration error; of several labels, their mean where they vary."""
     asked, shares = torch.from_numpy(np.ascontiguousarray(truth)).long(), torch.from_numpy(scores)
     if truth.ndim == 1:
         shares = functional.pad(shares, (0, max(0, int(asked.max()) + 1 - shares.shape[1])))
