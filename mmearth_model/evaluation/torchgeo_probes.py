@@ -18,6 +18,15 @@ from torch.nn import functional
 from torchmetrics.functional import classification
 
 from mmearth_model.evaluation.metrics import average_precision
+from mmearth_model.evaluation.quasi_newton import (  # fmt: skip
+    CrossEntropy,
+    LabelEntropy,
+    Minimiser,
+    Objective,
+    Penalty,
+    descend,
+    split,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +39,7 @@ NEIGHBOURS = 5
 STRENGTHS = tuple((10 ** np.linspace(-6.0, 4.0, 40)).tolist())
 """Inverse strengths C, strongest regularisation first."""
 PATH_ITERATIONS, FINAL_ITERATIONS = 2000, 4000
-GRADIENT_TOLERANCE = CHANGE_TOLERANCE = 1e-7
+TOLERANCE = 1e-7
 """Where L-BFGS ends: 0.1 times the tolerance of 1e-6 that torchgeo-bench is called with."""
 HISTORY = 10
 RESAMPLES = 200
@@ -157,30 +166,16 @@ def fit(train: LabelledFeatures, strength: float, iterations: int) -> Softmax:
     """
     values, several = _tensor(train.values), train.labels.ndim == 2
     classes, targets = (None, train.labels) if several else np.unique(train.labels, return_inverse=True)
-    labels = torch.from_numpy(targets).to(torch.float32 if several else torch.int64)
-    outputs = labels.shape[1] if classes is None else len(classes)
-    loss_of = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
-    penalty = 0.5 * (1.0 / strength) / float(len(values) * (outputs if several else 1))
-    weight = torch.zeros(outputs, values.shape[1], requires_grad=True)
-    offset = torch.zeros(outputs, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, offset],
-        lr=1.0,
-        max_iter=iterations,
-        history_size=HISTORY,
-        line_search_fn="strong_wolfe",
-        tolerance_grad=GRADIENT_TOLERANCE,
-        tolerance_change=CHANGE_TOLERANCE,
+    outputs = targets.shape[1] if classes is None else len(classes)
+    penalty = Penalty(0.5 * (1.0 / strength) / float(len(values) * (outputs if several else 1)))
+    labels = torch.from_numpy(targets)
+    loss: Objective = (
+        LabelEntropy(values, labels.float(), penalty) if several else CrossEntropy(values, labels, outputs, penalty)
     )
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(functional.linear(values, weight, offset), labels) + penalty * weight.mul(weight).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return Softmax(weight.detach(), offset.detach(), classes)
+    start = torch.zeros(outputs * (values.shape[1] + 1))
+    with torch.inference_mode():
+        weight, offset = split(Minimiser(iterations, TOLERANCE, HISTORY)(loss, start), outputs)
+    return Softmax(weight, offset, classes)
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:
@@ -236,14 +231,11 @@ def _temperature(model: Softmax, validation: LabelledFeatures) -> float:
     targets = validation.labels if model.classes is None else np.searchsorted(model.classes, validation.labels)
     labels = torch.from_numpy(targets).to(torch.float64 if several else torch.int64)
     loss_of = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
-    logarithm = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([logarithm], lr=TEMPERATURE_RATE, max_iter=TEMPERATURE_ITERATIONS)
 
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = loss_of(logits / logarithm.exp(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+    def objective(logarithm: torch.Tensor) -> tuple[float, torch.Tensor]:
+        asked = logarithm.detach().requires_grad_()
+        loss = loss_of(logits / asked.exp(), labels)
+        return float(loss), torch.autograd.grad(loss, asked)[0]
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return float(logarithm.exp())
+    start = torch.zeros(1, dtype=torch.float64)
+    return float(descend(objective, start, TEMPERATURE_RATE, TEMPERATURE_ITERATIONS).exp())
