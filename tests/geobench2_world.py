@@ -15,6 +15,8 @@ from affine import Affine
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
+from mmearth_model.tasks import read_spec
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -67,8 +69,12 @@ def write_set(
     samples = []
     for number in reversed(range(len(SPLITS))):
         inside, split = members(number), SPLITS[number]
-        shared = {key: value for key, value in inside[0][3].items() if key != "modality"} | {"stac:centroid": "POINT (9 45)"}  # fmt: skip
-        whole = tortilla(inside, [split] * len(inside))
+        shared = {key: value for key, value in inside[0][3].items() if key != "modality"}
+        if isinstance(shared.get("labels"), int):  # within a sample; the table of samples has the name
+            shared["labels"] = read_spec("so2sat").classes[shared["labels"]]
+        whole = tortilla(
+            [(*row[:3], {**row[3], "stac:centroid": "POINT (9 45)"}) for row in inside], [split] * len(inside)
+        )
         samples.append(((f"sample_{number}", "TORTILLA", whole, shared), split))
     for part in range(files):
         rows, splits = zip(*samples[part::files], strict=True)
@@ -94,7 +100,7 @@ def benv2(number: int) -> Sequence[Row]:
 
 
 def so2sat(number: int) -> Sequence[Row]:
-    """Reflectance, with the index of a class within a sample; `so2sat_named` has its name."""
+    """Reflectance, with the index of a class."""
     labels = {"labels": number % 5}
     return (
         ("s1", "GTiff", geotiff(noise(("so1", number), 2, -1, 1, "float32")), labels),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from mmearth_model.evaluation.torchgeo_inputs import listings
-
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mmearth_model.evaluation.probes import LabelledFeatures
 
 PARTS = {"train": 48, "valid": 24, "test": 24}
 SIDE_PX = 20
@@ -20,6 +20,8 @@ SIDE_PX = 20
 
 def write_geobench(root: Path, name: str, *, classes: int = 3, several: bool = False) -> Path:
     """Write a data set under its name: every class has a spectrum of its own in noise; a class or label index each."""
+    from mmearth_model.evaluation.torchgeo_inputs import listings  # with torchvision, not before it is prepared
+
     rng = np.random.default_rng(sum(name.encode()))
     folder = root / name
     folder.mkdir(parents=True)
@@ -44,3 +46,18 @@ def write_geobench(root: Path, name: str, *, classes: int = 3, several: bool = F
 def _stored(values: np.ndarray[Any, Any], mean: float) -> np.ndarray[Any, Any]:
     """In the type of the published files: whole numbers, or reflectance."""
     return values.astype(np.float32) if abs(mean) < 1 else values.clip(0, 32767).astype(np.int16)
+
+
+def labelled_features(several: bool = False) -> tuple[LabelledFeatures, LabelledFeatures, LabelledFeatures]:
+    """Features to train, validate and test on: correlated, of several scales, not centred; noisy classes or labels."""
+    from mmearth_model.evaluation.probes import LabelledFeatures
+
+    rng = np.random.default_rng(5)
+    counts, width, classes = (90, 40, 60), 8, 4
+    hidden = rng.normal(size=(sum(counts), width))
+    values = (hidden @ rng.normal(size=(width, width)) + 2).astype(np.float32)
+    levels = hidden[:, :classes] + rng.normal(0, 0.7, (sum(counts), classes))
+    labels = (levels > 0.4).astype(np.int64) if several else levels.argmax(axis=1)
+    cuts = np.split(np.arange(sum(counts)), np.cumsum(counts)[:2])
+    train, validation, test = (LabelledFeatures(values[rows], labels[rows]) for rows in cuts)
+    return train, validation, test
