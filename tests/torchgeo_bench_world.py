@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mmearth_model.evaluation.probes import LabelledFeatures
 
-PARTS = {"train": 48, "valid": 24, "test": 24}
+PARTS = {"train": 36, "valid": 18, "test": 18}
 SIDE_PX = 20
 
 
@@ -53,7 +53,7 @@ def labelled_features(several: bool = False) -> tuple[LabelledFeatures, Labelled
     from mmearth_model.evaluation.probes import LabelledFeatures
 
     rng = np.random.default_rng(5)
-    counts, width, classes = (90, 40, 60), 8, 4
+    counts, width, classes = (60, 40, 60), 5, 3
     hidden = rng.normal(size=(sum(counts), width))
     values = (hidden @ rng.normal(size=(width, width)) + 2).astype(np.float32)
     levels = hidden[:, :classes] + rng.normal(0, 0.7, (sum(counts), classes))

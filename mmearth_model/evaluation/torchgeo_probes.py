@@ -235,7 +235,7 @@ def _temperature(model: Softmax, validation: LabelledFeatures) -> float:
     def objective(logarithm: torch.Tensor) -> tuple[float, torch.Tensor]:
         asked = logarithm.detach().requires_grad_()
         loss = loss_of(logits / asked.exp(), labels)
-        return float(loss), torch.autograd.grad(loss, asked)[0]
+        return float(loss.detach()), torch.autograd.grad(loss, asked)[0]
 
     start = torch.zeros(1, dtype=torch.float64)
     return float(descend(objective, start, TEMPERATURE_RATE, TEMPERATURE_ITERATIONS).exp())
