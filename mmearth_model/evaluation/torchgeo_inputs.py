@@ -207,10 +207,9 @@ class ListedImages:
     @property
     def own_normaliser(self) -> Callable[[NDArray[np.intp]], Normaliser]:
         """Normalises by the listed statistics."""
-        return lambda train: self._normaliser
+        return self._normaliser_of
 
-    @cached_property
-    def _normaliser(self) -> Normaliser:
+    def _normaliser_of(self, train: NDArray[np.intp]) -> Normaliser:
         statistics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
         for band in self.found:
             for name, _, fed in (feed.partition(".") for feed in band.feeds):

@@ -132,7 +132,7 @@ def linear(
     train: LabelledFeatures,
     validation: LabelledFeatures,
     test: LabelledFeatures,
-    report: Callable[[int], None] = lambda number: None,
+    report: Callable[[int], None] | None = None,
 ) -> Answer:
     """Logistic regression: C chosen on the validation samples, then fitted to these and the training samples.
 
@@ -140,7 +140,8 @@ def linear(
     """
     strength, best = STRENGTHS[0], -1.0
     for number, tried in enumerate(STRENGTHS):
-        report(number)
+        if report is not None:
+            report(number)
         model = fit(train, tried, PATH_ITERATIONS)
         value = _value(model, validation)
         if value > best:

@@ -110,7 +110,7 @@ def test_the_neighbours_are_its_own(bench: Any, probes: Any, several: bool) -> N
 
 
 def test_listed_bands_are_its_own(bench: Any, ours: Any) -> None:
-    """Statistics, and the channels of an encoder that its names stand for."""
+    """Statistics, and the channels of an encoder that its names mean."""
     listings = importlib.import_module("mmearth_model.evaluation.torchgeo_inputs").listings
     canonical = importlib.import_module("torchgeo_bench.models._band_mapping").canonical_band_name
     known = load_catalog().modalities
