@@ -150,7 +150,7 @@ class Line:
         pairs = zip(
             split(self.point, self.objective.classes), split(self.direction, self.objective.classes), strict=True
         )
-        return torch.cat([torch.add(part, move, alpha=step).view(-1) for part, move in pairs])
+        return torch.cat([torch.add(part, move, alpha=float(step)).view(-1) for part, move in pairs])
 
     def too_high(self, trial: Trial) -> bool:
         """Whether the loss decreases less than the first Wolfe condition demands."""
@@ -194,7 +194,7 @@ class Minimiser:
             slope = gradient.dot(direction)
             if slope > -self.tolerance:
                 break
-            first: Scalar = 1.0 if number else min(1.0, 1.0 / gradient.abs().sum())
+            first: Scalar = 1.0 if number else least(1.0, 1.0 / gradient.abs().sum())
             line = Line(objective, point, direction, loss, slope)
             found, used = search(line, Trial(0, loss, gradient, slope), first, most - self.evaluations)
             self.evaluations += used
@@ -216,9 +216,9 @@ def descend(objective: Callable[[Tensor], tuple[float, Tensor]], point: Tensor, 
     for number in range(iterations):
         if gradient.abs().max() <= GRADIENT_TOLERANCE or gradient.dot(direction) > -SMALLEST:
             break
-        step: Scalar = rate if number else min(1.0, 1.0 / gradient.abs().sum()) * rate
+        step: Scalar = rate if number else least(1.0, 1.0 / gradient.abs().sum()) * rate
         moved = direction.mul(step)
-        point = torch.add(point, direction, alpha=step)
+        point = torch.add(point, direction, alpha=float(step))
         before, last = loss, gradient
         loss, gradient = objective(point)
         if moved.abs().max() <= SMALLEST or abs(loss - before) < SMALLEST:
@@ -250,10 +250,10 @@ class Curvature:
         rest, shares = gradient.neg(), []
         for moved, changed, inverse in reversed(self.steps):
             shares.append(moved.dot(rest) * inverse)
-            rest.add_(changed, alpha=-shares[-1])
+            rest.add_(changed, alpha=-float(shares[-1]))
         found = torch.mul(rest, self.scale)
         for moved, changed, inverse in self.steps:
-            found.add_(moved, alpha=shares.pop() - changed.dot(found) * inverse)
+            found.add_(moved, alpha=float(shares.pop() - changed.dot(found) * inverse))
         return found
 
 
@@ -285,7 +285,7 @@ def zoom(line: Line, bracket: list[Trial], used: int, most: int) -> tuple[Trial,
     """Narrow a bracket until a step in it fulfils the Wolfe conditions, or the bracket is too small."""
     longest, hesitant = line.direction.abs().max(), False
     low, high = (0, 1) if bracket[0].loss <= bracket[1].loss else (1, 0)
-    while used < most and not abs(bracket[1].step - bracket[0].step) * longest < SMALLEST:
+    while used < most and not size(bracket[1].step - bracket[0].step) * longest < SMALLEST:
         step, hesitant = _tried(bracket, hesitant)
         trial = line.at(step)
         used += 1
@@ -304,15 +304,29 @@ def zoom(line: Line, bracket: list[Trial], used: int, most: int) -> tuple[Trial,
 
 def _tried(bracket: list[Trial], hesitant: bool) -> tuple[Scalar, bool]:
     """Return the next step within a bracket, and whether it is so near an edge that the next one must not be."""
-    ends = bracket[0].step, bracket[1].step
+    lower, upper = least(bracket[0].step, bracket[1].step), most_of(bracket[0].step, bracket[1].step)
     step = interpolated(bracket[0], bracket[1], None)
-    edge = NEAR_EDGE * (max(ends) - min(ends))
-    if not min(max(ends) - step, step - min(ends)) < edge:
+    edge = NEAR_EDGE * (upper - lower)
+    if not least(upper - step, step - lower) < edge:
         return step, False
-    if not (hesitant or step >= max(ends) or step <= min(ends)):
+    if not (hesitant or step >= upper or step <= lower):
         return step, True
-    upper = abs(step - max(ends)) < abs(step - min(ends))
-    return (max(ends) - edge if upper else min(ends) + edge), False
+    return (upper - edge if size(step - upper) < size(step - lower) else lower + edge), False
+
+
+def least(a: Scalar, b: Scalar) -> Scalar:
+    """Return the smaller of two numbers, the first of equal ones."""
+    return b if b < a else a
+
+
+def most_of(a: Scalar, b: Scalar) -> Scalar:
+    """Return the larger of two numbers, the first of equal ones."""
+    return b if b > a else a
+
+
+def size(number: Scalar) -> Scalar:
+    """Return the absolute value."""
+    return -number if number < 0 else number
 
 
 def interpolated(a: Trial, b: Trial, bounds: tuple[Scalar, Scalar] | None) -> Scalar:
@@ -328,4 +342,4 @@ def interpolated(a: Trial, b: Trial, bounds: tuple[Scalar, Scalar] | None) -> Sc
         step = b.step - (b.step - a.step) * ((b.slope + root - mean) / (b.slope - a.slope + 2 * root))
     else:
         step = a.step - (a.step - b.step) * ((a.slope + root - mean) / (a.slope - b.slope + 2 * root))
-    return min(max(step, bounds[0]), bounds[1])
+    return least(most_of(step, bounds[0]), bounds[1])
