@@ -113,6 +113,14 @@ class BuildFields(SourceFields):
             "FILE",
         ),
     ] = None
+    polygons: Annotated[
+        Path | None,
+        About("Vector file of labelled polygons: tiles cover them, and --label is burnt into a map.", WHERE, "FILE"),
+    ] = None
+    split_column: Annotated[
+        str | None,
+        About("Column of --tiles-file with the splits train, val and test.", WHERE, "COLUMN", default="split"),
+    ] = None
     balance: Annotated[
         Literal["biome", "biome-ecoregion", "ecoregion", "area"],
         About("How tiles are distributed over the land.", WHERE),
@@ -152,6 +160,43 @@ class BuildFields(SourceFields):
         About("Minimum distance in metres between tile centres.", WHERE, "M", flag="--min-distance"),
         Interval(ge=0),
     ] = 0.0
+    labels: Annotated[
+        tuple[str, ...],
+        About(
+            "Column of --tiles-file or --polygons to store as a label: a class, a value, or several classes (multi); "
+            "by default decided by its content.",
+            WHAT,
+            "COLUMN[:class|value|multi]",
+            flag="--label",
+            repeated=True,
+        ),
+    ] = ()
+    labels_file: Annotated[
+        Path | None,
+        About(
+            "YAML file with names, units and licence of the labels.",
+            WHAT,
+            "FILE.yaml",
+            default="FILE.yaml beside the table, if there is one",
+        ),
+    ] = None
+    burn: Annotated[
+        Literal["centre", "touched"],
+        About(
+            "With --polygons: label the pixels whose centre is inside a polygon, or all that it touches.",
+            WHAT,
+            default="centre",
+        ),
+    ] = "centre"
+    date_column: Annotated[
+        str | None,
+        About("Column with the date of each row; its tile has the scene nearest to this date.", WHAT, "COLUMN"),
+    ] = None
+    days: Annotated[
+        int,
+        About("With --date-column: maximum number of days between the date and the scene.", WHAT, "N"),
+        Interval(ge=0, le=3660),
+    ] = 15
     level: Annotated[
         Literal["L1C", "L2A"] | None, About("Sentinel-2 level to use if a raster mapping has both.", WHAT)
     ] = None

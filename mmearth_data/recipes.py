@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -27,7 +27,7 @@ from mmearth_data.words import closest, did_you_mean, is_there, os_problem
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-FILES = ("ecoregions", "tiles_file")
+FILES = ("ecoregions", "tiles_file", "polygons")
 """Fields that name a file; a store records the digest of the file's content, never its path."""
 SAMPLING = frozenset({"tiles", "balance", "oversample", "split_guard_m", "min_distance_m"})
 """Fields that only have an effect if the locations are sampled."""
@@ -35,7 +35,9 @@ REGION = frozenset({"region", "mainland"})
 """Fields that determine the region to sample or to cover."""
 PLACING = REGION | SAMPLING
 """Fields that have no effect if the locations are given."""
-COVERED = SAMPLING | {"tiles_file", "split", "split_shares", "years"}
+LABELLED = frozenset({"labels", "labels_file", "burn", "date_column", "days", "split_column", "polygons"})
+"""Fields of labelled locations; stores without them do not record them."""
+COVERED = SAMPLING | LABELLED | {"tiles_file", "split", "split_shares", "years"}
 """Fields that have no effect if a region is covered: its tiles are neither sampled nor split, and have one period."""
 COVERING = frozenset({"overlap_px", "date_range"})
 """Fields that only have an effect if a region is covered."""
@@ -155,6 +157,38 @@ class Recipe(BaseModel):
             raise InputError(describe_validation(error, cls, values, "recipe")) from None
 
 
+Content = Literal["class", "value", "multi"]
+CONTENTS: tuple[Content, ...] = get_args(Content)
+"""Contents of a column of labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelColumn:
+    """A column of a table that is stored as a label.
+
+    Attributes
+    ----------
+    column
+        Its name.
+    content
+        ``class``, ``value`` or ``multi``; None if the values decide.
+    """
+
+    column: str
+    content: Content | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``COLUMN`` or ``COLUMN:class``, ``:value``, ``:multi``. Raises `InputError` without a column."""
+        for content in CONTENTS:
+            column = text.strip().removesuffix(f":{content}").strip()
+            if column and text.strip().endswith(f":{content}"):
+                return cls(column, content)
+        if not text.strip() or text.strip().startswith(":"):
+            raise InputError(f"labels (--label): expected COLUMN, or COLUMN:class, :value or :multi, got {text!r}.")
+        return cls(text.strip())
+
+
 @documented
 class BuildRecipe(BuildFields, Recipe):
     """Recipe of a build; the same recipe and source always give the same bytes."""
@@ -251,12 +285,50 @@ class BuildRecipe(BuildFields, Recipe):
     @model_validator(mode="after")
     def _locations_are_given_once(self) -> Self:
         unused = sorted(PLACING & self.model_fields_set)
-        if self.tiles_file is not None and unused:
+        if self.table is not None and unused:
+            option = "--tiles-file" if self.tiles_file is not None else "--polygons"
             raise InputError(
-                f"{unused[0]} ({_flag(unused[0])}): expected none with --tiles-file, whose "
+                f"{unused[0]} ({_flag(unused[0])}): expected none with {option}, whose "
                 "locations are taken as they are; leave it out."
             )
         return self
+
+    @model_validator(mode="after")
+    def _labels_have_a_table(self) -> Self:
+        given = self.model_fields_set
+        if self.tiles_file is not None and self.polygons is not None:
+            raise InputError("polygons (--polygons): expected none with --tiles-file, got both; leave one of them out.")
+        needs = (
+            (
+                {"labels", "date_column"},
+                self.table is not None,
+                "a table of locations",
+                "give --tiles-file or --polygons",
+            ),
+            ({"split_column"}, self.tiles_file is not None, "a table of locations", "give --tiles-file"),
+            ({"labels_file"}, bool(self.labels), "labels", "name their columns with --label"),
+            ({"burn"}, self.polygons is not None, "polygons", "give --polygons"),
+            ({"days"}, self.date_column is not None, "dates", "name their column with --date-column"),
+        )
+        for names, present, expected, remedy in needs:
+            unused = sorted(name for name in names & given if getattr(self, name))
+            if unused and not present:
+                raise InputError(f"{unused[0]} ({_flag(unused[0])}): expected {expected}, got none; {remedy}.")
+        if self.polygons is not None and not self.labels:
+            raise InputError("polygons (--polygons): expected --label with the column to burn, got none; add it.")
+        if self.date_column is not None and "years" in given:
+            raise InputError(
+                "years (--years): expected none with --date-column, whose dates determine the scenes; leave it out."
+            )
+        return self
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [LabelColumn.parse(text).column for text in value]
+        if len(set(names)) != len(names):
+            raise InputError(f"labels (--label): expected different columns, got {', '.join(names)}; name each once.")
+        return value
 
     @field_validator("source")
     @classmethod
@@ -323,6 +395,24 @@ class BuildRecipe(BuildFields, Recipe):
         return Path(file) if colon else None
 
     @property
+    def table(self) -> Path | None:
+        """File whose rows are the locations: ``tiles_file`` or ``polygons``."""
+        return self.tiles_file or self.polygons
+
+    @property
+    def _effective_labels(self) -> frozenset[str]:
+        """Fields of labelled locations that determine the bytes of a store; names in ``labels_file`` are in the labels."""
+        needed = {
+            "labels": bool(self.labels),
+            "polygons": self.polygons is not None,
+            "burn": self.polygons is not None,
+            "date_column": self.date_column is not None,
+            "days": self.date_column is not None,
+            "split_column": self.split_column is not None,
+        }
+        return frozenset(name for name, has_effect in needed.items() if has_effect)
+
+    @property
     def covers_region(self) -> bool:
         """Whether tiles cover the region of the recipe, rather than the area of a source's own files."""
         return self.cover and (self.source_file is None or bool(REGION & self.model_fields_set))
@@ -341,12 +431,13 @@ class BuildRecipe(BuildFields, Recipe):
             If a file cannot be read.
         """
         without = NOT_IDENTITY | ((COVERED | self._without_effect_on_cover) if self.cover else {"cover"} | COVERING)
-        if self.source_file is not None or self.tiles_file is not None:
+        if self.source_file is not None or self.table is not None:
             without |= SAMPLING if self.covers_region else PLACING
         if self.source_file is not None:
             without |= SCENES
         if not self.assets:
             without |= {"assets"}  # stores started before this field existed lack it
+        without |= {name for name in LABELLED if name not in self._effective_labels}
         digests = {name: file_digest(file) for name in FILES if (file := getattr(self, name)) is not None}
         return self.model_dump(mode="json", exclude=set(without)) | digests
 
@@ -375,7 +466,12 @@ def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
     file = None if base is None else BUILD_RECIPES.read(base)
     if file is not None and "assets" in overrides and isinstance(file.values.get("assets"), dict):
         overrides = {**overrides, "assets": {**file.values["assets"], **overrides["assets"]}}
-    replaces = {"tiles_file": PLACING, **({"cover": COVERED} if overrides.get("cover") else {})}
+    replaces = {
+        "tiles_file": PLACING,
+        "polygons": PLACING,
+        "date_column": {"years"},
+        **({"cover": COVERED} if overrides.get("cover") else {}),
+    }
     recipe = BuildRecipe.combined(file, overrides, replaces)
     return recipe.with_given(overrides) if base in BUILD_RECIPES.names() else recipe
 

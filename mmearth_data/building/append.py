@@ -45,7 +45,7 @@ def appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
             "other "
             "region, and merge the two."
         )
-    given = recipe.source if recipe.source_file is not None else recipe.tiles_file
+    given = recipe.source if recipe.source_file is not None else recipe.table
     if given is not None:
         raise InputError(
             f"--append: expected a recipe that samples locations, got one with the locations of {given}; build a store of "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.tile import Place, TileGrid
+from mmearth_data.catalog.tile import NO_TIME, Place, TileGrid
 from mmearth_data.errors import InputError
 from mmearth_data.sampling import deal_reserves, largest_remainder
 from mmearth_data.sampling.blocks import NO_SPLIT
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NO_BIOME, NO_ECO_REGION = 255, 65535
 """Class ids that mean "not known", as in the catalog."""
 PLACE_COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region")
+OPTIONAL_COLUMNS = ("date_ms",)
+"""Columns that only some samples have: the dates of labelled locations."""
 GRID_COLUMNS = ("epsg", "ulx", "uly")
 """Columns of locations with given pixel grids."""
 
@@ -63,7 +65,8 @@ class BuildPlan:
     layout
         Shape of the store.
     places
-        Columns tile_id, lon, lat, biome, eco_region, split: one entry per slot, in order, then the reserves.
+        Columns tile_id, lon, lat, biome, eco_region, split, and date_ms if locations have dates: one entry per slot, in
+        order, then the reserves.
     pools
         For every planned shard the positions of its reserves in ``places``, in order of use.
     first_row
@@ -121,6 +124,7 @@ class BuildPlan:
         if GRID_COLUMNS[0] in found:
             corners = zip(*(found[name] for name in GRID_COLUMNS), strict=True)
             grids = [TileGrid(epsg=epsg, ulx=ulx, uly=uly, size_px=size_px) for epsg, ulx, uly in corners]
+        dates = [None if day == NO_TIME else day for day in found.get("date_ms", [NO_TIME] * len(grids))]
         places = [
             Place(
                 tile_id=tile_id,
@@ -130,9 +134,10 @@ class BuildPlan:
                 biome=None if biome == NO_BIOME else biome,
                 eco_region=None if eco_region == NO_ECO_REGION else eco_region,
                 grid=grid,
+                date_ms=date_ms,
             )
-            for tile_id, lon, lat, biome, eco_region, grid in zip(
-                *(found[name] for name in PLACE_COLUMNS), grids, strict=True
+            for tile_id, lon, lat, biome, eco_region, grid, date_ms in zip(
+                *(found[name] for name in PLACE_COLUMNS), grids, dates, strict=True
             )
         ]
         return found["split"], places
@@ -169,7 +174,8 @@ def plan_sampled(frame: GeoDataFrame, layout: StoreLayout, first_row: int = 0) -
     reserves = frame[frame["slot"].isna()]
     places = {
         name: np.concatenate([primaries[name].to_numpy(), reserves[name].to_numpy()])
-        for name in ("tile_id", "lon", "lat", "biome", "eco_region", "split")
+        for name in (*PLACE_COLUMNS, "split", *OPTIONAL_COLUMNS)
+        if name in frame.columns
     }
     pools = [
         len(primaries) + np.asarray(pool, dtype=np.intp)

@@ -260,6 +260,8 @@ class Place:
     """Published MMEarth class ids, or None if unknown."""
     grid: TileGrid | None = None
     """Pixel grid of the tile if it is given, as in a cover; None if the scene determines it."""
+    date_ms: int | None = None
+    """Start of the day (UTC, milliseconds since 1970) whose nearest scene the tile has; None if the recipe chooses."""
 
     @property
     def own_grid(self) -> TileGrid:

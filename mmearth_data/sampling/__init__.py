@@ -2,11 +2,13 @@
 
 from mmearth_data.sampling.files import read_sample, write_sample
 from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions
+from mmearth_data.sampling.places import PlaceColumns
 from mmearth_data.sampling.plan import sample
 from mmearth_data.sampling.quotas import largest_remainder
 from mmearth_data.sampling.reserves import deal_reserves
 
 __all__ = [
+    "PlaceColumns",
     "Sample",
     "SampleReport",
     "SamplingOptions",

@@ -14,7 +14,7 @@ from mmearth_data.errors import FileInputError
 from mmearth_data.files.tables import Table, read_table
 from mmearth_data.files.writing import staged_file
 from mmearth_data.sampling.options import Sample, SampleReport
-from mmearth_data.sampling.places import check_unique, report_of_places, sample_of_places
+from mmearth_data.sampling.places import PlaceColumns, check_unique, report_of_places, sample_of_places
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 METADATA_KEY = b"mmearth:sample"
 COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region", "split", "slot", "rank")
 TYPES = {"lon": "f8", "lat": "f8", "biome": "u1", "eco_region": "u2", "split": "u1", "slot": "Int64", "rank": "u1"}
+MISSING = frozenset({"na", "n/a", "nan", "null"})
+"""Texts of missing numbers, in lower case."""
 ROWS_PER_GROUP = 65_536
 WKB_POINT = np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")])
 """Point in well-known binary: byte order (1, little-endian), type of geometry (1, point), coordinates."""
@@ -45,7 +47,11 @@ def write_sample(sample: Sample, path: Path) -> None:
 
 
 def read_sample(
-    path: Path, *, ecoregions: gpd.GeoDataFrame | None = None, options: SamplingOptions | None = None
+    path: Path,
+    *,
+    ecoregions: gpd.GeoDataFrame | None = None,
+    options: SamplingOptions | None = None,
+    names: PlaceColumns = PlaceColumns(),  # noqa: B008 - frozen
 ) -> Sample:
     """Read locations from a file written by `write_sample`, or from any table of points.
 
@@ -53,22 +59,31 @@ def read_sample(
     columns ``lon`` and ``lat`` in degrees, or from the geometry; columns ``split`` (0, 1, 2 or train, val, test) and
     ``biome`` with ``eco_region`` are used if present. Locations without labels get those of ``ecoregions`` (from
     `mmearth_data.geography.ecoregions.read_ecoregions`); tile size, seed and split method come from ``options``, which
-    all but sample files need.
+    all but sample files need. ``names`` has the columns of splits and dates of other tables.
 
     Raises FileInputError for a file that cannot be read, lacks columns, has a location twice or locations at sea, or
     was made for another tile size.
     """
     path = Path(path)
     table, report = _read_table(path)
-    if all(name in table.columns for name in COLUMNS):
-        sample = _as_sample(path, table, report)
+    if all(name in table.columns for name in COLUMNS) and names.split is None and names.date is None:
+        sample = _as_sample(path, table.reset_index(drop=True), report)
         if options is not None:
             _check_size(path, sample, options.size_px)
         return sample
     if options is None:
         missing = ", ".join(name for name in COLUMNS if name not in table.columns)
         raise FileInputError(path, f"expected a file made by `mmearth-data sample`, this one lacks {missing}.")
-    return sample_of_places(path, table, ecoregions, options)
+    return sample_of_places(path, table, ecoregions, options, names)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a table of locations; its index has the number of each row in the file.
+
+    Rows of text files are counted by lines, so that the column names are row 1; those of other files are counted from 1.
+    Raises FileInputError for a file that cannot be read.
+    """
+    return _read_table(path)[0]
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
@@ -86,7 +101,7 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
                 report = SampleReport.from_dict(json.loads(metadata[METADATA_KEY]))
             table = gpd.read_parquet(path) if b"geo" in metadata else pd.read_parquet(path)
         elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
-            table = _frame_of(read_table(path))
+            return _frame_of(read_table(path)), None
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # GDAL's remarks on a file that can be read nevertheless
@@ -97,6 +112,7 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
         reason = " ".join(str(error).split())
         problem = f"expected a table of locations (GeoParquet, CSV, GeoJSON, ...), could not read it: {reason}"
         raise FileInputError(path, problem) from None
+    table.index = pd.RangeIndex(1, len(table) + 1)
     return table, report
 
 
@@ -109,9 +125,12 @@ def _frame_of(table: Table) -> pd.DataFrame:
         column = pd.Series([text.strip() or None for text in texts], dtype="object")
         points = column.str.replace(",", ".") if table.decimal == "," else column
         numbers = pd.to_numeric(points, errors="coerce")
-        whole = name != "tile_id" and bool((numbers.notna() == column.notna()).all())
+        gaps = column.isna() | column.str.casefold().isin(MISSING)
+        whole = name != "tile_id" and bool((numbers.notna() | gaps).all())
         columns[name] = numbers if whole else column
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    frame.index = pd.Index(table.lines, dtype=np.int64)
+    return frame
 
 
 def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from mmearth_data.sampling.grouping import groups_of_points, split_at_random, sp
 from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions, sample_frame
 from mmearth_data.sampling.quotas import split_totals
 from mmearth_data.sampling.spacing import Placed, Spacing
+from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import geopandas as gpd
@@ -26,32 +29,92 @@ if TYPE_CHECKING:
 
 LON_NAMES = ("lon", "longitude", "lng", "long")
 LAT_NAMES = ("lat", "latitude")
+USUAL_SPLIT = "split"
+"""Column of splits of a table whose recipe names no other."""
 SHOWN = 3
 """Maximum number of rows in a message."""
 
 
+@dataclass(frozen=True, slots=True)
+class PlaceColumns:
+    """Names of the columns of a table that have splits and dates.
+
+    Attributes
+    ----------
+    split
+        None: ``split``, if the table has it.
+    date
+        Dates of the locations; None: they have none.
+    keeps_sea
+        Keep locations in no ecoregion, without a biome, for the source to reject; otherwise they are refused.
+    """
+
+    split: str | None = None
+    date: str | None = None
+    keeps_sea: bool = False
+
+
 def sample_of_places(
-    path: Path, table: pd.DataFrame, ecoregions: gpd.GeoDataFrame | None, options: SamplingOptions
+    path: Path,
+    table: pd.DataFrame,
+    ecoregions: gpd.GeoDataFrame | None,
+    options: SamplingOptions,
+    names: PlaceColumns = PlaceColumns(),
 ) -> Sample:
     """Make a sample of given locations: all primaries, no reserves.
 
-    ``table`` has one row per location (see `mmearth_data.sampling.files.read_sample`); ``path``, its file, is for
-    messages. ``ecoregions`` label locations without labels.
+    ``table`` has one row per location (see `mmearth_data.sampling.files.read_sample`), and row numbers in its index;
+    ``path``, its file, is for messages. ``ecoregions`` label locations without labels. Dates become the column ``date_ms`` of the sample.
 
-    Raises FileInputError for missing columns, and locations that occur twice, are outside the UTM zones or in no
-    ecoregion.
+    Raises FileInputError for missing columns, and locations that occur twice (on the same day, if they have dates), are
+    outside the UTM zones or in no ecoregion.
     """
     if not len(table):
         raise FileInputError(path, "expected locations, got a table without rows; add some.")
-    lon, lat = _coordinates(path, table)
-    check_unique(path, tile_ids(lon, lat, options.size_px))
-    biome, eco_region = _labels(path, table, ecoregions, lon, lat)
-    split, width = _splits(path, table, lon, lat, options)
+    lon, lat = coordinates_of(path, table)
+    dates = None if names.date is None else days_of(path, table, names.date)
+    check_unique(path, tile_ids(lon, lat, options.size_px), dates, table.index.tolist())
+    biome, eco_region = _labels(path, table, ecoregions, lon, lat, refuse_sea=not names.keeps_sea)
+    split, width = _splits(path, table, names.split, lon, lat, options)
     shuffled = np.random.default_rng(options.seed).permutation(len(lon))
     order = shuffled[np.argsort(split[shuffled], kind="stable")]
     columns: list[NDArray[Any]] = [lon, lat, biome, eco_region, split]
     frame = sample_frame(options.size_px, len(order), *(column[order] for column in columns))
+    if dates is not None:
+        frame["date_ms"] = dates[order]
     return Sample(frame, report_of_places(path.name, frame, options, width))
+
+
+def column_of(path: Path, table: pd.DataFrame, name: str, option: str) -> pd.Series[Any]:
+    """Column of a table that an option names; FileInputError with the closest name if there is none."""
+    if name not in table.columns:
+        found = [str(column) for column in table.columns]
+        meant = did_you_mean(name, found)
+        raise FileInputError(path, f"expected the column {name!r} ({option}), got {', '.join(found)}; {meant}")
+    return table[name]
+
+
+def days_of(path: Path, table: pd.DataFrame, name: str) -> NDArray[np.int64]:
+    """Start of the day of each row, UTC milliseconds since 1970 (n,), from ISO 8601 dates or times.
+
+    Raises FileInputError for rows without a date, or with one in another form.
+    """
+    import pandas as pd
+
+    column = column_of(path, table, name, "--date-column")
+    texts = column if pd.api.types.is_datetime64_any_dtype(column) else column.astype("string").str.strip()
+    times = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
+    rows = np.flatnonzero(times.isna())
+    if len(rows):
+        shown = "; ".join(f"row {column.index[row]}: {column.iloc[row]!r}" for row in rows[:SHOWN])
+        raise FileInputError(
+            path,
+            f"expected dates such as 2020-05-31 in {name}, {len(rows)} of {len(column)} are not ({shown}); correct them.",
+        )
+    days: NDArray[np.int64] = (
+        times.dt.tz_localize(None).to_numpy("datetime64[D]").astype("datetime64[ms]").astype(np.int64)
+    )
+    return days
 
 
 def report_of_places(
@@ -81,21 +144,29 @@ def _overlapping(frame: pd.DataFrame, size_px: int) -> int:
     return int((~Placed(Spacing(size_px)).choose(lon, lat)).sum())
 
 
-def check_unique(path: Path, tile_id: NDArray[np.uint64]) -> None:
-    """Refuse locations that occur twice: FileInputError with the first id and its rows."""
-    ids, inverse, counts = np.unique(tile_id, return_inverse=True, return_counts=True)
+def check_unique(
+    path: Path, tile_id: NDArray[np.uint64], days: NDArray[np.int64] | None = None, rows: Sequence[int] | None = None
+) -> None:
+    """Refuse locations that occur twice, on the same day if they have dates: FileInputError with the first id and its rows.
+
+    ``rows`` are the numbers of the rows in the file; by default they are counted from 1.
+    """
+    numbers = range(1, len(tile_id) + 1) if rows is None else rows
+    keys = tile_id[:, None] if days is None else np.stack([tile_id, days.view(np.uint64)], axis=1)
+    ids, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
     twice = np.flatnonzero(counts > 1)
     if len(twice):
-        first = twice[0]
-        rows = ", ".join(str(row) for row in np.flatnonzero(inverse == first)[:SHOWN])
+        first, group = twice[0], inverse.reshape(-1)
+        where = ", ".join(str(numbers[row]) for row in np.flatnonzero(group == first)[:SHOWN])
+        once = "every location once" if days is None else "every location once per date"
         raise FileInputError(
             path,
-            f"expected every location once, got {len(twice)} of {len(ids)} ids more than once, first "
-            f"{format_tile_id(int(ids[first]))} in rows {rows}; remove the copies.",
+            f"expected {once}, got {len(twice)} of {len(ids)} ids more than once, first "
+            f"{format_tile_id(int(ids[first][0]))} in rows {where}; remove the copies, or merge them.",
         )
 
 
-def _coordinates(path: Path, table: pd.DataFrame) -> tuple[Floats, Floats]:
+def coordinates_of(path: Path, table: pd.DataFrame) -> tuple[Floats, Floats]:
     """Longitudes and latitudes, rounded to 1e-6 degree and checked."""
     import geopandas as gpd
     import pandas as pd
@@ -113,40 +184,60 @@ def _coordinates(path: Path, table: pd.DataFrame) -> tuple[Floats, Floats]:
         found = ", ".join(str(name) for name in table.columns)
         raise FileInputError(path, f"expected columns lon and lat in degrees, or points; got the columns {found}.")
     lon, lat = round_lonlat(lon), round_lonlat(lat)
-    _refuse(path, ~((np.abs(lon) <= 180) & (np.abs(lat) <= 90)), lon, lat, "have no longitude and latitude in range")
-    _refuse(path, (lat < MIN_LAT) | (lat > MAX_LAT), lon, lat, "are beyond 84 N or 80 S, where UTM ends")
+    given = _Given(path, table.index.tolist(), lon, lat)
+    given.refuse(~((np.abs(lon) <= 180) & (np.abs(lat) <= 90)), "have no longitude and latitude in range")
+    given.refuse((lat < MIN_LAT) | (lat > MAX_LAT), "are beyond 84 N or 80 S, where UTM ends")
     return lon, lat
 
 
-def _refuse(path: Path, bad: NDArray[np.bool_], lon: Floats, lat: Floats, what: str) -> None:
-    rows = np.flatnonzero(bad)
-    if len(rows):
-        shown = "; ".join(f"row {row}: {lon[row]:g}, {lat[row]:g}" for row in rows[:SHOWN])
-        raise FileInputError(path, f"{len(rows)} of {len(bad)} locations {what} ({shown}); correct or remove them.")
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Locations of a file, and their row numbers, for messages."""
+
+    path: Path
+    rows: Sequence[int]
+    lon: Floats
+    lat: Floats
+
+    def refuse(self, bad: NDArray[np.bool_], what: str) -> None:
+        wrong = np.flatnonzero(bad)
+        if len(wrong):
+            shown = "; ".join(f"row {self.rows[k]}: {self.lon[k]:g}, {self.lat[k]:g}" for k in wrong[:SHOWN])
+            problem = f"{len(wrong)} of {len(bad)} locations {what} ({shown}); correct or remove them."
+            raise FileInputError(self.path, problem)
 
 
 def _labels(
-    path: Path, table: pd.DataFrame, ecoregions: gpd.GeoDataFrame | None, lon: Floats, lat: Floats
+    path: Path,
+    table: pd.DataFrame,
+    ecoregions: gpd.GeoDataFrame | None,
+    lon: Floats,
+    lat: Floats,
+    *,
+    refuse_sea: bool,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    given = _Given(path, table.index.tolist(), lon, lat)
     if "biome" in table.columns and "eco_region" in table.columns:
         biome, eco_region = (table[name].to_numpy() for name in ("biome", "eco_region"))
         if all(np.issubdtype(column.dtype, np.integer) for column in (biome, eco_region)):
             outside = (biome < 0) | (biome > NO_BIOME) | (eco_region < 0) | (eco_region > NO_ECO_REGION)
-            _refuse(path, outside, lon, lat, f"have a biome above {NO_BIOME} or an eco_region above {NO_ECO_REGION}")
+            given.refuse(outside, f"have a biome above {NO_BIOME} or an eco_region above {NO_ECO_REGION}")
             return biome.astype(np.uint8), eco_region.astype(np.uint16)
     if ecoregions is None:
         raise FileInputError(path, "has no columns biome and eco_region; give --ecoregions FILE to look them up.")
     found, eco = label_points(ecoregions, lon, lat)
-    _refuse(path, found == NO_BIOME, lon, lat, "are in no ecoregion (sea, ice or outside the ecoregion file)")
+    sea = found == NO_BIOME
+    if refuse_sea or sea.all():
+        given.refuse(sea, "are in no ecoregion (sea, ice or outside the ecoregion file)")
     return found, eco
 
 
 def _splits(
-    path: Path, table: pd.DataFrame, lon: Floats, lat: Floats, options: SamplingOptions
+    path: Path, table: pd.DataFrame, name: str | None, lon: Floats, lat: Floats, options: SamplingOptions
 ) -> tuple[NDArray[np.uint8], float | None]:
     """Split of each location, and the width of the blocks that determined it."""
-    if "split" in table.columns:
-        return _given_splits(path, table), None
+    if name is not None or USUAL_SPLIT in table.columns:
+        return given_splits(path, column_of(path, table, name or USUAL_SPLIT, "--split-column")), None
     groups = groups_of_points(lon, lat, options.size_px)
     if options.split == "random":
         totals = split_totals(len(lon), options.split_shares)
@@ -155,14 +246,17 @@ def _splits(
     return split_by_blocks(lon, lat, groups, options.split_shares, options.seed)
 
 
-def _given_splits(path: Path, table: pd.DataFrame) -> NDArray[np.uint8]:
+def given_splits(path: Path, column: pd.Series[Any]) -> NDArray[np.uint8]:
+    """Splits of a column of names (train, val, test) or codes (0, 1, 2); FileInputError with the row of another value."""
     codes: dict[str, int] = {name: code for code, name in SPLIT_NAMES.items()}
     codes |= {str(code): code for code in SPLIT_NAMES}
-    split = np.array([codes.get(str(value).strip().lower(), NO_SPLIT) for value in table["split"]], dtype=np.uint8)
+    split = np.array([codes.get(str(value).strip().lower(), NO_SPLIT) for value in column], dtype=np.uint8)
     bad: Ints = np.flatnonzero(split == NO_SPLIT)
     if len(bad):
-        value = table["split"].iloc[int(bad[0])]
+        value = column.iloc[int(bad[0])]
         raise FileInputError(
-            path, f"expected splits train, val, test or 0, 1, 2; got {value!r} in row {bad[0]} and {len(bad)} in all."
+            path,
+            f"expected splits train, val, test or 0, 1, 2; got {value!r} in row {column.index[bad[0]]}, and {len(bad)} "
+            "such rows in all; correct them.",
         )
     return split

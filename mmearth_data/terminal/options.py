@@ -226,7 +226,8 @@ def _type_of(field: Field) -> Any:  # noqa: ANN401 - any type of click
     if kind is dict:
         return Pair(click.STRING if inner[1] is str else Several())
     if kind is tuple:
-        return click.Choice(get_args(inner[0])) if field.about.repeated else Several()
+        choices = get_args(inner[0])
+        return Several() if not field.about.repeated else click.Choice(choices) if choices else click.STRING
     return Number(field.kind, field.limits) if field.kind in (int, float) else {Path: FilePath()}.get(field.kind)
 
 

@@ -2,6 +2,9 @@
 
 from mmearth_model.evaluation.candidates import BASELINES, RANDOM, Baseline
 from mmearth_model.evaluation.evaluate import DEFAULT_PROTOCOLS, PROTOCOLS, Protocol, evaluate
+from mmearth_model.evaluation.external.description import EncoderDescription
+from mmearth_model.evaluation.external.encoder import ExternalEncoder
+from mmearth_model.evaluation.external.opening import open_encoder
 from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, write_results
 from mmearth_model.evaluation.torchgeo_bench import TORCHGEO_BENCH, TorchgeoInput, bench_table, write_bench_table
 
@@ -13,13 +16,16 @@ __all__ = [
     "TORCHGEO_BENCH",
     "Baseline",
     "Difference",
+    "EncoderDescription",
     "Evaluation",
+    "ExternalEncoder",
     "Protocol",
     "Row",
     "Summary",
     "TorchgeoInput",
     "bench_table",
     "evaluate",
+    "open_encoder",
     "write_bench_table",
     "write_results",
 ]

@@ -7,9 +7,10 @@ needs maps, or trains further, loads its network.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -32,43 +33,51 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from mmearth_model.evaluation.external.encoder import ExternalEncoder
     from mmearth_model.evaluation.features import Extractor, ImageInput
     from mmearth_model.network.backbone import Backbone
     from mmearth_model.tasks import LabelledSet
     from mmearth_model.weights.checkpoints import Checkpoint, Learned
 
-Baseline = Literal["random", "statistics", "rcf"]
-BASELINES: tuple[Baseline, ...] = ("random", "statistics", "rcf")
+Baseline = Literal["random", "statistics", "rcf", "train-mean"]
+BASELINES: tuple[Baseline, ...] = ("random", "statistics", "rcf", "train-mean")
 RANDOM = "random init"
 
 
-class Model(Protocol):
+class Model(ABC):
     """Computes features of the images of a task."""
 
-    @property
-    def load(self) -> Callable[[], Backbone] | None:
-        """Loads the network on the CPU, in evaluation mode; None if there is none."""
-        ...
-
-    @property
-    def trainable(self) -> bool:
-        """Whether the network can be fine-tuned."""
-        ...
-
+    @abstractmethod
     def input(self, task: LabelledSet) -> ImageInput:
         """Return what makes the model's input of the task's images.
 
         Raises `InputError` if the task lacks what the model takes.
         """
-        ...
 
+    @abstractmethod
     def extractor(self, task: LabelledSet, seed: int, device: torch.device) -> Extractor:
         """Return what computes features of such inputs on a device."""
-        ...
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it has a network that can be trained further."""
+        return False
+
+    def network(self) -> Backbone | None:
+        """Load the network on the CPU, in evaluation mode; None if there is none."""
+        return None
 
     def fitted_to(self, task: LabelledSet, seed: int) -> str:
-        """Text that differs if the extractor does; "" if all tasks and seeds have the same."""
-        ...
+        """Text that differs where the extractor does; "" if all tasks and seeds have the same."""
+        return ""
+
+    def check(self, task: LabelledSet, device: torch.device) -> None:
+        """Raise `InputError` if features of the task's images cannot be computed."""
+        self.input(task)
+
+    def notes(self, task: LabelledSet) -> tuple[str, ...]:
+        """Describe what users of the results must know, one sentence each."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,62 +95,47 @@ class Candidate:
         return any(task.conflicts(modality) for modality in self.learned)
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+@dataclass(frozen=True)
+class Normalised(Model):
+    """A model whose input is normalised as a checkpoint or the task does."""
+
+    normaliser: Normaliser | None  # of the checkpoint; None: the task's own
+
+    def input(self, task: LabelledSet) -> Normaliser:
+        """Normalise the images."""
+        return own_input(task) if self.normaliser is None else input_normaliser(self.normaliser, task)
+
+
+@dataclass(frozen=True)
+class Weights(Normalised):
     """An encoder of this toolkit: pretrained, random, or with other weights of its architecture."""
 
     load: Callable[[], ConvNeXtV2]
-    normaliser: Normaliser | None = None  # of the checkpoint; None: the task's own
 
-    trainable = True
+    @property
+    def trainable(self) -> bool:
+        """It is trained further in fine-tuning."""
+        return True
 
-    def input(self, task: LabelledSet) -> Normaliser:
-        """Normalise the images as the checkpoint or the task does."""
-        return normalised(self.normaliser, task)
+    def network(self) -> ConvNeXtV2:
+        """Load the encoder."""
+        return self.load().eval()
 
     def extractor(self, task: LabelledSet, seed: int, device: torch.device) -> Extractor:
         """Average the last map."""
-        return Pooled(self.load().to(device).eval())
-
-    def fitted_to(self, task: LabelledSet, seed: int) -> str:
-        """Nothing is fitted."""
-        return ""
+        return Pooled(self.network().to(device))
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(Normalised):
     """Statistics of each band."""
-
-    normaliser: Normaliser | None = None  # as in `Weights`
-
-    load = None
-    trainable = False
-
-    def input(self, task: LabelledSet) -> Normaliser:
-        """Normalise the images as an encoder's."""
-        return normalised(self.normaliser, task)
 
     def extractor(self, task: LabelledSet, seed: int, device: torch.device) -> Extractor:
         """Compute the statistics of all bands of the input."""
         return ImageStatistics(self.input(task).in_channels)
 
-    def fitted_to(self, task: LabelledSet, seed: int) -> str:
-        """Nothing is fitted."""
-        return ""
 
-
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(Normalised):
     """Random convolutional features."""
-
-    normaliser: Normaliser | None = None  # as in `Weights`
-
-    load = None
-    trainable = False
-
-    def input(self, task: LabelledSet) -> Normaliser:
-        """Normalise the images as an encoder's."""
-        return normalised(self.normaliser, task)
 
     def extractor(self, task: LabelledSet, seed: int, device: torch.device) -> Extractor:
         """Choose filters from the training images."""
@@ -152,9 +146,11 @@ class Filters:
         return f"{seed} {hashlib.blake2b(task.parts.train.tobytes(), digest_size=16).hexdigest()}"
 
 
-def normalised(normaliser: Normaliser | None, task: LabelledSet) -> Normaliser:
-    """Normalise the input of an encoder; without a normaliser of its own, by the task's statistics."""
-    return own_input(task) if normaliser is None else input_normaliser(normaliser, task)
+def candidate_of(encoder: Checkpoint | ExternalEncoder, seeds: tuple[int, ...]) -> Candidate:
+    """Make a candidate of an encoder."""
+    if isinstance(encoder, Model):
+        return Candidate(encoder.name, seeds, encoder, encoder.learned)
+    return Candidate(encoder.name, seeds, Weights(encoder.normaliser, encoder.encoder), encoder.learned, encoder)
 
 
 def candidates(
@@ -164,10 +160,16 @@ def candidates(
     *,
     baselines: Sequence[Baseline] = ("random",),
     convnext: Path | None = None,
+    encoders: Sequence[ExternalEncoder] = (),
 ) -> list[Candidate]:
-    """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines."""
+    """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines.
+
+    Raises `InputError` if two of the given ones have the same name.
+    """
     every = tuple(range(seeds))
-    found = [Candidate(c.name, every, Weights(c.encoder, c.normaliser), c.learned, c) for c in checkpoints]
+    given: list[Checkpoint | ExternalEncoder] = [*checkpoints, *encoders]
+    found = [candidate_of(encoder, every) for encoder in given]
+    _check_names([c.name for c in found])
     if "random" in baselines:
         found += _random(checkpoints, tasks, every)
     first = checkpoints[0].normaliser if checkpoints else None
@@ -176,6 +178,14 @@ def candidates(
     if "rcf" in baselines:
         found.append(Candidate(RCF, every, Filters(first)))
     return found + ([] if convnext is None else [_convnext(convnext, tasks, every)])
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise InputError(
+            f"expected encoders with different names, got {twice} twice; leave one out, or set name in its description."
+        )
 
 
 def _random(checkpoints: Sequence[Checkpoint], tasks: Sequence[LabelledSet], seeds: Sequence[int]) -> list[Candidate]:
@@ -193,7 +203,7 @@ def _random(checkpoints: Sequence[Checkpoint], tasks: Sequence[LabelledSet], see
         Candidate(
             RANDOM if len(shapes) == 1 else f"{RANDOM} {number}",
             (seed,),
-            Weights(partial(random_encoder, seed, encoder, model), normaliser),
+            Weights(normaliser, partial(random_encoder, seed, encoder, model)),
         )
         for number, (encoder, model, normaliser) in enumerate(shapes, start=1)
         for seed in seeds
@@ -220,4 +230,4 @@ def _convnext(path: Path, tasks: Sequence[LabelledSet], seeds: tuple[int, ...]) 
     encoder, rgb = load_convnext(path, pictured)
     recorded = [task.images.recorded_statistics for task in tasks if task.images.recorded_statistics]
     normaliser = Normaliser([rgb], recorded[-1] if recorded else {}, inputs=[rgb.name])
-    return Candidate(f"{CONVNEXT} ({path.name})", seeds, Weights(lambda: encoder, normaliser))
+    return Candidate(f"{CONVNEXT} ({path.name})", seeds, Weights(normaliser, lambda: encoder))

@@ -11,6 +11,7 @@ import numpy as np
 from mmearth_data import InputError
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.candidates import Baseline, Candidate, candidates
+from mmearth_model.evaluation.constant import TRAIN_MEAN, quantities, train_mean
 from mmearth_model.evaluation.features import extract, missing_bands
 from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
 from mmearth_model.evaluation.keeping import check_keep, probe_network
@@ -19,6 +20,7 @@ from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.pixels import probe_pixels
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, adamw, knn, linear
 from mmearth_model.evaluation.results import Evaluation, Row
+from mmearth_model.evaluation.speed import images_per_second
 from mmearth_model.evaluation.testing import check_network, measure_network
 from mmearth_model.evaluation.torchgeo_bench import (  # fmt: skip
     TORCHGEO_BENCH,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data import Store
+    from mmearth_model.evaluation.external.encoder import ExternalEncoder
     from mmearth_model.weights.checkpoints import Checkpoint
 
 Protocol = Literal["knn", "linear", "probe", "paper", "torchgeo-bench"]
@@ -92,6 +95,8 @@ class Job:
     kept: list[tuple[Path, Network]] = field(default_factory=list)
     memo: dict[tuple[int, str, str], NDArray[np.float32]] = field(default_factory=dict)
     divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
+    timed: bool = False  # whether speeds are measured
+    speeds: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def task(self, task: LabelledSet, seed: int) -> LabelledSet:
         """Divide a task as a seed does."""
@@ -108,6 +113,14 @@ class Job:
             reading = model.input(task)
             self.memo[key] = extract(extractor, reading, task.images, self.device, cache=self.cache, report=count)
         return self.memo[key]
+
+    def speed(self, candidate: Candidate, task: LabelledSet, seed: int) -> float | None:
+        """Images per second of a candidate, measured once per task; None if that was not requested."""
+        key = (id(candidate), task.name)
+        if self.timed and key not in self.speeds:
+            self.steps.tell(f"speed of {candidate.name}")
+            self.speeds[key] = images_per_second(candidate.model, task, seed, self.device)
+        return self.speeds.get(key)
 
     def _count(self, candidate: Candidate, task: LabelledSet) -> Callable[[int], None]:
         seen = 0
@@ -131,6 +144,8 @@ def evaluate(
     labels: Sequence[LabelShare] = (WHOLE,),
     baselines: Sequence[Baseline] | None = None,
     convnext: Path | None = None,
+    encoders: Sequence[ExternalEncoder] = (),
+    speed: bool = False,
     keep: Path | None = None,
     cache: Path | None = None,
     device: str = "auto",
@@ -163,10 +178,15 @@ def evaluate(
     labels
         Shares of the training labels.
     baselines
-        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features). None: ``random``, or no
-        baseline if there are only networks.
+        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features), ``train-mean`` (the mean
+        of the training labels, for tasks of quantities). None: ``random``, or no baseline if there are only networks.
     convnext
         File of plain ConvNeXt V2 weights, compared as an additional baseline.
+    encoders
+        Encoders that this toolkit did not make, from `mmearth_model.open_encoder`. They are probed as checkpoints are; protocol
+        ``paper`` needs a module of PyTorch, and a task per pixel an encoder that returns maps or tokens.
+    speed
+        Also measure images per second of each encoder and baseline, from normalised images to features.
     keep
         Folder in which to save a linear probe as a network (`mmearth_model.load_network`): that of protocol ``linear`` or
         ``probe``, or of a pixel task, with the first seed. Requires a single checkpoint, task and share of labels.
@@ -184,30 +204,33 @@ def evaluate(
     InputError
         If tasks, data, checkpoints and networks do not match.
     """
-    encoders = [c for c in checkpoints if not isinstance(c, Network)]
+    pretrained = [c for c in checkpoints if not isinstance(c, Network)]
     networks = [c for c in checkpoints if isinstance(c, Network)]
-    usual: Sequence[Baseline] = () if networks and not encoders else ("random",)
+    usual: Sequence[Baseline] = () if networks and not (pretrained or encoders) else ("random",)
     compared = usual if baselines is None else baselines
-    _check_numbers(test_share, seeds, networks, some=bool(checkpoints or compared or convnext))
+    _check_numbers(test_share, seeds, networks, some=bool(checkpoints or compared or convnext or encoders))
     images = None if store is None else StoreImages(store)
     opened = [task if isinstance(task, LabelledSet) else open_task(task, images) for task in dict.fromkeys(tasks)]
     _check_protocols(opened, protocols)
-    if TORCHGEO_BENCH in protocols:
-        _check_bench(protocols, networks, test_share)
-    if keep is not None:
-        check_keep(keep, encoders, opened, protocols, labels, test_share)
+    _check_names(opened)
     bench = Bench(torchgeo or TorchgeoInput()) if TORCHGEO_BENCH in protocols else None
     if bench is not None:
+        _check_bench(protocols, networks, test_share)
         opened = prepared(opened, bench.input)
+    constant = quantities(opened) if TRAIN_MEAN in compared else []
+    if keep is not None:
+        check_keep(keep, pretrained, opened, protocols, labels, test_share)
     where = resolve_device(device)
-    found = candidates(encoders, opened, seeds, baselines=compared, convnext=convnext)
+    found = candidates(pretrained, opened, seeds, baselines=compared, convnext=convnext, encoders=encoders)
     total = len(opened) * (len(networks) + len(labels) * sum(len(candidate.seeds) for candidate in found))
-    job = Job(opened, protocols, labels, test_share, where, cache, Steps(total, report), keep, bench)
+    total += len(constant) * len(labels) * seeds
+    job = Job(opened, protocols, labels, test_share, where, cache, Steps(total, report), keep, bench, timed=speed)
     _check(found, job)
     for network, task in itertools.product(networks, opened):
         check_network(network, task)
     results = [result for candidate in found for result in _probe(candidate, job)]
     results += [_measured(network, task, job) for network, task in itertools.product(networks, opened)]
+    results += [_constant(task, share, seed, job) for task in constant for share in labels for seed in range(seeds)]
     for folder, network in job.kept:
         save_network(folder, network)
     rows, sums = zip(*results, strict=True)
@@ -247,6 +270,14 @@ def _measured(network: Network, task: LabelledSet, job: Job) -> tuple[Row, NDArr
     return result
 
 
+def _constant(task: LabelledSet, share: LabelShare, seed: int, job: Job) -> tuple[Row, NDArray[np.float64]]:
+    """Row of the mean of the training labels with the sums of the test samples."""
+    job.steps.tell(f"{TRAIN_MEAN} on {task.name}")
+    result = train_mean(job.task(task, seed), share, seed)
+    job.steps.finish()
+    return result
+
+
 def _filled(
     found: Sequence[Candidate], networks: Sequence[Network], tasks: Sequence[LabelledSet]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -265,8 +296,9 @@ def _notes(
     known = [checkpoint.normaliser.statistics for checkpoint in checkpoints]
     return (
         *(() if job.bench is None else bench_notes(job.tasks, job.bench.input)),
+        *(note for c in found for task in job.tasks for note in c.model.notes(task)),
         *(note for task in kept for note in data_notes(task, known, store)),
-        *(f"{name}: no encoder, so not probed by protocol paper." for name in skipped),
+        *(f"{name}: no network that can be trained, so not probed by protocol paper." for name in skipped),
     )
 
 
@@ -277,14 +309,14 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
         for seed in seeds if job.test_share is not None else seeds[:1]:
             job.task(task, seed).check()
         for candidate in found:
-            candidate.model.input(task)
+            candidate.model.check(task, job.device)
         for seed in seeds if "paper" in job.protocols else ():
             divided = job.task(task, seed)
             for share in job.labels:
                 paper_recipe(divided, len(share.choose(divided, seed)), probe=True)
     if set(job.protocols) == {"paper"} and not any(candidate.model.trainable for candidate in found):
         raise InputError(
-            "--protocol paper: expected an encoder, got none; give a checkpoint, or add --protocol linear."
+            "--protocol paper: expected an encoder that can be trained, got none; give a checkpoint or a module, or add --protocol linear."
         )
 
 
@@ -299,6 +331,14 @@ def _check_bench(protocols: Sequence[Protocol], networks: Sequence[Network], tes
     for given, problem in problems:
         if given:
             raise InputError(f"--protocol {TORCHGEO_BENCH}: expected neither other protocols, networks nor --test-share, got {problem}.")  # fmt: skip
+
+
+def _check_names(tasks: Sequence[LabelledSet]) -> None:
+    """Refuse two tasks of one name, such as ``NAME=PATH`` and ``NAME@random=PATH``: their rows would be mixed."""
+    names = [task.name for task in tasks]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise InputError(f"--task: expected each task once, got {twice} twice; leave one out.")
 
 
 def _check_protocols(tasks: Sequence[LabelledSet], protocols: Sequence[Protocol]) -> None:
@@ -334,6 +374,7 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
                 leaky=candidate.leaky_for(divided),
                 train_tiles=len(train),
                 details=prediction.details,
+                images_per_s=job.speed(candidate, divided, seed),
             )
             _keep(candidate, divided, prediction, row, job)
             yield row, found.sums
@@ -352,14 +393,15 @@ def _keep(candidate: Candidate, task: LabelledSet, prediction: Prediction, row: 
 def _answers(
     candidate: Candidate, task: LabelledSet, train: NDArray[np.intp], seed: int, job: Job
 ) -> Iterator[tuple[Prediction, Score]]:
-    source = candidate.model
+    model = candidate.model
+    network = model.network() if task.kind.per_pixel or ("paper" in job.protocols and model.trainable) else None
     if task.kind.per_pixel:
-        if source.load is not None:
-            yield probe_pixels(source.load().to(job.device).eval(), source.input(task), task, train, seed)
+        if network is not None:
+            yield probe_pixels(network.to(job.device), model.input(task), task, train, seed)
         return
-    if "paper" in job.protocols and source.load is not None and source.trainable:
+    if network is not None:
         recipe = paper_recipe(task, len(train), probe=True, seed=seed)
-        tuner = FineTuner(source.load(), source.input(task), task, train, recipe, job.device)
+        tuner = FineTuner(network, model.input(task), task, train, recipe, job.device)
         validation, _ = tuner.fit()
         done = Prediction("paper", np.empty(0), validation=validation, chosen=tuner.settings)
         yield done, tuner.score(task.parts.test)
@@ -367,14 +409,14 @@ def _answers(
         return
     whole = LabelledFeatures(job.features(candidate, task, seed), task.labels)
     fit, choose, test = (whole.take(rows) for rows in (train, task.parts.validation, task.parts.test))
-    question = Question(task.kind, task.outputs, fit, choose, test, seed)
+    question = Question(task.kind, task.outputs, fit, choose, test, seed, task.metric)
     if job.bench is not None:
-        details = bench_details(task, job.bench.input, train, source.input(task), candidate.checkpoint is not None)
+        details = bench_details(task, job.bench.input, train, model.input(task), candidate.checkpoint is not None)
         yield from job.bench.answers(question, details, (id(whole.values), train.tobytes()), job.steps.tell)
         return
     for prediction in _predictions(question, job.protocols):
         answers = (prediction.predicted, test.labels, question.classes, prediction.scores)
-        yield prediction, score(task.kind, *answers)
+        yield prediction, score(task.kind, *answers, metric=task.metric)
 
 
 def _predictions(question: Question, protocols: Sequence[Protocol]) -> Iterator[Prediction]:

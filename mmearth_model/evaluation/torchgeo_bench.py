@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import InputError, write_text
+from mmearth_model.data.targets import Normaliser
 from mmearth_model.evaluation.metrics import Count, Score, average_precision
 from mmearth_model.evaluation.probes import Prediction
 from mmearth_model.evaluation.results import to_csv
@@ -54,7 +55,6 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of the table of torchgeo-bench; those that are about segmentation stay empty."""
 FIXED = {
-    "normalization": "bandspec_zscore",
     "interpolation": "bilinear",
     "c_range_start": -6,
     "c_range_stop": 4,
@@ -62,6 +62,8 @@ FIXED = {
     "merge_val": True,
     "bootstrap": RESAMPLES,
 }
+BY_DATA, BY_MODEL = "bandspec_zscore", "model_native"
+"""Column `normalization`: by the statistics of the data set, or in another way, which the encoder determines."""
 ENCODER, OTHER = "torchgeo_bench_model.MMEarth", "mmearth_model"
 """Column `model`: the class that runs our encoders in torchgeo-bench (pipelines/integrations), and for baselines."""
 
@@ -153,9 +155,27 @@ def bench_details(
     taken = {f"{name}.{band}" for name in reading.inputs for band in reading.modalities[name].model_bands}
     return {
         "model": ENCODER if pretrained else OTHER,
+        "normalization": BY_DATA if _by_data(task, train, reading) else BY_MODEL,
         "partition": named,
         "bands": bands_used(task.images, given.bands, taken if pretrained else None),
     }
+
+
+def _by_data(task: LabelledSet, train: NDArray[np.intp], reading: ImageInput) -> bool:
+    """Whether an input is normalised by the statistics of the data set, in all bands that both have."""
+    own = task.images.own_normaliser
+    if own is None or not isinstance(reading, Normaliser):
+        return False
+    known = own(train).statistics
+    pairs = [
+        (found[band], bands[band])
+        for name, levels in reading.statistics.items()
+        for level, bands in levels.items()
+        for found in (known.get(name, {}).get(level, {}),)
+        for band in bands
+        if band in found
+    ]
+    return bool(pairs) and all(a[key] == b[key] for a, b in pairs for key in ("mean", "std"))
 
 
 def bench_notes(tasks: Sequence[LabelledSet], given: TorchgeoInput) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Bands = Literal["rgb", "all"]
 FILE = "torchgeo_bench.yaml"
+SAME = (1.0, 0.0)
 TINY = 1e-30
 """Added to an observed value that equals the catalog's no-data value of 0; it vanishes in normalisation."""
 
@@ -122,7 +123,7 @@ def _notes(task: LabelledSet, images: ImageSource) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class ListedImages:
-    """Images of a data set that torchgeo-bench lists, in the units of the files, with the bands' names as it takes them."""
+    """Images of a data set that torchgeo-bench lists, in the catalog's units, with the bands' names as it takes them."""
 
     redrawn: ClassVar[bool] = False
     fills_missing: ClassVar[bool] = True
@@ -148,6 +149,12 @@ class ListedImages:
         how = f"{self.inner.digest} {self.size_px} {[(band.plane, band.feeds) for band in self.wanted]}"
         return hashlib.blake2b(how.encode(), digest_size=16).hexdigest()
 
+    @property
+    def units(self) -> tuple[float, float]:
+        """Scale and offset from the units of the files, which those of the listed statistics are, to the catalog's."""
+        spec = self.inner.spec
+        return (1.0 if spec.scale is None else spec.scale, 0.0 if spec.offset is None else spec.offset)
+
     @cached_property
     def found(self) -> tuple[Listed, ...]:
         """Wanted bands that the files have and the catalog knows; those of other sensors are in files of their own."""
@@ -170,10 +177,11 @@ class ListedImages:
         return self.inner.outlines()
 
     def batches(self, rows: NDArray[np.intp], size: int, modalities: tuple[str, ...]) -> Iterator[Batch]:
-        """Raw batches, float32 in the units of the files; no-data where a band is missing."""
+        """Raw batches, float32 in the catalog's units; no-data where a band is missing."""
         known = load_catalog().modalities
         for start in range(0, len(rows), size):
             planes = torch.stack([self.planes(int(row)) for row in rows[start : start + size]]).numpy()
+            planes = planes if self.units == SAME else planes * np.float32(self.units[0]) + np.float32(self.units[1])
             names = [name for name in modalities if name in known]
             batch: dict[str, Any] = {name: self._fed(known[name], planes) for name in names}
             tiles = len(planes)
@@ -213,7 +221,8 @@ class ListedImages:
         statistics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
         for band in self.found:
             for name, _, fed in (feed.partition(".") for feed in band.feeds):
-                entry = {"count": 1, "mean": float(band.mean), "std": float(band.std)}
+                scale, offset = self.units
+                entry = {"count": 1, "mean": band.mean * scale + offset, "std": band.std * abs(scale)}
                 statistics.setdefault(name, {NO_LEVEL: {}})[NO_LEVEL][fed] = entry
         seen = [replace(m, model_bands=self.found_bands(m)) for m in self.modalities.values()]
         return Normaliser(seen, {"train": statistics}, inputs=[m.name for m in seen])

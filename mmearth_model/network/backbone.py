@@ -54,6 +54,11 @@ class Backbone(nn.Module, ABC):
         """Copy the encoder, with stochastic depth if its architecture has it."""
 
     @property
+    def whole_batches(self) -> bool:
+        """Whether the images of a batch influence each other in training, so that it must not be computed in slices."""
+        return False
+
+    @property
     def out_channels(self) -> int:
         """Channels of the last map."""
         return self.channels[-1]

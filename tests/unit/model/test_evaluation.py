@@ -138,7 +138,7 @@ def test_only_a_run_that_has_seen_the_labels_or_their_kin_is_leaky(
 
 def test_random_encoders_are_the_seeds_and_nothing_else(store: Store, checkpoint: Checkpoint) -> None:
     found = [c for c in candidates([checkpoint], [], seeds=2) if c.name == RANDOM]
-    weights = [c.model.load().stem.conv.weight for c in (*found, *found)]  # type: ignore[misc, union-attr]
+    weights = [c.model.network().stem.conv.weight for c in (*found, *found)]  # type: ignore[misc, union-attr]
     assert torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], checkpoint.encoder().stem.conv.weight)  # type: ignore[arg-type, union-attr]
