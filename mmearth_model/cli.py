@@ -339,8 +339,7 @@ def evaluate(
     from mmearth_data import cache_folder, meter
     from mmearth_model import Network, open_encoder
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model.evaluation import beside_dict, write_results
-    from mmearth_model.evaluation import TORCHGEO_BENCH, TorchgeoInput, write_bench_table, write_results
+    from mmearth_model.evaluation import TORCHGEO_BENCH, TorchgeoInput, beside_dict, write_bench_table, write_results
     from mmearth_model.tasks import LabelShare
 
     if not checkpoints:

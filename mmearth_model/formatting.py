@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 PERCENT = frozenset({"accuracy", "accuracy_macro", "f1", "jaccard", "map", "map_macro", "micro_map", "recall_macro"})
-PERCENT = frozenset({"accuracy", "f1", "jaccard", "map", "map_macro", "micro_map", "recall_macro"})
 """Metrics shown in per cent."""
 
 

@@ -6,7 +6,6 @@ from mmearth_model.evaluation.external.description import EncoderDescription
 from mmearth_model.evaluation.external.encoder import ExternalEncoder
 from mmearth_model.evaluation.external.opening import open_encoder
 from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, beside_dict, write_results
-from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, write_results
 from mmearth_model.evaluation.torchgeo_bench import TORCHGEO_BENCH, TorchgeoInput, bench_table, write_bench_table
 
 __all__ = [
@@ -23,9 +22,9 @@ __all__ = [
     "Protocol",
     "Row",
     "Summary",
-    "beside_dict",
     "TorchgeoInput",
     "bench_table",
+    "beside_dict",
     "evaluate",
     "open_encoder",
     "write_bench_table",
