@@ -380,7 +380,6 @@ def evaluate(
     compared = None if published is None else result.beside(published)
     if out is not None:
         write_results(result, out, about, compared)
-        write_results(result, out, about)
         write_bench_table(result, out)
     if keep is not None:
         _say(f"{keep}: the probe as a network")
