@@ -199,7 +199,7 @@ def plan_sampled(frame: GeoDataFrame, layout: StoreLayout, first_row: int = 0) -
     reserves = frame[frame["slot"].isna()]
     places = {
         name: np.concatenate([primaries[name].to_numpy(), reserves[name].to_numpy()])
-        for name in (*PLACE_COLUMNS, "split", *OPTIONAL_COLUMNS)
+        for name in (*PLACE_COLUMNS, "split", *OPTIONAL_COLUMNS, *GRID_COLUMNS)
         if name in frame.columns
     }
     if DATE in places:

@@ -259,7 +259,7 @@ def _splits(
 
 
 def given_splits(path: Path, column: pd.Series[Any]) -> NDArray[np.uint8]:
-    """Splits of a column of names (train, val, test) or codes (0, 1, 2); FileInputError with the row of another value."""
+    """Return the splits of a column of names (train, val, test) or codes (0, 1, 2); FileInputError with the row of another value."""
     codes: dict[str, int] = {name: code for code, name in SPLIT_NAMES.items()}
     codes |= {str(code): code for code in SPLIT_NAMES}
     split = np.array([codes.get(str(value).strip().lower(), NO_SPLIT) for value in column], dtype=np.uint8)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
     from mmearth_data.catalog.modality import Modality
-    from mmearth_data.catalog.tile import Place, TileGrid
+    from mmearth_data.catalog.tile import Place
     from mmearth_data.geography.zones import ZonePart
     from mmearth_data.sources.base import Source
     from mmearth_data.sources.labels.table import LabelTable
@@ -36,7 +36,7 @@ class Burner(Protocol):
         """Everything that determines the maps, JSON-ready and without paths."""
         ...
 
-    def read(self, grid: TileGrid) -> Mapping[str, np.ndarray[Any, Any]]:
+    def read(self, survey: Survey) -> Mapping[str, np.ndarray[Any, Any]]:
         """Modality -> array of one tile, as stored (shape `Modality.array_shape`); safe to call from several threads."""
         ...
 
@@ -120,7 +120,7 @@ class LabelledSource:
             raise TileUnavailable(refusal.reason, _detail(row, refusal.detail)) from None
         wanted = {m.name for m in modalities}
         if self._burner is not None and any(m.name in wanted for m in self._burner.modalities):
-            burnt = self._burner.read(survey.grid)
+            burnt = self._burner.read(survey)
             arrays |= {name: array for name, array in burnt.items() if name in wanted}
         return arrays
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.sampling import SamplingOptions
 from mmearth_data.sources.base import SourceOverNetwork
 from mmearth_data.sources.dated import NearDates
 from mmearth_data.sources.draws import check_years
@@ -86,6 +87,7 @@ def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
         cloud_percent=recipe.cloud_percent,
         period=_period(recipe),
         near=_near_dates(recipe),
+        grids=recipe.polygons is not None,
     )
     limiter = LocalLimiter(recipe.in_flight, recipe.per_second, recipe.restricted_in_flight)
     return EarthEngineSource(catalog, wanted_modalities(catalog, recipe), rules, options, limiter)
@@ -112,3 +114,19 @@ def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:
     if ecoregions is not None:
         return ecoregions
     return make_source(recipe, adjusted_catalog(load_catalog(), recipe), None).ecoregions()
+
+
+def options_of(recipe: BuildRecipe) -> SamplingOptions:
+    """Options of the sampler of a recipe."""
+    return SamplingOptions(
+        tiles=recipe.tiles,
+        size_px=recipe.tile_size,
+        seed=recipe.seed,
+        balance=recipe.balance,
+        oversample=recipe.oversample,
+        split=recipe.split or "block",
+        split_shares=recipe.split_shares,
+        split_guard_m=recipe.split_guard_m,
+        min_distance_m=recipe.min_distance_m,
+        threads=recipe.threads,
+    )

@@ -66,6 +66,7 @@ class SceneRules:
     cloud_percent: float  # Scenes must have fewer clouds
     period: Period | None = None  # For a cover, whose tiles have its least cloudy scene instead of a random one
     near: NearDates | None = None  # For locations with dates, whose tiles have the nearest scene instead
+    grids: bool = False  # Whether locations have pixel grids, to which scenes in another CRS are resampled
 
     def year(self, place: Place) -> int:
         """Year of a location's scene."""
@@ -318,7 +319,8 @@ class SurveyPlan:
         native = parameters(self.base)["native"][0]
         scene_crs = image.select(self.base.asset_bands.get(native, native)).projection().crs()
         own = given.get("crs")
-        crs = scene_crs if self.rules.period is None else ee.String(own)
+        fixed = self.rules.grids or self.rules.period is not None
+        crs = ee.String(own) if fixed else scene_crs
         tiles, boxes = ee.Dictionary(given.get("tiles")), ee.Dictionary(given.get("boxes"))
         time = ee.Number(image.get(TIME))
         scene = Scene(
@@ -333,7 +335,7 @@ class SurveyPlan:
             "index": image.get(INDEX if self.rules.near is None else OWN_INDEX),
             "time": time,
             "crs": crs,
-            **({} if self.rules.period is None else {"scene_crs": scene_crs}),
+            **({"scene_crs": scene_crs} if fixed else {}),
             "bands": image.bandNames(),
             "clouds": image.get(CLOUDS),
         }
