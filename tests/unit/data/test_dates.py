@@ -140,7 +140,7 @@ def toy_series(rng: random.Random, days: int) -> tuple[list[Place], Clouds]:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_scene_belongs_to_the_nearest_of_the_dates_that_want_it(seed: int) -> None:
-    """Whoever is asked first, alone or together: the same answers, and no scene twice."""
+    """The answers are the same in any order, alone or together, and no scene is used twice."""
     rng = random.Random(seed)
     near = NearDates(days=rng.choice([1, 4, 9, 30]))
     dated, scenes = toy_series(rng, near.days)
