@@ -250,10 +250,11 @@ def _sizes(store: Store, spec: ArraySpec, shards: Iterable[int]) -> tuple[int | 
 
 def _label(store: Store, m: Modality, splits: NDArray[np.uint8]) -> LabelSummary:
     codes = store.read(m.name, slice(0, store.layout.tiles))[store.rows]
-    observed = m.observed(codes).reshape(len(codes), -1).any(axis=1)
     if m.kind.is_multi_label:
+        observed = m.observed(codes).any(axis=1)
         tiles, found = np.nonzero(codes == PRESENT)
     else:
+        observed = m.observed(codes)
         tiles, found = np.flatnonzero(observed), codes[observed]
     counts = Counter(zip(found.tolist(), splits[tiles].tolist(), strict=True))
     names = {label.code: label for label in m.classes}
