@@ -107,6 +107,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "safetensors": ("mmearth_model",),
     "sklearn": ("mmearth_model",),
     "huggingface_hub": ("mmearth_model.weights.hub",),
+    "onnxruntime": ("mmearth_model.evaluation.external",),
 }
 """Library -> the packages that may import it. What is not named here is free above layer 0."""
 
