@@ -121,7 +121,10 @@ ENCODER_TEXT = (
     "An encoder that this toolkit did not make, or one that it exported: FILE.onnx, or a factory PACKAGE.MODULE:NAME, imported "
     "from the Python path or the current folder; with =DESCRIPTION.yaml unless its description is next to it."
 )
-OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "speed", "cache")
+OF_PROBES = (
+    "protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "speed", "cache", "torchgeo_bands",
+    "torchgeo_size",
+)  # fmt: skip
 """Options of evaluate that concern probes and baselines only."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
@@ -239,8 +242,8 @@ def pretrain(
     "--protocol",
     WHAT,
     "knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW on frozen features, 100 epochs (ours); "
-    "paper: the linear probe of the paper's released code.",
-    click.Choice(["knn", "linear", "probe", "paper"]),
+    "paper: the linear probe of the paper's released code; torchgeo-bench: kNN-5 and L-BFGS of torchgeo-bench, alone.",
+    click.Choice(["knn", "linear", "probe", "paper", "torchgeo-bench"]),
     name="protocols",
     multiple=True,
     shown="knn, linear",
@@ -267,10 +270,30 @@ def pretrain(
 @option(
     "--test-share F", WHAT, "Test on a random share of all tiles instead of using the store's splits.", Number(float)
 )
+@option(
+    "--torchgeo-bands rgb|all",
+    WHAT,
+    "torchgeo-bench: red, green and blue only, or all bands.",
+    click.Choice(["rgb", "all"]),
+    shown="rgb, as in torchgeo-bench",
+)
+@option(
+    "--torchgeo-size PX",
+    WHAT,
+    "torchgeo-bench: side length to which images are resized; 0 keeps their size.",
+    Number(int, Interval(ge=0, le=1024)),
+    shown="224",
+)
 @PADDING
 @DEVICE
 @THREADS
-@option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
+@option(
+    "--out DIR",
+    OUTPUT,
+    "Write results.md, .csv, .json, .png, .pdf and .svg; with --protocol torchgeo-bench also torchgeo-bench.csv, in the "
+    "columns of its results.",
+    FILE,
+)
 @option("--speed", OUTPUT, "Also measure the images per second of each encoder and baseline.", is_flag=True)
 @option(
     "--keep-probe DIR",
@@ -300,6 +323,8 @@ def evaluate(
     as_json: bool,
     cache: Path | None,
     threads: int | None,
+    torchgeo_bands: Literal["rgb", "all"] | None,
+    torchgeo_size: int | None,
     **options: Any,
 ) -> None:
     """Probe frozen encoders, and test networks.
@@ -314,13 +339,15 @@ def evaluate(
     from mmearth_data import cache_folder, meter
     from mmearth_model import Network, open_encoder
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model.evaluation import beside_dict, write_results
+    from mmearth_model.evaluation import TORCHGEO_BENCH, TorchgeoInput, beside_dict, write_bench_table, write_results
     from mmearth_model.tasks import LabelShare
 
     if not checkpoints:
         refuse_unused("without CKPT", "padding")
     if not any(_of_store(task) for task in tasks):
         refuse_unused("with only tasks from files", "store", "test_share")
+    if TORCHGEO_BENCH not in protocols:
+        refuse_unused(f"without --protocol {TORCHGEO_BENCH}", "torchgeo_bands", "torchgeo_size")
     if out is not None:
         check_output(out, folder=True)
         if keep is not None and keep.absolute() == out.absolute():
@@ -343,6 +370,7 @@ def evaluate(
             keep=keep,
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
+            torchgeo=TorchgeoInput(torchgeo_bands or "rgb", 224 if torchgeo_size is None else torchgeo_size or None),
             report=show,
             **options,
         )
@@ -352,6 +380,7 @@ def evaluate(
     compared = None if published is None else result.beside(published)
     if out is not None:
         write_results(result, out, about, compared)
+        write_bench_table(result, out)
     if keep is not None:
         _say(f"{keep}: the probe as a network")
     content = {**about, **result.to_dict(), **beside_dict(compared)}

@@ -9,7 +9,7 @@ shares are meaningful.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,6 +71,7 @@ class Prediction:
     converged: bool | None = None  # whether the optimiser reached its tolerance; None if that does not apply
     chosen: str = ""  # what was chosen on validation samples
     model: Linear | None = None  # the fitted function, if it is linear
+    details: dict[str, Any] = field(default_factory=dict)  # settings and figures that only this protocol has
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmearth_data import write_text
-from mmearth_model.evaluation.metrics import PRIMARY, RANKED, RESAMPLES, bootstrap, from_sums, interval, sample_sums
+from mmearth_model.evaluation.metrics import (  # fmt: skip
+    PRIMARY,
+    RANKED,
+    RESAMPLES,
+    average_precision,
+    bootstrap,
+    from_sums,
+    interval,
+    sample_sums,
+)
 from mmearth_model.formatting import PERCENT, shown
 from mmearth_model.published import compare
 from mmearth_model.published.drawing import draw_comparison, panel_inches
@@ -70,6 +79,8 @@ class Row:
     resamples: int = RESAMPLES
     images_per_s: float | None = None  # speed of the encoder, from normalised images to features; None: not measured
     guess: float | None = None  # the metric of the best constant answer; None for tasks per pixel. See `guessing`
+    drawn: int = RESAMPLES  # number of resamples
+    details: dict[str, Any] = field(default_factory=dict)  # settings and figures that only this protocol has
 
     @classmethod
     def of(cls, task: LabelledSet, found: Score, **fields: Any) -> Row:
@@ -77,6 +88,8 @@ class Row:
         metric = task.metric or PRIMARY[task.kind]
         resampled = bootstrap(task.kind, [found.sums], metric)
         low, high = interval(resampled)
+        if metric not in found.metrics:  # of a protocol with a metric of its own
+            metric = next(iter(found.metrics))
         return cls(
             task=task.name,
             kind=task.kind.value,
@@ -88,7 +101,8 @@ class Row:
             test_tiles=len(task.parts.test),
             counts={name: asdict(count) for name, count in found.counts.items()},
             resamples=int(np.isfinite(resampled).sum()),
-            guess=guessing(task),
+            guess=guessing(task, metric),
+            drawn=len(resampled),
             **fields,
         )
 
@@ -109,10 +123,10 @@ class Row:
     def _settings(self) -> tuple[str, ...]:
         few = f"interval of {self.resamples} resamples, undefined in the others"
         named = (self.chosen,) if self.protocol in SETTINGS_SHOWN else ()
-        return named + (few,) * (self.resamples < RESAMPLES)
+        return named + (few,) * (self.resamples < self.drawn)
 
 
-def guessing(task: LabelledSet) -> float | None:
+def guessing(task: LabelledSet, metric: str = "") -> float | None:
     """Metric of the same answer for all test samples: the most frequent training label (of each label), or the mean.
 
     None for tasks per pixel.
@@ -120,6 +134,8 @@ def guessing(task: LabelledSet) -> float | None:
     if task.kind.per_pixel:
         return None
     train, test = task.labels[task.parts.train], task.labels[task.parts.test]
+    if metric == "micro_map":
+        return average_precision(test, np.broadcast_to(train.mean(axis=0), test.shape))
     if task.metric == RANKED:  # samples of one score: the precision is the share of positives
         return float(test.mean())
     if task.kind is TaskKind.SINGLE_LABEL:
@@ -186,7 +202,8 @@ class Evaluation:
     rows
         Every probe.
     sums
-        For each row, (test samples, S) contributions of each test sample; see `mmearth_model.evaluation.metrics`.
+        For each row, (test samples, S) contributions of each test sample, or (R,) the metric on resampled ones; see
+        `mmearth_model.evaluation.metrics.bootstrap`.
     filled
         (Task, encoder) -> bands that the encoder takes and the task lacks: ``sentinel2.B10`` if the band's mean is
         used, ``sentinel2.B1 from B2`` if another band is.
