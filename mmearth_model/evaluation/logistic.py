@@ -94,7 +94,8 @@ class Logistic:
         if self._point.shape != shape:
             self._point = np.zeros(shape)
         self._minimise(_Problem(axes, codes, 1 / (strength * len(codes))))
-        weight, offset = self._point[:, :-1] @ axes.axes.T, self._point[:, -1].copy()
+        point = self._point - self._point.mean(axis=0) if len(classes) > 2 else self._point
+        weight, offset = point[:, :-1] @ axes.axes.T, point[:, -1]
         if len(classes) > 2:
             return classes, weight, offset
         return classes, np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros(1), offset])
