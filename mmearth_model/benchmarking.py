@@ -350,6 +350,8 @@ def _random_values(m: Modality, tiles: int, size_px: int, rng: np.random.Generat
     shape = (tiles, *m.array_shape(size_px))
     if m.kind.is_categorical:
         return np.array([label.code for label in m.classes], dtype=m.dtype)[rng.integers(len(m.classes), size=shape)]
+    if m.kind.is_multi_label:
+        return rng.integers(2, size=shape).astype(m.dtype)
     low, high = m.histogram_range or (-1.0, 1.0)
     values = rng.uniform(low, high, size=shape).astype(m.dtype)
     values[values == m.nodata] += 1

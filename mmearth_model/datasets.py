@@ -73,11 +73,13 @@ class Entry:
         return math.nan if self.modality.kind.is_continuous else IGNORE_INDEX
 
     def tensor(self, batch: Batch) -> Tensor:
-        """Values of a batch: float32 (B, C, H, W), (B, H, W), (B, C) or (B,); int64 (B, H, W) or (B,) for classes and masks."""
+        """Values of a batch: float32 (B, C, H, W), (B, H, W), (B, C) or (B,); int64 for classes and masks."""
         m = self.modality
         values = batch[m.name] if m.stored else derived(m, batch["tile"])
         if m.kind is Kind.TILE_CATEGORICAL:
             return torch.from_numpy(self._indices(values))
+        if m.kind is Kind.TILE_MULTI_LABEL:
+            return torch.from_numpy(np.where(m.observed(values), values.astype(np.int64), IGNORE_INDEX))
         if not m.kind.is_continuous:
             return torch.from_numpy(self._indices(values[:, 0]))
         if self.band is not None:
@@ -413,12 +415,14 @@ def _targets(store: Store, given: str | Sequence[str] | None) -> tuple[Entry, ..
 
 
 def _labelled(store: Store, targets: Sequence[Entry]) -> Store:
-    """Select the tiles that have a class for every target of the kind ``tile/categorical``."""
+    """Select the tiles that have a class for every target with classes per tile."""
     keep = np.ones(len(store), dtype=bool)
     for entry in targets:
-        if entry.modality.kind is Kind.TILE_CATEGORICAL:
-            codes = store.read(entry.modality.name, slice(0, store.layout.tiles))[store.rows]
-            keep &= entry.modality.class_code_index()[codes] >= 0
+        m = entry.modality
+        if m.kind in (Kind.TILE_CATEGORICAL, Kind.TILE_MULTI_LABEL):
+            codes = store.read(m.name, slice(0, store.layout.tiles))[store.rows]
+            several = m.kind.is_multi_label
+            keep &= m.observed(codes).all(axis=1) if several else m.class_code_index()[codes] >= 0
     return store if keep.all() else store.select(where=keep)
 
 

@@ -81,7 +81,14 @@ class ModalityEntry(_Entry):
     """Schema of one file of ``catalog/modalities``; `Modality` documents the fields."""
 
     name: str
-    kind: Literal["raster/continuous", "raster/categorical", "raster/mask", "tile/continuous", "tile/categorical"]
+    kind: Literal[
+        "raster/continuous",
+        "raster/categorical",
+        "raster/mask",
+        "tile/continuous",
+        "tile/categorical",
+        "tile/multi-label",
+    ]
     long_name: str
     bands: list[str] = []
     dtype: DTypeName

@@ -21,6 +21,9 @@ Resampling = Literal["bilinear", "nearest"]
 StatisticsBy = Literal["s2_level", "none"]
 PretextNorm = Literal["patch", "none"]
 
+ABSENT, PRESENT = 0, 1
+"""Stored values of the classes of a multi-label modality."""
+MULTI_LABEL_NODATA = 255
 CODE_DTYPES = ("uint8", "uint16")
 """Stored types of class codes; a lookup table over all their values is small."""
 DERIVABLE_FROM = ("lon", "lat", "time")
@@ -35,6 +38,7 @@ class Kind(StrEnum):
     RASTER_MASK = "raster/mask"
     TILE_CONTINUOUS = "tile/continuous"
     TILE_CATEGORICAL = "tile/categorical"
+    TILE_MULTI_LABEL = "tile/multi-label"
 
     @property
     def is_raster(self) -> bool:
@@ -50,6 +54,11 @@ class Kind(StrEnum):
     def is_categorical(self) -> bool:
         """True if values are class codes."""
         return self.value.endswith("/categorical")
+
+    @property
+    def is_multi_label(self) -> bool:
+        """True if any number of classes apply at once: each has a band of 0 (absent) and 1 (present)."""
+        return self.value.endswith("/multi-label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,9 @@ class Modality:
     long_name: str
     """Display name."""
     bands: tuple[str, ...]
-    """Band names in stored order; empty for ``tile/categorical``, whose array has no band axis."""
+    """Band names in stored order; empty for ``tile/categorical``, whose array has no band axis; the classes of
+    ``tile/multi-label``.
+    """
     dtype: np.dtype[Any]
     """Type of the stored values."""
     nodata: float
@@ -169,7 +180,7 @@ class Modality:
     pretext_norm: PretextNorm = "none"
     """``patch``: the target is normalised within each patch."""
     classes: tuple[ClassLabel, ...] = ()
-    """Class codes, in the order of the model's class indices."""
+    """Class codes, in the order of the model's class indices; the codes of ``tile/multi-label`` are positions of bands."""
     display: Display = field(default_factory=Display)
     """How it is drawn."""
     doi: str = ""
@@ -184,6 +195,9 @@ class Modality:
         if problem:
             field_name, text = problem
             raise CatalogError(f"{self.name}: {text}", field_name)
+        if self.kind.is_multi_label and not self.classes:
+            classes = tuple(ClassLabel(position, band) for position, band in enumerate(self.bands))
+            object.__setattr__(self, "classes", classes)
         if math.isnan(self.nodata):
             # YAML's .nan has another sign bit than JSON's NaN, but a resumed store must get the same bytes.
             object.__setattr__(self, "nodata", math.nan)
@@ -332,6 +346,9 @@ def _storage_problems(m: Modality) -> Problems:
         yield "dtype", text
     if m.kind is Kind.RASTER_MASK and m.dtype.kind == "f":
         yield "dtype", f"masks are integers, got dtype {m.dtype.name}; write uint8 or uint16."
+    if m.kind.is_multi_label and (m.dtype.name, m.nodata) != ("uint8", MULTI_LABEL_NODATA):
+        text = f"tile/multi-label is stored as uint8 with nodata {MULTI_LABEL_NODATA}, got {m.dtype.name}, {m.nodata}."
+        yield "dtype", text
 
 
 def _histogram_problems(m: Modality) -> Problems:
@@ -398,6 +415,11 @@ def _class_problems(m: Modality) -> Problems:
     if m.kind.is_categorical and not m.classes:
         yield "classes", "a categorical modality needs its classes (code, name, colour)."
     codes = [label.code for label in m.classes]
+    if m.kind.is_multi_label:
+        if m.classes and [(label.code, label.name) for label in m.classes] != list(enumerate(m.bands)):
+            text = "the classes of tile/multi-label are its bands, in the same order, with codes 0, 1, 2, ...; "
+            yield "classes", f"{text}correct them, or leave them out."
+        return
     clashing = sorted({code for code in codes if codes.count(code) > 1})
     if clashing:
         yield "classes", f"class codes must differ, got {', '.join(map(str, clashing))} more than once."

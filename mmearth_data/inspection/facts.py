@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.modality import Kind
+from mmearth_data.catalog.modality import PRESENT, Kind
 from mmearth_data.catalog.tile import LEVEL_NAMES, PIXEL_M
 from mmearth_data.inspection.panels import factor_bands
 
@@ -89,7 +89,7 @@ def plan_facts(tile: Mapping[str, Any], modalities: Iterable[Modality]) -> tuple
     the coordinates from which they are computed are shown.
     """
     present = [m for m in modalities if m.stored and m.name in tile]
-    labels = [m for m in present if m.kind is Kind.TILE_CATEGORICAL]
+    labels = [m for m in present if m.kind in (Kind.TILE_CATEGORICAL, Kind.TILE_MULTI_LABEL)]
     quantities = [m for m in present if m.kind is Kind.TILE_CONTINUOUS]
     tables = [_scene(tile["tile"])]
     if labels:
@@ -117,13 +117,25 @@ def _scene(coordinates: Mapping[str, Any]) -> FactTable:
 
 
 def _labels(labelled: Sequence[tuple[Modality, Any]]) -> FactTable:
-    rows, colours = [], []
+    rows: list[tuple[str, str]] = []
+    colours: list[str | None] = []
     for m, code in labelled:
+        if m.kind.is_multi_label:
+            rows.append((m.long_name, _present(m, np.asarray(code))))
+            colours.append(None)
+            continue
         known = next((label for label in m.classes if label.code == int(code)), None)
         missing = not bool(m.observed(np.asarray(code)))
         rows.append((m.long_name, NOT_OBSERVED if missing else known.name if known else f"unknown code {int(code)}"))
         colours.append(known.colour if known else None)
     return FactTable(title="Labels", rows=tuple(rows), colours=tuple(colours))
+
+
+def _present(m: Modality, values: NDArray[Any]) -> str:
+    """Names of the classes that are present."""
+    if not m.observed(values).any():
+        return NOT_OBSERVED
+    return ", ".join(m.bands[position] for position in np.flatnonzero(values == PRESENT)) or "none"
 
 
 def _quantities(m: Modality, values: NDArray[Any]) -> FactTable:

@@ -30,7 +30,7 @@ def render_catalog(modalities: Sequence[Modality]) -> FittedTable:
         ]
     )
     for m in modalities:
-        what = f"{len(m.classes)} classes" if m.kind.is_categorical else " ".join(m.bands)
+        what = f"{len(m.classes)} classes" if m.classes else " ".join(m.bands)
         unit = "" if m.units == "1" or m.kind.is_categorical else f", {m.units}"
         wanted = "" if m.enabled else " (on request)"
         table.add(m.name, str(m.kind), m.dtype.name if m.stored else "derived", what + unit + wanted)

@@ -256,7 +256,12 @@ def _places_of_frame(frame: GeoDataFrame, synthetic: bool, colour: Colour) -> Pl
 def coloured_label(modalities: Iterable[Modality]) -> Modality | None:
     """First label whose classes all have colours and are few enough to distinguish."""
     for m in modalities:
-        if is_label(m) and len(m.classes) <= MOST_COLOURS and all(label.colour for label in m.classes):
+        if (
+            is_label(m)
+            and m.kind.is_categorical
+            and len(m.classes) <= MOST_COLOURS
+            and all(label.colour for label in m.classes)
+        ):
             return m
     return None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.modality import PRESENT
 from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.commits import committed_shards, read_commit
@@ -81,7 +82,7 @@ class ClassCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelSummary:
-    """Tiles by the classes of a label; classes without tiles are left out, unlabelled tiles counted."""
+    """Tiles by the classes of a label, of which a tile may have several; classes without tiles are left out."""
 
     name: str
     long_name: str
@@ -191,8 +192,8 @@ def summarise(store: Store) -> Summary:
 
 
 def is_label(m: Modality) -> bool:
-    """Whether a modality is a stored class per tile."""
-    return m.stored and m.kind.is_categorical and not m.kind.is_raster
+    """Whether a modality is a stored class per tile, or several."""
+    return m.stored and not m.kind.is_raster and (m.kind.is_categorical or m.kind.is_multi_label)
 
 
 def source_notes(source: Mapping[str, Any]) -> tuple[str, ...]:
@@ -249,19 +250,23 @@ def _sizes(store: Store, spec: ArraySpec, shards: Iterable[int]) -> tuple[int | 
 
 def _label(store: Store, m: Modality, splits: NDArray[np.uint8]) -> LabelSummary:
     codes = store.read(m.name, slice(0, store.layout.tiles))[store.rows]
-    observed = m.observed(codes)
-    counts = Counter(zip(codes[observed].tolist(), splits[observed].tolist(), strict=True))
+    observed = m.observed(codes).reshape(len(codes), -1).any(axis=1)
+    if m.kind.is_multi_label:
+        tiles, found = np.nonzero(codes == PRESENT)
+    else:
+        tiles, found = np.flatnonzero(observed), codes[observed]
+    counts = Counter(zip(found.tolist(), splits[tiles].tolist(), strict=True))
     names = {label.code: label for label in m.classes}
     classes = []
     for code in sorted({code for code, _ in counts}):
         label = names.get(code)
-        tiles = {SPLIT_NAMES.get(s, NONE): counts[code, s] for s in (*SPLIT_NAMES, 255) if counts[code, s]}
+        by_split = {SPLIT_NAMES.get(s, NONE): counts[code, s] for s in (*SPLIT_NAMES, 255) if counts[code, s]}
         classes.append(
             ClassCount(
                 code=code,
                 name=label.name if label else f"unknown code {code}",
                 colour=label.colour if label else None,
-                tiles=tiles,
+                tiles=by_split,
             )
         )
     return LabelSummary(

@@ -69,7 +69,7 @@ class Survey:
     s1_desc_days: float = math.nan
     """Sentinel-1 time minus scene time, days; NaN if there is no such pass or its time is unknown."""
     values: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    """``tile/continuous`` modality -> float32 array (band,), for those that the survey already computes."""
+    """Modality of the whole tile -> array as stored, for those that the survey already knows: labels, ``era5``."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Other metadata, JSON-ready (scene ids, notes); written to the tile index."""
     request: Any = None
@@ -84,7 +84,8 @@ class Rejection:
     reason: str
     """``outside_utm`` (`catalog.tile`), ``sentinel2_missing``, ``sentinel2_grid`` and ``sentinel2_nodata`` (Earth
     Engine's `survey` and `pixels`, and `synthetic`), ``earthengine_refused`` and ``earthengine_too_large``
-    (`failures`, `session`), ``not_in_source`` (rasters), or ``duplicate`` (imports of published data).
+    (`failures`, `session`), ``not_in_source`` (rasters), ``at_sea`` and ``same_scene`` (rows of labelled tables,
+    `labelled`), or ``duplicate`` (imports of published data).
     """
     detail: str = ""
     """The service's message, or the figures behind the reason."""

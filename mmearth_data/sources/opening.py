@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.sources.base import SourceOverNetwork
 from mmearth_data.sources.draws import check_years
+from mmearth_data.sources.labelled import LabelledSource
 from mmearth_data.sources.period import Period
 from mmearth_data.sources.wanted import adjusted_catalog, wanted_modalities
 
@@ -82,7 +83,8 @@ def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
 
 def over_network(source: Source) -> SourceOverNetwork | None:
     """Return the source if it requests its pixels from a service."""
-    return source if isinstance(source, SourceOverNetwork) else None
+    inner = source.inner if isinstance(source, LabelledSource) else source
+    return inner if isinstance(inner, SourceOverNetwork) else None
 
 
 def given_ecoregions(recipe: BuildRecipe) -> GeoDataFrame | None:

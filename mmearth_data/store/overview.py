@@ -85,7 +85,7 @@ def overview(store: Store) -> Overview:
 def _modality(m: Modality) -> tuple[str, str, str, str]:
     if not m.stored:
         return m.name, str(m.kind), "", f"derived from {' and '.join(m.derived_from)}"
-    bands = ", ".join(m.bands)
+    bands = "" if m.kind.is_multi_label else ", ".join(m.bands)
     if len(bands) > BANDS_SHOWN:
         bands = f"{len(m.bands)} bands: {bands[: BANDS_SHOWN - 3].rpartition(',')[0]}, ..."
     classes = f"{len(m.classes)} classes" if m.classes else ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 import numpy as np
 
+from mmearth_data.catalog.modality import PRESENT
 from mmearth_data.catalog.tile import LEAST_ID, as_integer, format_tile_id, is_tile_id, parse_tile_id
 from mmearth_data.errors import InputError, UnknownKey, UnknownPosition
 from mmearth_data.store.content import Content
@@ -435,7 +436,8 @@ class Store:
             Boolean array or list (len,), a pandas Series with the index of `tiles`, or a function that takes `coords` and
             returns one of these.
         **classes
-            Name of a ``tile/categorical`` modality -> one or several class names or codes: ``biome="Tundra"``.
+            Name of a ``tile/categorical`` modality -> one or several class names or codes: ``biome="Tundra"``. Of a
+            ``tile/multi-label`` modality, the tiles with any of the classes are kept.
 
         Raises
         ------
@@ -464,13 +466,17 @@ class Store:
         return type(self)(self._content, self.rows[keep], self._named_modalities(modalities))
 
     def _class_mask(self, name: str, labels: Labels) -> NDArray[np.bool_]:
-        m = next((m for m in self.layout.tabular if m.name == name and m.kind.is_categorical), None)
+        labels_of = {m.name: m for m in self.layout.tabular if m.kind.is_categorical or m.kind.is_multi_label}
+        m = labels_of.get(name)
         if m is None:
-            known = [m.name for m in self.layout.tabular if m.kind.is_categorical]
+            known = list(labels_of)
             shown = ", ".join(known) or "none"
             hint = did_you_mean(name, [*known, *CONDITIONS])
-            raise InputError(f"{self.path}: expected a tile/categorical modality ({shown}), got {name!r}; {hint}")
+            raise InputError(f"{self.path}: expected a modality with classes per tile ({shown}), got {name!r}; {hint}")
         codes = label_codes(name, labels, {label.code: label.name for label in m.classes})
+        if m.kind.is_multi_label:
+            present: NDArray[np.bool_] = (self._content.column(name)[self.rows][:, codes] == PRESENT).any(axis=1)
+            return present
         return np.isin(self._content.column(name)[self.rows], codes)
 
     def _named_modalities(self, names: str | Sequence[str] | None) -> Mapping[str, Modality]:

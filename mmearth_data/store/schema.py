@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.modality import ABSENT, PRESENT
 from mmearth_data.catalog.tile import LEVEL_NAMES, LEVEL_NONE, NO_TIME, check_tile_size
 from mmearth_data.errors import InputError
 from mmearth_data.store.encoding import to_json
@@ -314,7 +315,9 @@ def _modality_attributes(m: Modality) -> dict[str, Any]:
         attributes["band_units"] = to_json([m.units_of(band) for band in m.bands]).decode()
     if m.doi:
         attributes["references"] = f"https://doi.org/{m.doi}"
-    if m.classes:
+    if m.kind.is_multi_label:
+        attributes |= {"flag_values": [ABSENT, PRESENT], "flag_meanings": "absent present"}
+    elif m.classes:
         attributes["flag_values"] = [label.code for label in m.classes]
         attributes["flag_meanings"] = " ".join(flag_words([label.name for label in m.classes]))
     return attributes

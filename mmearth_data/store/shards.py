@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.modality import ABSENT, PRESENT
 from mmearth_data.catalog.tile import LEVEL_NAMES, LEVEL_NONE, format_tile_id
 from mmearth_data.errors import InputError
 from mmearth_data.store.index import REJECTED_FIELDS, check_crs
@@ -93,10 +94,10 @@ def check_values(m: Modality, values: np.ndarray[Any, Any]) -> None:
 
 def unknown_codes(m: Modality, values: np.ndarray[Any, Any]) -> list[int]:
     """Codes of a categorical modality that none of its classes has."""
-    if not m.kind.is_categorical:
+    if not (m.kind.is_categorical or m.kind.is_multi_label):
         return []
     codes, _ = count_codes(values)
-    known = {label.code for label in m.classes}
+    known = {ABSENT, PRESENT} if m.kind.is_multi_label else {label.code for label in m.classes}
     return [code for code in codes[m.observed(codes)].tolist() if code not in known]
 
 

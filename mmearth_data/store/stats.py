@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from mmearth_data.catalog.modality import PRESENT
 from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.store.derived import derived
 from mmearth_data.store.moments import Bins, Moments, count_codes, count_tiles
@@ -105,6 +106,9 @@ def _by_level(m: Modality, levels: np.ndarray[Any, Any]) -> Iterator[tuple[str, 
 
 def _class_counts(m: Modality, values: np.ndarray[Any, Any], tiles: NDArray[np.intp]) -> dict[str, list[int]]:
     """Class code -> [tiles in which it occurs, pixels]."""
+    if m.kind.is_multi_label:
+        present = np.count_nonzero(values[tiles] == PRESENT, axis=0).tolist()
+        return {str(label.code): [count, count] for label, count in zip(m.classes, present, strict=True) if count}
     if m.kind.is_raster:
         codes, pixels, occurrences = count_tiles(values, tiles)
     else:

@@ -262,6 +262,8 @@ class Normaliser:
 
     def _table(self, modality: Modality) -> Tensor:
         """Class indices by stored code; or (level, band, [mean, 1 / std, usable]) float32."""
+        if modality.kind.is_multi_label:
+            return torch.empty(0)  # the stored 0 and 1 are the target
         if modality.kind.is_categorical:
             lookup = modality.class_code_index()
             lookup[list(self.missing_codes.get(modality.name, ()))] = UNKNOWN
@@ -287,6 +289,10 @@ class Normaliser:
         if modality.kind.is_categorical:
             classes = table[raw.long()]
             return Target(classes.clamp(min=0), classes != UNKNOWN)
+        if modality.kind.is_multi_label:
+            seen = raw[:, modality.band_indices(modality.model_bands)]
+            observed = seen != modality.nodata
+            return Target(torch.where(observed, seen, 0).float(), observed)
         scale = table[_levels(modality, batch, len(raw)).to(raw.device)]
         return _z_score(modality, raw, scale, self.stand_ins.get(modality.name))
 

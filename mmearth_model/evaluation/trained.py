@@ -27,9 +27,10 @@ def outputs_of(task: LabelledSet) -> tuple[Output, ...]:
     names = [task.classes[i] if i < len(task.classes) else str(i) for i in range(task.outputs)]
     if task.kind.continuous:
         return tuple(Output(name=name, units=_units(task.shown, name)) for name in names)
-    if task.shown is not None:
+    if task.shown is not None and task.kind is not TaskKind.MULTI_LABEL:
         return tuple(Output(name=c.name, code=c.code, colour=c.colour) for c in task.shown.classes)
-    colours = [*task.colours, *[None] * (len(names) - len(task.colours))]
+    own = task.colours if task.shown is None else tuple(c.colour for c in task.shown.classes)
+    colours = [*own, *[None] * (len(names) - len(own))]
     pairs = zip(names, colours, strict=True)
     if task.kind is TaskKind.MULTI_LABEL:
         return tuple(Output(name=name, colour=colour) for name, colour in pairs)

@@ -38,7 +38,7 @@ IGNORED = -100
 class Target:
     """Target of a task."""
 
-    # continuous: float32, z-scored; categorical: int64 class index. 0 where not valid, except for modalities with a
+    # continuous: float32, z-scored; categorical: int64 class index; multi-label: float32, 0 or 1. 0 where not valid, except for modalities with a
     # stand-in (`mmearth_model.Normaliser`). Shapes as stored: (B, C, H, W), (B, C) or (B,).
     values: Tensor
     valid: Tensor  # bool, same shape: True where observed and learnable
@@ -58,7 +58,8 @@ class LossConfig:
           (Sentinel-1); the mean runs over patches whose loss is not 0;
         - raster/categorical: missing pixels are left out, and so is WorldCover's class 10, tree cover;
         - tile/continuous: missing entries are left out;
-        - tile/categorical: a tile without a label belongs to class 0.
+        - tile/categorical: a tile without a label belongs to class 0;
+        - tile/multi-label: missing entries are left out.
 
         The values come from `mmearth_model.data.targets.reference_stand_ins`. It differs from the released code where that
         stops or computes with NaN: a task without targets in a batch is NaN there and contributes nothing here; a
@@ -129,6 +130,9 @@ def task_loss(
         return _raster_categorical(task, prediction, target, mask)
     if task.kind is Kind.TILE_CONTINUOUS:
         return _mean((prediction - target.values) ** 2, target.valid)
+    if task.kind is Kind.TILE_MULTI_LABEL:
+        errors = functional.binary_cross_entropy_with_logits(prediction, target.values, reduction="none")
+        return _mean(errors, target.valid)
     return _cross_entropy(prediction, target.values, target.valid)
 
 

@@ -12,7 +12,7 @@ from mmearth_data import InputError, Kind, format_tile_id
 from mmearth_model.data.targets import Window
 from mmearth_model.network.masking import random_mask, upsample_mask
 from mmearth_model.report.images import draw, draw_classes, encode, limits_of, shown_bands
-from mmearth_model.training.figures import restored
+from mmearth_model.training.figures import present_names, restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,6 +217,9 @@ def _value_texts(task: TaskSpec, modality: Modality, target: Target, prediction:
         names = [label.name for label in modality.classes]
         truth = names[int(target.values.reshape(-1)[0])] if bool(valid[0]) else "missing"
         return names[int(prediction.argmax())], truth
+    if task.kind is Kind.TILE_MULTI_LABEL:
+        truth = present_names(modality, target.values.reshape(-1) > 0) if bool(valid.any()) else "missing"
+        return present_names(modality, prediction.reshape(-1) > 0), truth
     truths = target.values.reshape(-1)[:SHOWN_VALUES].tolist()
     known = valid[:SHOWN_VALUES].tolist()
     more = " ..." if len(valid) > SHOWN_VALUES else ""

@@ -53,12 +53,14 @@ class StoreTask:
         continuous = self.modality.kind.is_continuous
         if self.form == "pixels":
             return TaskKind.PIXEL_REGRESSION if continuous else TaskKind.SEGMENTATION
+        if self.modality.kind.is_multi_label:
+            return TaskKind.MULTI_LABEL
         return TaskKind.REGRESSION if continuous or self.form == "shares" else TaskKind.SINGLE_LABEL
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, or of the regression targets."""
-        if self.modality.kind.is_categorical:
+        if self.modality.classes:
             return tuple(label.name for label in self.modality.classes)
         return (self.band or self.modality.name,)
 
@@ -71,10 +73,13 @@ class StoreTask:
         """Label of every tile of a raw batch.
 
         Classes: (B,) int64, position in ``modality.classes``; `IGNORED` if nothing was observed; of classes that cover
-        equal parts, the first. Quantities and shares: (B, T) float64, NaN if nothing was observed.
+        equal parts, the first. Several classes: (B, K) int64, 0 or 1, `IGNORED` if not observed. Quantities and shares: (B, T) float64, NaN if nothing was observed.
         """
         if self.modality.kind.is_continuous:
             return _means(self._quantities(batch))
+        if self.modality.kind.is_multi_label:
+            given = batch[self.modality.name]
+            return np.where(self.modality.observed(given), given.astype(np.int64), IGNORED)
         indices = self._indices(batch)
         if not self.modality.kind.is_raster:
             return indices
@@ -235,8 +240,10 @@ def labelled_rows(kind: TaskKind, labels: NDArray[Any]) -> NDArray[np.bool_]:
     """(N,) whether a tile has a label."""
     if kind.per_pixel:
         return labels.astype(bool)
-    seen: NDArray[np.bool_] = np.isfinite(labels).all(axis=1) if kind is TaskKind.REGRESSION else labels != IGNORED
-    return seen
+    if kind is TaskKind.SINGLE_LABEL:
+        return np.asarray(labels != IGNORED)
+    seen: NDArray[np.bool_] = np.isfinite(labels) if kind is TaskKind.REGRESSION else labels != IGNORED
+    return np.asarray(seen.all(axis=1))
 
 
 def redraw(task: LabelledSet, test_share: float, seed: int) -> LabelledSet:
@@ -249,10 +256,13 @@ def redraw(task: LabelledSet, test_share: float, seed: int) -> LabelledSet:
 def parse_task(text: str, modalities: Mapping[str, Modality]) -> StoreTask:
     """Parse a task such as ``store:biome``, ``store:esa_worldcover/shares``, ``store:aster.elevation/pixels``.
 
-    That is ``store:``, the name of a stored modality, ``.BAND`` for a quantity, and ``/shares`` or ``/pixels`` for a map.
+    That is ``store:``, the name of a stored modality, ``.BAND`` for a quantity with several bands, and ``/shares`` or
+    ``/pixels`` for a map.
     Raises `InputError` if the store has no such labels.
     """
     known = {task.name: task for m in modalities.values() if m.stored for task in tasks_of(m)}
+    short_forms = {_without_band(task): name for name, task in known.items() if len(task.modality.bands) == 1}
+    text = short_forms.get(text, text)
     if text in known:
         return known[text]
     short = ", ".join(name for name, task in known.items() if task.form == "tile") or "a store with labels"
@@ -260,10 +270,17 @@ def parse_task(text: str, modalities: Mapping[str, Modality]) -> StoreTask:
     raise InputError(f"--task: expected {short}, got {text!r}.{close}")
 
 
+def _without_band(task: StoreTask) -> str:
+    return replace(task, band=None).name
+
+
 def tasks_of(modality: Modality) -> list[StoreTask]:
     """All tasks of a modality."""
-    if modality.kind is Kind.TILE_CATEGORICAL:
+    if modality.kind in (Kind.TILE_CATEGORICAL, Kind.TILE_MULTI_LABEL):
         return [StoreTask(modality)]
+    if modality.kind is Kind.TILE_CONTINUOUS:
+        several = len(modality.bands) > 1
+        return [StoreTask(modality, band=band if several else None) for band in modality.bands]
     if modality.kind is Kind.RASTER_CATEGORICAL:
         return [StoreTask(modality, form) for form in ("tile", "shares", "pixels")]
     if modality.kind is Kind.RASTER_CONTINUOUS and not modality.input:

@@ -312,10 +312,19 @@ def answer_text(task: TaskSpec, modality: Modality, target: Target, prediction: 
         names = [label.name for label in modality.classes]
         return f"{names[int(target.values[0])]} / {names[int(prediction[0].argmax())]}"
     truth, found, valid = target.values[0], prediction[0], target.valid[0]
+    if task.kind is Kind.TILE_MULTI_LABEL:
+        return " / ".join(present_names(modality, part) for part in (truth > 0, found > 0))
     if len(truth) > SHOWN_VALUES:
         error = float((found - truth)[valid].square().mean().sqrt())
         return f"error {error:.2f} sd, over {int(valid.sum())} values"
     return " / ".join(" ".join(f"{float(value):+.2f}" for value in part) for part in (truth, found))
+
+
+def present_names(modality: Modality, present: Tensor) -> str:
+    """Names of the classes of a multi-label modality that are present, (K,) bool; some of them if they are many."""
+    names = [name for name, there in zip(modality.model_bands, present.tolist(), strict=True) if there]
+    more = f", {len(names) - SHOWN_VALUES} more" if len(names) > SHOWN_VALUES else ""
+    return (", ".join(names[:SHOWN_VALUES]) or "none") + more
 
 
 def _fit(words: str, inches: float) -> str:

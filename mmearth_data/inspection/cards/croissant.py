@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.catalog.modality import ABSENT, PRESENT
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.cards import wording
 from mmearth_data.pages.markdown import CITATION
@@ -243,7 +244,7 @@ def _columns(facts: CardFacts) -> dict[str, str]:
             unit = m.units_of(band)
             found[column] = f"{m.long_name}: {band}" if band else m.long_name
             found[column] += f", {unit}" if unit != "1" and not m.classes else ""
-            found[column] += f"; codes as in the record set {_class_set(m)}" if m.classes else ""
+            found[column] += _codes_of(m)
     found["split"] += f"; codes as in the record set {SPLITS}"
     return found | {
         "row": "row of the tile in the arrays",
@@ -254,6 +255,13 @@ def _columns(facts: CardFacts) -> dict[str, str]:
         "facts": "scene ids and other metadata of the source, as JSON text",
         "geometry": "outline of the tile (WKB, EPSG:4326)",
     }
+
+
+def _codes_of(m: Modality) -> str:
+    """Meaning of the codes of a label, as the end of a description."""
+    if m.kind.is_multi_label:
+        return f"; {PRESENT} if present, {ABSENT} if absent, {m.nodata:g} if not observed"
+    return f"; codes as in the record set {_class_set(m)}" if m.classes else ""
 
 
 def _data_type(kind: pa.DataType) -> str | None:
@@ -292,7 +300,7 @@ def _splits() -> dict[str, Any]:
 def _classes(facts: CardFacts) -> Iterator[dict[str, Any]]:
     """Record sets with the classes of the labels of tiles."""
     for m in facts.store.layout.tabular:
-        if m.classes:
+        if m.kind.is_categorical:
             name = _class_set(m)
             rows = [{f"{name}/code": label.code, f"{name}/name": label.name} for label in m.classes]
             fields = {"code": "sc:Integer", "name": "sc:Text"}

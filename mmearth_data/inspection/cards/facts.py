@@ -285,6 +285,9 @@ def _counts(store: Store, m: Modality) -> dict[str, int]:
         for bands in store.statistics["all"].get(m.name, {}).values():
             counts.update({band: int(figures["count"]) for band, figures in bands.items()})
         return {band: counts[band] for band in m.bands}
+    if m.kind.is_multi_label:
+        bit = np.uint32(store.layout.stored.index(m))
+        return {m.name: int(np.count_nonzero(store.coords["valid"] >> bit & np.uint32(1)))}
     found = store.class_histograms["all"].get(m.name)
     if not found:
         return {}

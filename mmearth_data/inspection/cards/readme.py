@@ -97,7 +97,7 @@ def _tasks(modalities: Sequence[Modality]) -> Iterator[str]:
         yield "image-feature-extraction"
     if any(m.kind.is_raster and m.kind.is_categorical for m in modalities):
         yield "image-segmentation"
-    if any(not m.kind.is_raster and m.kind.is_categorical for m in modalities):
+    if any(m.kind.is_multi_label or (m.kind.is_categorical and not m.kind.is_raster) for m in modalities):
         yield "image-classification"
 
 
@@ -162,9 +162,11 @@ def _contents(facts: CardFacts) -> list[str]:
 
 
 def _modality_row(m: Modality, share: float | None) -> tuple[str, ...]:
-    bands = ", ".join(m.bands) or f"{len(m.classes)} classes"
-    if m.classes and m.bands:
-        bands += f": {len(m.classes)} classes"
+    bands = f"{len(m.classes)} classes"
+    if m.kind.is_multi_label:
+        bands += ", any number per tile"
+    elif m.bands:
+        bands = ", ".join(m.bands) + (f": {bands}" if m.classes else "")
     stored = f"{m.dtype.name}" + ("" if m.kind.is_raster else ", one per tile")
     source = f"[DOI](https://doi.org/{m.doi})" if m.doi else f"[page]({m.source})" if m.source else ""
     return (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.modality import ABSENT, PRESENT, ClassLabel
 from mmearth_data.catalog.tile import LEVEL_NAMES, PIXEL_M
 from mmearth_data.files.stac import used_extensions
 from mmearth_data.inspection.cards.wording import description
@@ -207,9 +208,10 @@ def _statistics(m: Modality, band: str, facts: CardFacts) -> dict[str, Any]:
 
 
 def _classes(m: Modality) -> dict[str, Any]:
-    if not 0 < len(m.classes) <= MOST_CLASSES:
+    labels = (ClassLabel(ABSENT, "absent"), ClassLabel(PRESENT, "present")) if m.kind.is_multi_label else m.classes
+    if not 0 < len(labels) <= MOST_CLASSES:
         return {}
-    words = flag_words([label.name for label in m.classes])
+    words = flag_words([label.name for label in labels])
     return {
         "classification:classes": [
             {
@@ -218,7 +220,7 @@ def _classes(m: Modality) -> dict[str, Any]:
                 "title": label.name,
                 **({"color_hint": label.colour[1:].upper()} if label.colour else {}),
             }
-            for label, word in zip(m.classes, words, strict=True)
+            for label, word in zip(labels, words, strict=True)
         ]
     }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.modality import PRESENT
 from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.errors import StoreDamaged
 
@@ -165,7 +166,7 @@ def _panels(m: Modality, tiles: Sequence[_Tile]) -> list[Panel]:
     if not tiles:
         return []
     if not _has_scale(m):
-        codes = [tile.pixels[m.name] for tile in tiles]
+        codes = [_codes(m, tile.pixels[m.name]) for tile in tiles]
         found = _classes(m, codes)
         return [found] if found else []
     panels = []
@@ -173,6 +174,11 @@ def _panels(m: Modality, tiles: Sequence[_Tile]) -> list[Panel]:
         panel = _histogram(m, band, np.stack([tile.pixels[m.name][position] for tile in tiles]))
         panels += [panel] if panel else []
     return panels
+
+
+def _codes(m: Modality, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Class codes of a tile: those of its pixels, or those of the labels that it has."""
+    return np.flatnonzero(values == PRESENT).astype(np.float32) if m.kind.is_multi_label else values
 
 
 def _histogram(m: Modality, band: str, values: NDArray[np.float32]) -> Panel | None:

@@ -1,0 +1,166 @@
+"""A source whose tiles also have labels: values of a table's rows, and maps burnt from polygons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from mmearth_data.catalog.tile import NO_TIME
+from mmearth_data.sources.base import Rejection, Survey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    from geopandas import GeoDataFrame
+
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.catalog.tile import Place, TileGrid
+    from mmearth_data.geography.zones import ZonePart
+    from mmearth_data.sources.base import Source
+    from mmearth_data.sources.labels.table import LabelTable
+
+AT_SEA = "at_sea"
+SAME_SCENE = "same_scene"
+SEA_DETAIL = "the location is in no ecoregion (sea, ice or outside the ecoregion file)"
+
+
+class Burner(Protocol):
+    """Makes the label maps of tiles."""
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The maps: modalities of kind ``raster/categorical`` or ``raster/continuous``."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the maps, JSON-ready and without paths."""
+        ...
+
+    def read(self, grid: TileGrid) -> Mapping[str, np.ndarray[Any, Any]]:
+        """Modality -> array of one tile, as stored (shape `Modality.array_shape`); safe to call from several threads."""
+        ...
+
+
+class LabelledSource:
+    """Tiles of a source with labels.
+
+    Parameters
+    ----------
+    inner
+        Delivers everything else.
+    table
+        Labels of the locations; None if there is no table.
+    burner
+        Makes label maps; None if there are none.
+    """
+
+    recipe_fields: ClassVar[frozenset[str]] = frozenset({"labels", "labels_file", "date_column", "polygons", "burn"})
+
+    def __init__(self, inner: Source, table: LabelTable | None = None, burner: Burner | None = None) -> None:
+        self.inner = inner
+        self.name = inner.name
+        self._table = table
+        self._burner = burner
+        own = (*(table.modalities if table else ()), *(burner.modalities if burner else ()))
+        self._own = {m.name: m for m in own}
+
+    @property
+    def labels(self) -> tuple[Modality, ...]:
+        """Modalities of the labels."""
+        return tuple(self._own.values())
+
+    @property
+    def synthetic(self) -> bool:
+        """As of the inner source."""
+        return self.inner.synthetic
+
+    def identity(self) -> dict[str, Any]:
+        """Identity of the inner source, and digests of the labels."""
+        table = {} if self._table is None else {"labels": self._table.identity()}
+        burnt = {} if self._burner is None else {"burnt": self._burner.identity()}
+        return {**self.inner.identity(), **table, **burnt}
+
+    def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
+        """Those of the inner source, and the labels."""
+        others = self.inner.modalities([m for m in wanted if m.name not in self._own])
+        known = {m.name for m in others} | set(self._own)
+        return tuple(m for m in wanted if m.name in known)
+
+    def places(self, size_px: int) -> list[Place]:
+        """Those of the inner source."""
+        return self.inner.places(size_px)
+
+    def area(self) -> tuple[ZonePart, ...]:
+        """Areas of the inner source's files."""
+        return self.inner.area()
+
+    def ecoregions(self) -> GeoDataFrame:
+        """Those of the inner source."""
+        return self.inner.ecoregions()
+
+    def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
+        """One result per location, in order; rows of a table that cannot be used are rejected with their numbers."""
+        if self._table is None:
+            return self.inner.survey(places)
+        table = self._table
+        asked = [place for place in places if not table.at_sea(place)]
+        answers = iter(self._distinct(self.inner.survey(asked), table))
+        found: list[Survey | Rejection] = []
+        for place in places:
+            answer = Rejection(place=place, reason=AT_SEA, detail=SEA_DETAIL) if table.at_sea(place) else next(answers)
+            found.append(_with_row(answer, table) if isinstance(answer, Rejection) else _labelled(answer, table))
+        return found
+
+    def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, np.ndarray[Any, Any]]:
+        """Arrays of one tile: those of the inner source, and the label maps."""
+        arrays = self.inner.read(survey, [m for m in modalities if m.name not in self._own])
+        wanted = {m.name for m in modalities}
+        if self._burner is not None and any(m.name in wanted for m in self._burner.modalities):
+            burnt = self._burner.read(survey.grid)
+            arrays |= {name: array for name, array in burnt.items() if name in wanted}
+        return arrays
+
+    def _distinct(self, answers: Sequence[Survey | Rejection], table: LabelTable) -> Iterator[Survey | Rejection]:
+        """Reject the rows of a location whose scene is also that of another row with a nearer date.
+
+        A tile of a store is identified by its location and the time of its scene.
+        """
+        for answer in answers:
+            others = table.other_dates(answer.place) if isinstance(answer, Survey) else []
+            if not others or isinstance(answer, Rejection):
+                yield answer
+                continue
+            rivals = [
+                rival
+                for rival in self.inner.survey([replace(answer.place, date_ms=date) for date in others])
+                if isinstance(rival, Survey) and rival.time_ms == answer.time_ms != NO_TIME
+            ]
+            best = min([answer, *rivals], key=_distance)
+            yield answer if best is answer else _same_scene(answer, best, table)
+
+
+def _distance(survey: Survey) -> tuple[int, int]:
+    """Milliseconds between the date of a location and its scene, then the date."""
+    date = survey.place.date_ms or 0
+    return abs(survey.time_ms - date), date
+
+
+def _same_scene(answer: Survey, best: Survey, table: LabelTable) -> Rejection:
+    row = table.row_of(best.place)
+    detail = f"the nearest scene is also that of row {row}, whose date is nearer to it"
+    return Rejection(place=answer.place, reason=SAME_SCENE, detail=detail)
+
+
+def _labelled(survey: Survey, table: LabelTable) -> Survey:
+    row = table.row_of(survey.place)
+    facts = survey.facts if row is None else {**survey.facts, "table_row": row}
+    return replace(survey, values={**survey.values, **table.values_of(survey.place)}, facts=facts)
+
+
+def _with_row(rejection: Rejection, table: LabelTable) -> Rejection:
+    row = table.row_of(rejection.place)
+    if row is None:
+        return rejection
+    detail = f"row {row}: {rejection.detail}" if rejection.detail else f"row {row}"
+    return replace(rejection, detail=detail)
