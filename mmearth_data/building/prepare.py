@@ -14,7 +14,7 @@ from mmearth_data.catalog.tile import format_tile_ids
 from mmearth_data.errors import InputError
 from mmearth_data.geography.regions import resolve_region
 from mmearth_data.sampling import PlaceColumns, SamplingOptions, read_sample, sample
-from mmearth_data.sources.opening import given_ecoregions, make_source, over_network, sample_ecoregions
+from mmearth_data.sources.opening import given_ecoregions, make_source, over_network, sample_ecoregions, with_size
 from mmearth_data.sources.wanted import adjusted_catalog, deliverable, wanted_modalities
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 
@@ -97,7 +97,7 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
     source = make_source(recipe, catalog, ecoregions)
     if connect and (remote := over_network(source)):
         remote.connect()
-    modalities = deliverable(source, wanted_modalities(catalog, recipe), recipe)
+    modalities = deliverable(source, wanted_modalities(catalog.extended(source.own_modalities()), recipe), recipe)
     return Inputs(source=source, ecoregions=ecoregions, modalities=modalities)
 
 
@@ -118,6 +118,7 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
     InputError
         When any input cannot be used.
     """
+    recipe = with_size(recipe, catalog)
     return planned(recipe, read_inputs(recipe, catalog, connect=connect))
 
 

@@ -96,7 +96,9 @@ def deliverable(source: Source, wanted: tuple[Modality, ...], recipe: BuildRecip
     """
     labels = {m.name for m in wanted if m.kind is Kind.TILE_CATEGORICAL} if _labelled(recipe) else set()
     pixels = {m.name for m in source.modalities([m for m in wanted if m.stored])}
-    kept = tuple(m for m in wanted if m.name in pixels | labels or not m.stored)
+    kept = tuple(
+        m for m in wanted if m.name in pixels | labels or (not m.stored and set(m.derived_from) <= source.coordinates)
+    )
     missing = [m.name for m in wanted if m not in kept]
     if recipe.modalities is not None and missing:
         raise InputError(

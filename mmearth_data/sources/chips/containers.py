@@ -12,14 +12,14 @@ import threading
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mmearth_data.errors import FileInputError
 from mmearth_data.files.listing import is_data
-from mmearth_data.sources.chips.decoding import SUFFIXES, Axes, decode, to_planes, unreadable
 from mmearth_data.rasterfile import Raster
+from mmearth_data.sources.chips.decoding import SUFFIXES, Axes, decode, to_planes, unreadable
 from mmearth_data.words import did_you_mean, os_problem, reason_of
 
 if TYPE_CHECKING:

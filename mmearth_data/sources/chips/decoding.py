@@ -134,7 +134,9 @@ def _with_gdal(data: bytes, name: str) -> Raster:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with open_raster(memory.name, name) as dataset:
                 if dataset.width * dataset.height > MOST_PIXELS:
-                    raise unreadable(name, f"expected at most {MOST_PIXELS} pixels, got {dataset.width} x {dataset.height}")
+                    raise unreadable(
+                        name, f"expected at most {MOST_PIXELS} pixels, got {dataset.width} x {dataset.height}"
+                    )
                 return read_raster_window(dataset)
     except FileInputError as error:
         raise unreadable(name, error.problem.rstrip(".")) from None

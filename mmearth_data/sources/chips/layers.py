@@ -104,9 +104,7 @@ def _layer(described: Described, at: int, entry: LayerEntry, catalog: Catalog) -
     if problem:
         raise described.refusal(*problem[:1], *where, problem[1])
     default = entry.define is not None and entry.define.nodata is None
-    return Layer(
-        entry=entry, modality=subset(known, entry.names), avoids_nodata=default and known.dtype.kind in "iu"
-    )
+    return Layer(entry=entry, modality=subset(known, entry.names), avoids_nodata=default and known.dtype.kind in "iu")
 
 
 def _layer_problem(entry: LayerEntry, m: Modality) -> tuple[str, str] | None:

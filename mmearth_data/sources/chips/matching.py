@@ -56,7 +56,10 @@ def match_chips(described: Described, images: Sequence[Images]) -> Matched:
     ``images`` has one entry per layer. Raises FileInputError if a pattern finds nothing, a chip has two images in one
     layer, or arrays have different lengths.
     """
-    found = [_names(described, at, layer, of) for at, (layer, of) in enumerate(zip(described.file.modalities, images, strict=True))]
+    found = [
+        _names(described, at, layer, of)
+        for at, (layer, of) in enumerate(zip(described.file.modalities, images, strict=True))
+    ]
     first, *others = found
     notes: list[str] = []
     for at, names in enumerate(others, 1):
@@ -65,14 +68,20 @@ def match_chips(described: Described, images: Sequence[Images]) -> Matched:
             problem = f"expected {len(first)} images, as the first modality has, got {len(names)} of {entry.modality}"
             raise described.refusal(f"{problem}; give arrays of one length.", "modalities", at)
         if alone == len(names):
-            problem = f"no image of {entry.modality} has the name of a chip, such as {next(iter(first))!r}; correct {CHIP}"
+            problem = (
+                f"no image of {entry.modality} has the name of a chip, such as {next(iter(first))!r}; correct {CHIP}"
+            )
             raise described.refusal(f"{problem} in the paths.", "modalities", at, "path")
-        notes += [f"{alone} images of {entry.modality} have no chip in the first modality, and are not used."] * bool(alone)
+        notes += [f"{alone} images of {entry.modality} have no chip in the first modality, and are not used."] * bool(
+            alone
+        )
     chips = [
         Chip(name=name, at=at, images={k: names[name] for k, names in enumerate(found) if name in names})
         for at, name in enumerate(first)
     ]
-    return _without_copies([_digested(chip, digest) for chip, digest in zip(chips, _digests(chips, images), strict=True)], notes)
+    return _without_copies(
+        [_digested(chip, digest) for chip, digest in zip(chips, _digests(chips, images), strict=True)], notes
+    )
 
 
 def _names(described: Described, at: int, entry: LayerEntry, images: Images) -> dict[str, str]:
@@ -136,7 +145,9 @@ def _without_copies(chips: Sequence[Chip], notes: Sequence[str]) -> Matched:
     some = ", ".join(f"{copy.name} (as {kept.name})" for kept, copy in copies[:SHOWN])
     more = f" and {len(copies) - SHOWN} more" if len(copies) > SHOWN else ""
     word = "image has" if len(copies) == 1 else "images have"
-    note = f"{len(copies)} {word} the content of another and {'is' if len(copies) == 1 else 'are'} left out: {some}{more}."
+    note = (
+        f"{len(copies)} {word} the content of another and {'is' if len(copies) == 1 else 'are'} left out: {some}{more}."
+    )
     return Matched(chips=tuple(first.values()), notes=(*notes, note))
 
 
