@@ -197,6 +197,12 @@ def is_content_id(tile_id: ArrayLike) -> NDArray[np.bool_]:
     return marked
 
 
+def pixel_size_m(ids: ArrayLike) -> int | None:
+    """Pixel size of tiles, metres; None if it is not known, since all of them are images without a georeference."""
+    found = is_content_id(ids)
+    return None if found.size and found.all() else PIXEL_M
+
+
 def resized_tile_ids(ids: ArrayLike, size_px: int) -> NDArray[np.uint64]:
     """Tile ids of the same centres or images with another size."""
     kept = np.asarray(ids, dtype=np.uint64) & ~np.uint64(127)

@@ -129,7 +129,7 @@ def moved_bits(bits: NDArray[np.uint32], theirs: Sequence[Modality], ours: Seque
 
 
 def check_rejected(rejected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rejected candidates in the form of a commit: JSON-ready, with the tile id in hex.
+    """Rejected candidates in the form of a commit: JSON-ready, with the tile id in hex, and None for unknown degrees.
 
     Raises
     ------
@@ -146,8 +146,8 @@ def check_rejected(rejected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         rows.append(
             {
                 "tile_id": format_tile_id(int(entry["tile_id"])),
-                "lon": float(entry["lon"]),
-                "lat": float(entry["lat"]),
+                "lon": float(entry["lon"]) if known else None,
+                "lat": float(entry["lat"]) if known else None,
                 "reason": str(entry["reason"]),
                 "detail": str(entry["detail"]),
                 "slot": None if slot is None else int(slot),

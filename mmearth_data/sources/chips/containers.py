@@ -118,9 +118,11 @@ class _Files(_Opened):
         raise NotImplementedError
 
     def digest(self, name: str) -> bytes:
+        """Digest of the bytes of a file."""
         return digest_of(self.data(name))
 
     def read(self, name: str, planes: int, axes: Axes | None) -> Raster:
+        """Decode one file."""
         return decode(self.data(name), name, planes, axes)
 
 
@@ -209,7 +211,7 @@ class Array(Protocol):
 
 
 class NumpyArray(_Opened):
-    """A .npy file, read as needed, or an array of a .npz file."""
+    """A .npy file, read as needed, or an array of a .npz file; see `Array`."""
 
     def __init__(self, path: Path, name: str | None) -> None:
         self.path, self._name = path, name
@@ -218,9 +220,11 @@ class NumpyArray(_Opened):
         self.dtype: np.dtype[Any] = self.all().dtype
 
     def row(self, at: int) -> NDArray[Any]:
+        """One entry."""
         return np.asarray(self.all()[at])
 
     def all(self) -> NDArray[Any]:
+        """All entries."""
         opened: NDArray[Any] = self._opened(self._load)
         return opened
 
@@ -252,9 +256,11 @@ class Hdf5Array(_Opened):
         self.dtype: np.dtype[Any] = dataset.dtype
 
     def row(self, at: int) -> NDArray[Any]:
+        """One entry."""
         return np.asarray(self._dataset()[at])
 
     def all(self) -> NDArray[Any]:
+        """All entries; text as str."""
         import h5py
 
         dataset = self._dataset()
@@ -324,10 +330,12 @@ class ArrayImages:
         self.names = tuple(str(at) for at in range(array.shape[0]))
 
     def digest(self, name: str) -> bytes:
+        """Digest of type, shape and numbers."""
         row = np.ascontiguousarray(self._array.row(int(name)))
         return digest_of(f"{row.dtype.str}{row.shape}".encode(), row.tobytes())
 
     def read(self, name: str, planes: int, axes: Axes | None) -> Raster:
+        """Read one image."""
         return Raster.of(to_planes(self._array.row(int(name)), planes, axes, f"row {name}"))
 
 

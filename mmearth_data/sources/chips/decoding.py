@@ -107,7 +107,7 @@ def _array(data: bytes, name: str) -> NDArray[Any]:
 
 
 def _picture(data: bytes, name: str, planes: int) -> NDArray[Any]:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
@@ -117,6 +117,8 @@ def _picture(data: bytes, name: str, planes: int) -> NDArray[Any]:
                 raise unreadable(name, f"expected grey, colour or palette, got the mode {image.mode}; convert it")
             palette = image.mode == "P" and planes > 1
             values = np.asarray(image.convert("RGB" if planes == 3 else "RGBA") if palette else image)
+    except UnidentifiedImageError:
+        raise unreadable(name, "expected JPEG or PNG, got another format") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise unreadable(name, reason_of(error)) from None
     values = values.astype(np.uint8) if values.dtype == np.bool_ else values

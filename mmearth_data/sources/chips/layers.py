@@ -91,12 +91,7 @@ def select_layers(described: Described, catalog: Catalog) -> tuple[Layer, ...]:
 def _layer(described: Described, at: int, entry: LayerEntry, catalog: Catalog) -> Layer:
     where = ("modalities", at)
     try:
-        if entry.define is None:
-            known = catalog.find(entry.modality)
-        else:
-            if entry.modality in catalog.modalities:
-                raise CatalogError(f"{entry.modality} is in the catalog; choose another name, or leave define out.")
-            known = _defined(entry.modality, entry.names, entry.define, FIRST_ORDER + at)
+        known = _modality(entry, catalog, FIRST_ORDER + at)
     except CatalogError as error:
         keys = (error.field or "").replace("histogram_range", "range").split(".") if error.field else []
         raise described.refusal(error.message, *where, *(["define", *keys] if entry.define else ["modality"])) from None
@@ -105,6 +100,15 @@ def _layer(described: Described, at: int, entry: LayerEntry, catalog: Catalog) -
         raise described.refusal(*problem[:1], *where, problem[1])
     default = entry.define is not None and entry.define.nodata is None
     return Layer(entry=entry, modality=subset(known, entry.names), avoids_nodata=default and known.dtype.kind in "iu")
+
+
+def _modality(entry: LayerEntry, catalog: Catalog, order: int) -> Modality:
+    """Modality of a layer, with all its bands; CatalogError if it is unknown, defined twice, or inconsistent."""
+    if entry.define is None:
+        return catalog.find(entry.modality)
+    if entry.modality in catalog.modalities:
+        raise CatalogError(f"{entry.modality} is in the catalog; choose another name, or leave define out.")
+    return _defined(entry.modality, entry.names, entry.define, order)
 
 
 def _layer_problem(entry: LayerEntry, m: Modality) -> tuple[str, str] | None:

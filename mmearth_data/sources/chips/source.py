@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mmearth_data.catalog.tile import LEVEL_NAMES, LEVEL_NONE, NO_TIME, Place, TileGrid, check_tile_size, round_lonlat
+from mmearth_data.catalog.tile import LEVEL_NAMES, LEVEL_NONE, MAX_SIZE_PX, NO_TIME, Place, TileGrid, round_lonlat
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.recipes import LABELLED, file_digest
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
@@ -112,16 +112,13 @@ class ChipSource:
     def size_px(self) -> int:
         """Side of the tiles: as the chips file says, or that of the first image."""
         stated = self.described.file.size_px
-        try:
-            if stated is not None:
-                return check_tile_size(stated)
-            height, width = self._first(0).values.shape[1:]
-            if height != width:
-                raise InputError(f"Expected square images, got {width} x {height} px.")
-            return check_tile_size(height)
-        except InputError as error:
-            problem = f"{str(error).rstrip('.')}; give size_px, and crop: centre for larger images."
-            raise self.described.refusal(problem, "size_px" if stated is not None else "images") from None
+        height, width = (stated, stated) if stated is not None else self._first(0).values.shape[1:]
+        if height == width and height % 16 == 0 and 0 < height < MAX_SIZE_PX:
+            return height
+        problem = f"expected square tiles of a multiple of 16 px from 16 to 2032, got {width} x {height}"
+        raise self.described.refusal(
+            f"{problem}; give another size_px, and crop: centre for larger images.", "size_px" if stated else "images"
+        )
 
     @cached_property
     def known(self) -> Known:
