@@ -510,6 +510,8 @@ def browse(store: Path | None, port: int, embeddings: Path | None, open_page: bo
 @option("--source SOURCE", SOURCE, "With --repair: rasters:FILE.yaml, if the store was built from files.")
 @option("--ecoregions FILE", SOURCE, BUILT_WITH, FILE)
 @option("--tiles-file FILE", SOURCE, BUILT_WITH, FILE)
+@option("--polygons FILE", SOURCE, BUILT_WITH, FILE)
+@option("--labels-file FILE.yaml", SOURCE, BUILT_WITH, FILE)
 @option(
     "--catalog DIR",
     SOURCE,
@@ -527,7 +529,9 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
     from mmearth_data import verify as verify_store
 
     if not mend:
-        refuse_unused("without --repair", "source", "ecoregions", "tiles_file", "catalog_dir")
+        refuse_unused(
+            "without --repair", "source", "ecoregions", "tiles_file", "polygons", "labels_file", "catalog_dir"
+        )
     path = store or _only_store()
     if mend:
         with _progress(f"Repairing {path}") as progress:

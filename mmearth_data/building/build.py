@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.append import appended_store, begin_append, is_begun, plan_append
 from mmearth_data.building.executor import Progress, run
+from mmearth_data.building.labels import refuse_changed_labels
 from mmearth_data.building.prepare import planned, read_inputs
 from mmearth_data.errors import InputError
 from mmearth_data.sources.opening import over_network, with_size
@@ -50,6 +51,7 @@ def build(
     with session(out, note) as work:
         existing = find_store(out) if append is None else appended_store(out, recipe, append)
         if existing is not None:
+            refuse_changed_labels(existing, recipe)
             refuse_other(existing, recipe=recipe.identity())
             if append is not None or not existing.finished:
                 work.hold()

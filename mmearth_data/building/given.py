@@ -56,28 +56,34 @@ def given_tiles(source: Source, recipe: BuildRecipe) -> GivenTiles:
         When the table cannot be used, has overlapping tiles in different splits, or has splits and the recipe asks for
         others.
     """
-    surveys = [answer for answer in source.survey(source.places(recipe.tile_size)) if isinstance(answer, Survey)]
+    surveys = surveyed_tiles(source, recipe)
     notes: tuple[str, ...] = tuple(source.remarks)
     if surveys and surveys[0].split is not None:
         _refuse_second_split(recipe, f"{recipe.source}, whose splits are kept", "remove splits from the file")
         split = np.array([one.split for one in surveys], dtype=np.uint8)
         return GivenTiles(places=[one.place for one in surveys], split=split, notes=notes)
     if recipe.tiles_file is not None:
-        tiles = _own_tiles(surveys)
-        published = read_published(recipe.tiles_file, tiles)
+        tiles = own_tiles(surveys)
+        published = read_published(recipe.tiles_file, tiles, recipe.split_column)
         if len(published.kept) < len(surveys):
             notes += (f"{recipe.tiles_file}: {len(published.kept)} of the {len(surveys)} tiles of the source",)
         surveys = [surveys[position] for position in published.kept]
         if published.split is not None:
             _refuse_second_split(recipe, f"{recipe.tiles_file}, whose column split is kept", "remove the column")
-            kept = _own_tiles(surveys)
+            kept = own_tiles(surveys)
             refuse_overlaps(recipe.tiles_file, *_lonlat(surveys), published.split, recipe.tile_size, kept.name)
             return GivenTiles(places=[one.place for one in surveys], split=published.split, notes=notes)
     split, words = _split(surveys, recipe)
     return GivenTiles(places=[one.place for one in surveys], split=split, notes=(*notes, *words))
 
 
-def _own_tiles(surveys: list[Survey]) -> OwnTiles:
+def surveyed_tiles(source: Source, recipe: BuildRecipe) -> list[Survey]:
+    """All tiles of a source, as they would be built."""
+    return [answer for answer in source.survey(source.places(recipe.tile_size)) if isinstance(answer, Survey)]
+
+
+def own_tiles(surveys: list[Survey]) -> OwnTiles:
+    """Ids, sites and grids of tiles, to match them with a table."""
     return OwnTiles(
         tile_id=np.array([one.place.tile_id for one in surveys], dtype=np.uint64),
         site=[str(one.facts.get("site", "")) for one in surveys],

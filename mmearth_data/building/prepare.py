@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.covering import cells_of, describe_cover, labels_of
 from mmearth_data.building.given import given_tiles, refuse_overlaps
+from mmearth_data.building.labels import has_rows, with_labels
 from mmearth_data.building.plan import plan_cover, plan_given, plan_sampled
 from mmearth_data.building.price import describe_needs
 from mmearth_data.catalog.entries import load_catalog
@@ -79,11 +80,14 @@ class Inputs:
         Those of the recipe's file; None if it has none.
     modalities
         Those of the store.
+    notes
+        How the labels of the locations were interpreted, for the user.
     """
 
     source: Source
     ecoregions: GeoDataFrame | None
     modalities: tuple[Modality, ...]
+    notes: tuple[str, ...] = ()
 
     def ecoregions_to_sample(self) -> GeoDataFrame:
         """Ecoregions of the recipe's file, or else of the source."""
@@ -97,8 +101,10 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
     source = make_source(recipe, catalog, ecoregions)
     if connect and (remote := over_network(source)):
         remote.connect()
-    modalities = deliverable(source, wanted_modalities(catalog.extended(source.own_modalities()), recipe), recipe)
-    return Inputs(source=source, ecoregions=ecoregions, modalities=modalities)
+    labelled = with_labels(recipe, source, catalog)
+    wanted = (*wanted_modalities(catalog.extended(source.own_modalities()), recipe), *labelled.modalities)
+    modalities = deliverable(labelled.source, wanted, recipe)
+    return Inputs(source=labelled.source, ecoregions=ecoregions, modalities=modalities, notes=labelled.notes)
 
 
 def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
@@ -131,11 +137,12 @@ def planned(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
         given = given_tiles(source, recipe)
         layout = layout_of(recipe, inputs.modalities, len(given.places))
         plan = plan_given(given.places, recipe.split_shares, recipe.seed, layout, given.split)
-        return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None, notes=given.notes)
+        return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None, notes=(*given.notes, *inputs.notes))
     chosen = draw_sample(recipe, inputs.ecoregions_to_sample())
     _refuse_overlaps(recipe, chosen.frame)
     layout = layout_of(recipe, inputs.modalities, chosen.report.tiles)
-    return PreparedBuild(recipe=recipe, source=source, plan=plan_sampled(chosen.frame, layout), sample=chosen)
+    plan = plan_sampled(chosen.frame, layout)
+    return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=chosen, notes=inputs.notes)
 
 
 def _planned_cover(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
@@ -215,6 +222,6 @@ def draw_sample(
         threads=recipe.threads,
     )
     if recipe.tiles_file is not None:
-        names = PlaceColumns(split=recipe.split_column, date=recipe.date_column)
+        names = PlaceColumns(split=recipe.split_column, date=recipe.date_column, keeps_sea=has_rows(recipe))
         return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options, names=names)
     return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options, existing, report)

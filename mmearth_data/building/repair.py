@@ -40,7 +40,7 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     report
         Called with the progress.
     **files
-        Recipe fields that name files (``source="rasters:FILE"``, ``ecoregions``, ``tiles_file``), of which a store has
+        Recipe fields that name files (``source="rasters:FILE"``, ``ecoregions``, ``tiles_file``, ``polygons``, ``labels_file``), of which a store has
         only the digests; ``catalog`` if the store was built with one.
 
     Returns

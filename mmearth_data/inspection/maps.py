@@ -258,8 +258,8 @@ def _places_of_frame(frame: GeoDataFrame, synthetic: bool, colour: Colour) -> Pl
 
 
 def coloured_label(modalities: Iterable[Modality]) -> Modality | None:
-    """First label whose classes all have colours and are few enough to distinguish."""
-    for m in modalities:
+    """First label whose classes all have colours and are few enough to distinguish; the user's own before others."""
+    for m in sorted(modalities, key=lambda m: bool(m.asset)):
         if (
             is_label(m)
             and m.kind.is_categorical

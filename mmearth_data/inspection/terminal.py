@@ -144,6 +144,7 @@ def _tiles(s: Summary, width: int) -> RenderableType:
     for label in few:
         most = max((row.total for row in label.classes), default=1)
         table.rows.append(None)
+        table.add(Text(label.long_name, style="bold"), *[""] * len(columns), "")
         for row in sorted(label.classes, key=lambda row: -row.total):
             counts = (row.total, *(row.tiles.get(name, 0) for name in columns[1:]))
             table.add(_class_name(row), *(f"{n:,}" for n in counts), _bar(row, most, 8 if width < WIDE else BAR))

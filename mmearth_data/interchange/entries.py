@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.modality import PRESENT
 from mmearth_data.catalog.tile import (
     LEVEL_NAMES,
     LEVEL_NONE,
@@ -36,6 +37,8 @@ TILE_INFO, WITHOUT, TABLES = "tile_info", "tile_info_without", "tables"
 OURS = (PUBLISHED_ID, TILE_INFO, WITHOUT, TABLES)
 """Keys of a tile's facts that import and export use."""
 DATE, LEVEL, CRS, BANDS = "S2_DATE", "S2_type", "CRS", "BANDS"
+LABELS = "labels"
+"""Key of an entry: values of the whole tile for which the published form has no array."""
 DAY_MS = 86_400_000
 NUMBER = "non_finite"
 """Marks a number that JSON does not allow but Python's JSON writer produces (NaN, infinities)."""
@@ -121,6 +124,8 @@ def make_entry(form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any]
             entry[name] = float(tile[name])
     entry["tile_id"] = format_tile_id(int(tile["tile_id"]))
     entry |= _tables(form, layout, tile)
+    if labels := _labels(form, layout, tile):
+        entry[LABELS] = labels
     if facts:
         entry["facts"] = dict(facts)
     return entry
@@ -143,6 +148,24 @@ def _tables(form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any]) -
                 key: [_or_none(numbers.get(b, math.nan)) for b in bands] for key, bands in array.groups.items()
             }
     return entry
+
+
+def _labels(form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any]) -> Entry:
+    """Observed values of modalities that the format lacks: a number or several, the name of a class, or of all present."""
+    known = {array.modality for array in form.arrays}
+    found: Entry = {}
+    for m in layout.tabular:
+        values = np.asarray(tile[m.name])
+        if m.name in known or not m.observed(values).any():
+            continue
+        if m.kind.is_multi_label:
+            found[m.name] = [m.bands[k] for k in np.flatnonzero(values == PRESENT)]
+        elif m.kind.is_categorical:
+            found[m.name] = m.classes[m.class_code_index()[values]].name
+        else:
+            numbers = [_or_none(number * m.scale + m.offset) for number in values.tolist()]
+            found[m.name] = numbers[0] if len(numbers) == 1 else dict(zip(m.bands, numbers, strict=True))
+    return found
 
 
 def _or_none(number: float) -> float | None:

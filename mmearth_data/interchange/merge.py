@@ -89,8 +89,8 @@ def _check_alike(first: Store, other: Store) -> None:
         if lines:
             raise InputError(
                 f"{other.path}: expected {name} as {first.path} describes it, got another description "
-                f"({'; '.join(lines)[:300]}); build both with one catalog, or leave {name} out: "
-                "mmearth-data subset --modalities."
+                f"({'; '.join(lines)[:300]}); build both with one catalog, or for a label with one --labels-file that gives "
+                f"its classes or range, or leave {name} out: mmearth-data subset --modalities."
             )
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 METADATA_KEY = b"mmearth:sample"
 COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region", "split", "slot", "rank")
 TYPES = {"lon": "f8", "lat": "f8", "biome": "u1", "eco_region": "u2", "split": "u1", "slot": "Int64", "rank": "u1"}
+MISSING = frozenset({"na", "n/a", "nan", "null"})
+"""Texts of missing numbers, in lower case."""
 ROWS_PER_GROUP = 65_536
 WKB_POINT = np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")])
 """Point in well-known binary: byte order (1, little-endian), type of geometry (1, point), coordinates."""
@@ -64,8 +66,8 @@ def read_sample(
     """
     path = Path(path)
     table, report = _read_table(path)
-    if all(name in table.columns for name in COLUMNS) and names == PlaceColumns():
-        sample = _as_sample(path, table, report)
+    if all(name in table.columns for name in COLUMNS) and names.split is None and names.date is None:
+        sample = _as_sample(path, table.reset_index(drop=True), report)
         if options is not None:
             _check_size(path, sample, options.size_px)
         return sample
@@ -73,6 +75,15 @@ def read_sample(
         missing = ", ".join(name for name in COLUMNS if name not in table.columns)
         raise FileInputError(path, f"expected a file made by `mmearth-data sample`, this one lacks {missing}.")
     return sample_of_places(path, table, ecoregions, options, names)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a table of locations; its index has the number of each row in the file.
+
+    Rows of text files are counted by lines, so that the column names are row 1; those of other files are counted from 1.
+    Raises FileInputError for a file that cannot be read.
+    """
+    return _read_table(path)[0]
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
@@ -90,7 +101,7 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
                 report = SampleReport.from_dict(json.loads(metadata[METADATA_KEY]))
             table = gpd.read_parquet(path) if b"geo" in metadata else pd.read_parquet(path)
         elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
-            table = _frame_of(read_table(path))
+            return _frame_of(read_table(path)), None
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # GDAL's remarks on a file that can be read nevertheless
@@ -101,6 +112,7 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
         reason = " ".join(str(error).split())
         problem = f"expected a table of locations (GeoParquet, CSV, GeoJSON, ...), could not read it: {reason}"
         raise FileInputError(path, problem) from None
+    table.index = pd.RangeIndex(1, len(table) + 1)
     return table, report
 
 
@@ -113,9 +125,12 @@ def _frame_of(table: Table) -> pd.DataFrame:
         column = pd.Series([text.strip() or None for text in texts], dtype="object")
         points = column.str.replace(",", ".") if table.decimal == "," else column
         numbers = pd.to_numeric(points, errors="coerce")
-        whole = name != "tile_id" and bool((numbers.notna() == column.notna()).all())
+        gaps = column.isna() | column.str.casefold().isin(MISSING)
+        whole = name != "tile_id" and bool((numbers.notna() | gaps).all())
         columns[name] = numbers if whole else column
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    frame.index = pd.Index(table.lines, dtype=np.int64)
+    return frame
 
 
 def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> Sample:

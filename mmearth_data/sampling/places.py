@@ -18,6 +18,7 @@ from mmearth_data.sampling.spacing import Placed, Spacing
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import geopandas as gpd
@@ -44,10 +45,13 @@ class PlaceColumns:
         None: ``split``, if the table has it.
     date
         Dates of the locations; None: they have none.
+    keeps_sea
+        Keep locations in no ecoregion, without a biome, for the source to reject; otherwise they are refused.
     """
 
     split: str | None = None
     date: str | None = None
+    keeps_sea: bool = False
 
 
 def sample_of_places(
@@ -59,18 +63,18 @@ def sample_of_places(
 ) -> Sample:
     """Make a sample of given locations: all primaries, no reserves.
 
-    ``table`` has one row per location (see `mmearth_data.sampling.files.read_sample`); ``path``, its file, is for
-    messages. ``ecoregions`` label locations without labels. Dates become the column ``date_ms`` of the sample.
+    ``table`` has one row per location (see `mmearth_data.sampling.files.read_sample`), and row numbers in its index;
+    ``path``, its file, is for messages. ``ecoregions`` label locations without labels. Dates become the column ``date_ms`` of the sample.
 
     Raises FileInputError for missing columns, and locations that occur twice (on the same day, if they have dates), are
     outside the UTM zones or in no ecoregion.
     """
     if not len(table):
         raise FileInputError(path, "expected locations, got a table without rows; add some.")
-    lon, lat = _coordinates(path, table)
+    lon, lat = coordinates_of(path, table)
     dates = None if names.date is None else days_of(path, table, names.date)
-    check_unique(path, tile_ids(lon, lat, options.size_px), dates)
-    biome, eco_region = _labels(path, table, ecoregions, lon, lat)
+    check_unique(path, tile_ids(lon, lat, options.size_px), dates, table.index.tolist())
+    biome, eco_region = _labels(path, table, ecoregions, lon, lat, refuse_sea=not names.keeps_sea)
     split, width = _splits(path, table, names.split, lon, lat, options)
     shuffled = np.random.default_rng(options.seed).permutation(len(lon))
     order = shuffled[np.argsort(split[shuffled], kind="stable")]
@@ -102,7 +106,7 @@ def days_of(path: Path, table: pd.DataFrame, name: str) -> NDArray[np.int64]:
     times = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
     rows = np.flatnonzero(times.isna())
     if len(rows):
-        shown = "; ".join(f"row {row}: {column.iloc[row]!r}" for row in rows[:SHOWN])
+        shown = "; ".join(f"row {column.index[row]}: {column.iloc[row]!r}" for row in rows[:SHOWN])
         raise FileInputError(
             path,
             f"expected dates such as 2020-05-31 in {name}, {len(rows)} of {len(column)} are not ({shown}); correct them.",
@@ -140,14 +144,20 @@ def _overlapping(frame: pd.DataFrame, size_px: int) -> int:
     return int((~Placed(Spacing(size_px)).choose(lon, lat)).sum())
 
 
-def check_unique(path: Path, tile_id: NDArray[np.uint64], days: NDArray[np.int64] | None = None) -> None:
-    """Refuse locations that occur twice, on the same day if they have dates: FileInputError with the first id and its rows."""
+def check_unique(
+    path: Path, tile_id: NDArray[np.uint64], days: NDArray[np.int64] | None = None, rows: Sequence[int] | None = None
+) -> None:
+    """Refuse locations that occur twice, on the same day if they have dates: FileInputError with the first id and its rows.
+
+    ``rows`` are the numbers of the rows in the file; by default they are counted from 1.
+    """
+    numbers = range(1, len(tile_id) + 1) if rows is None else rows
     keys = tile_id[:, None] if days is None else np.stack([tile_id, days.view(np.uint64)], axis=1)
     ids, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
     twice = np.flatnonzero(counts > 1)
     if len(twice):
-        first, rows = twice[0], inverse.reshape(-1)
-        where = ", ".join(str(row) for row in np.flatnonzero(rows == first)[:SHOWN])
+        first, group = twice[0], inverse.reshape(-1)
+        where = ", ".join(str(numbers[row]) for row in np.flatnonzero(group == first)[:SHOWN])
         once = "every location once" if days is None else "every location once per date"
         raise FileInputError(
             path,
@@ -156,7 +166,7 @@ def check_unique(path: Path, tile_id: NDArray[np.uint64], days: NDArray[np.int64
         )
 
 
-def _coordinates(path: Path, table: pd.DataFrame) -> tuple[Floats, Floats]:
+def coordinates_of(path: Path, table: pd.DataFrame) -> tuple[Floats, Floats]:
     """Longitudes and latitudes, rounded to 1e-6 degree and checked."""
     import geopandas as gpd
     import pandas as pd
@@ -174,31 +184,51 @@ def _coordinates(path: Path, table: pd.DataFrame) -> tuple[Floats, Floats]:
         found = ", ".join(str(name) for name in table.columns)
         raise FileInputError(path, f"expected columns lon and lat in degrees, or points; got the columns {found}.")
     lon, lat = round_lonlat(lon), round_lonlat(lat)
-    _refuse(path, ~((np.abs(lon) <= 180) & (np.abs(lat) <= 90)), lon, lat, "have no longitude and latitude in range")
-    _refuse(path, (lat < MIN_LAT) | (lat > MAX_LAT), lon, lat, "are beyond 84 N or 80 S, where UTM ends")
+    given = _Given(path, table.index.tolist(), lon, lat)
+    given.refuse(~((np.abs(lon) <= 180) & (np.abs(lat) <= 90)), "have no longitude and latitude in range")
+    given.refuse((lat < MIN_LAT) | (lat > MAX_LAT), "are beyond 84 N or 80 S, where UTM ends")
     return lon, lat
 
 
-def _refuse(path: Path, bad: NDArray[np.bool_], lon: Floats, lat: Floats, what: str) -> None:
-    rows = np.flatnonzero(bad)
-    if len(rows):
-        shown = "; ".join(f"row {row}: {lon[row]:g}, {lat[row]:g}" for row in rows[:SHOWN])
-        raise FileInputError(path, f"{len(rows)} of {len(bad)} locations {what} ({shown}); correct or remove them.")
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Locations of a file, and their row numbers, for messages."""
+
+    path: Path
+    rows: Sequence[int]
+    lon: Floats
+    lat: Floats
+
+    def refuse(self, bad: NDArray[np.bool_], what: str) -> None:
+        wrong = np.flatnonzero(bad)
+        if len(wrong):
+            shown = "; ".join(f"row {self.rows[k]}: {self.lon[k]:g}, {self.lat[k]:g}" for k in wrong[:SHOWN])
+            problem = f"{len(wrong)} of {len(bad)} locations {what} ({shown}); correct or remove them."
+            raise FileInputError(self.path, problem)
 
 
 def _labels(
-    path: Path, table: pd.DataFrame, ecoregions: gpd.GeoDataFrame | None, lon: Floats, lat: Floats
+    path: Path,
+    table: pd.DataFrame,
+    ecoregions: gpd.GeoDataFrame | None,
+    lon: Floats,
+    lat: Floats,
+    *,
+    refuse_sea: bool,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    given = _Given(path, table.index.tolist(), lon, lat)
     if "biome" in table.columns and "eco_region" in table.columns:
         biome, eco_region = (table[name].to_numpy() for name in ("biome", "eco_region"))
         if all(np.issubdtype(column.dtype, np.integer) for column in (biome, eco_region)):
             outside = (biome < 0) | (biome > NO_BIOME) | (eco_region < 0) | (eco_region > NO_ECO_REGION)
-            _refuse(path, outside, lon, lat, f"have a biome above {NO_BIOME} or an eco_region above {NO_ECO_REGION}")
+            given.refuse(outside, f"have a biome above {NO_BIOME} or an eco_region above {NO_ECO_REGION}")
             return biome.astype(np.uint8), eco_region.astype(np.uint16)
     if ecoregions is None:
         raise FileInputError(path, "has no columns biome and eco_region; give --ecoregions FILE to look them up.")
     found, eco = label_points(ecoregions, lon, lat)
-    _refuse(path, found == NO_BIOME, lon, lat, "are in no ecoregion (sea, ice or outside the ecoregion file)")
+    sea = found == NO_BIOME
+    if refuse_sea or sea.all():
+        given.refuse(sea, "are in no ecoregion (sea, ice or outside the ecoregion file)")
     return found, eco
 
 
@@ -224,6 +254,8 @@ def _given_splits(path: Path, column: pd.Series[Any]) -> NDArray[np.uint8]:
     if len(bad):
         value = column.iloc[int(bad[0])]
         raise FileInputError(
-            path, f"expected splits train, val, test or 0, 1, 2; got {value!r} in row {bad[0]} and {len(bad)} in all."
+            path,
+            f"expected splits train, val, test or 0, 1, 2; got {value!r} in row {column.index[bad[0]]}, and {len(bad)} "
+            "such rows in all; correct them.",
         )
     return split

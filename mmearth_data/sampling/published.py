@@ -55,15 +55,17 @@ class Published:
     """(k,) positions of the tiles that have a row, ascending."""
     split: NDArray[np.uint8] | None
     """(k,) their splits; None if the table has no such column."""
+    lines: NDArray[np.int64]
+    """(k,) line of each in the table."""
 
 
-def read_published(path: Path, tiles: OwnTiles) -> Published:
+def read_published(path: Path, tiles: OwnTiles, split_column: str | None = None) -> Published:
     """Match a table with the tiles of a source.
 
     Raises FileInputError if it cannot be read, lacks columns, or has a row of an unknown site or tile, two rows for
     one, or an unknown split; with the line.
     """
-    table = _rows(path)
+    table = _rows(path, split_column)
     _check_columns(table)
     if not len(table):
         raise FileInputError(path, "expected rows that name sites or tiles, got none; add the ones to build.")
@@ -77,7 +79,8 @@ def read_published(path: Path, tiles: OwnTiles) -> Published:
                 raise FileInputError(path, f"expected every tile once, {twice}; keep one row.", line)
             split[position] = kind
     kept = np.array(sorted(line_of), dtype=np.intp)
-    return Published(kept=kept, split=split[kept] if "split" in table.columns else None)
+    lines = np.array([line_of[position] for position in kept.tolist()], dtype=np.int64)
+    return Published(kept=kept, split=split[kept] if "split" in table.columns else None, lines=lines)
 
 
 def _check_columns(table: Table) -> None:
@@ -90,9 +93,16 @@ def _check_columns(table: Table) -> None:
         raise FileInputError(table.path, problem, table.header_line)
 
 
-def _rows(path: Path) -> Table:
-    """Read the table: column names in lower case, values as text without blanks around them."""
+def _rows(path: Path, split_column: str | None) -> Table:
+    """Read the table: column names in lower case, values as text without blanks around them.
+
+    The column of splits, if it is given, is renamed to ``split``.
+    """
     table = read_table(path)
+    if split_column is not None:
+        table.require([split_column])
+        given = {name: table.columns[name] for name in table.columns if name.strip().casefold() != "split"}
+        table = replace(table, columns={**given, "split": table.columns[split_column]})
     columns = {
         name.strip().casefold(): ["" if value is None else str(value).strip() for value in table.columns[name]]
         for name in table.columns

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mmearth_data.catalog.tile import NO_TIME
+from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 
 if TYPE_CHECKING:
@@ -128,7 +129,11 @@ class LabelledSource:
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, np.ndarray[Any, Any]]:
         """Arrays of one tile: those of the inner source, and the label maps."""
-        arrays = self.inner.read(survey, [m for m in modalities if m.name not in self._own])
+        try:
+            arrays = self.inner.read(survey, [m for m in modalities if m.name not in self._own])
+        except TileUnavailable as refusal:
+            row = None if self._table is None else self._table.row_of(survey.place)
+            raise TileUnavailable(refusal.reason, _detail(row, refusal.detail)) from None
         wanted = {m.name for m in modalities}
         if self._burner is not None and any(m.name in wanted for m in self._burner.modalities):
             burnt = self._burner.read(survey.grid)
@@ -173,8 +178,9 @@ def _labelled(survey: Survey, table: LabelTable) -> Survey:
 
 
 def _with_row(rejection: Rejection, table: LabelTable) -> Rejection:
-    row = table.row_of(rejection.place)
-    if row is None:
-        return rejection
-    detail = f"row {row}: {rejection.detail}" if rejection.detail else f"row {row}"
-    return replace(rejection, detail=detail)
+    return replace(rejection, detail=_detail(table.row_of(rejection.place), rejection.detail))
+
+
+def _detail(row: int | None, detail: str) -> str:
+    """Begin the detail of a rejection with the row of the table."""
+    return detail if row is None else f"row {row}: {detail}".removesuffix(": ")

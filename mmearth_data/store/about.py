@@ -88,8 +88,9 @@ def spdx_of_all(modalities: Iterable[Modality]) -> str:
 def licence_summary(modalities: Iterable[Modality]) -> str:
     """Describe the licences of several modalities in one line: each with its URL and the modalities that it applies to."""
     uses = licences(modalities)
-    parts = [f"{', '.join(use.modalities)}: {use.name} ({use.url})" for use in uses]
-    return "; ".join(parts) if len(uses) > 1 else f"{uses[0].name} ({uses[0].url})" if uses else ""
+    named = [f"{use.name} ({use.url})" if use.url else use.name for use in uses]
+    parts = [f"{', '.join(use.modalities)}: {name}" for use, name in zip(uses, named, strict=True)]
+    return "; ".join(parts) if len(uses) > 1 else "".join(named)
 
 
 @dataclass(frozen=True, slots=True)

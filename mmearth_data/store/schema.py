@@ -240,10 +240,12 @@ def default_tiles_per_shard(tiles: int) -> int:
 
 
 def tabular_columns(modality: Modality) -> tuple[str, ...]:
-    """Parquet columns of a stored modality without pixels: one per band, or one for class ids."""
+    """Parquet columns of a stored modality without pixels: one per band, or one for class ids and a band of its name."""
     if modality.kind.is_raster or not modality.stored:
         return ()
-    return tuple(f"{modality.name}_{band}" for band in modality.bands) or (modality.name,)
+    if modality.bands in ((), (modality.name,)):
+        return (modality.name,)
+    return tuple(f"{modality.name}_{band}" for band in modality.bands)
 
 
 def valid_attributes(modalities: Iterable[Modality]) -> dict[str, Any]:

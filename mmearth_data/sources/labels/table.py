@@ -110,7 +110,9 @@ class LabelTable:
     def _dates(self) -> dict[int, list[int]]:
         """Dates of the locations that have several."""
         found = defaultdict[int, list[int]](list)
-        for tile_id, date in [] if self.date_ms is None else zip(self.tile_id.tolist(), self.date_ms.tolist()):
+        for tile_id, date in (
+            [] if self.date_ms is None else zip(self.tile_id.tolist(), self.date_ms.tolist(), strict=True)
+        ):
             found[tile_id].append(date)
         return {tile_id: dates for tile_id, dates in found.items() if len(dates) > 1}
 
