@@ -153,12 +153,18 @@ class Facts:
             if value is None:
                 continue
             try:
-                found[at] = float(value)
+                found[at] = self.number(origin, value)
             except (TypeError, ValueError):
                 raise self._refused(name, "a number", at, value) from None
             if np.isfinite(found[at]) and not low <= found[at] <= high:
                 raise self._refused(name, f"a number from {low:g} to {high:g}", at, value)
         return np.where(np.isfinite(found), found, np.nan)
+
+    def number(self, origin: Origin, value: Any) -> float:  # noqa: ANN401 - as read
+        """Convert a fact, with the decimal separator of the table; TypeError or ValueError if it is no number."""
+        if origin.column is not None and isinstance(value, str) and self.table.decimal == "," and "." not in value:
+            return float(value.replace(",", "."))
+        return float(np.asarray(value, dtype=np.float64).item())
 
     def times(self, origin: Origin) -> list[int]:
         """Dates as UTC milliseconds since 1970; `NO_TIME` if unknown."""

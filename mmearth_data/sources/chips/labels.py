@@ -88,7 +88,7 @@ def _values(facts: Facts, name: str, entry: LabelEntry, raw: Sequence[Any], orde
         if value is None:
             continue
         try:
-            values[at] = np.float32(np.asarray(value, dtype=np.float64).item())
+            values[at] = facts.number(entry, value)
         except (TypeError, ValueError):
             problem = (
                 f"{name}: expected a number, got {value!r} for {facts.chips[at].name}; correct it, or leave it empty."
