@@ -287,10 +287,10 @@ class Place:
     """A candidate location of a tile."""
 
     tile_id: int
-    """See `mmearth_data.catalog.tile.tile_ids`."""
+    """See `mmearth_data.catalog.tile.tile_ids`, and `content_tile_id` for images without a georeference."""
     lon: float
     lat: float
-    """Degrees, rounded to 1e-6."""
+    """Degrees, rounded to 1e-6; NaN if unknown."""
     size_px: int
     biome: int | None = None
     eco_region: int | None = None

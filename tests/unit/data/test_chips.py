@@ -362,7 +362,7 @@ def test_whatever_needs_a_location_says_that_there_is_none(made: tuple[Chips, An
         places_of_store(store, "split")
     for form in ("geotiff", "mmearth-h5"):
         with pytest.raises(InputError, match="expected tiles with a location, got 40 of 40 without"):
-            export(store.path, tmp_path / form, format=form)
+            export(store.path, tmp_path / form, form=form)
         assert not (tmp_path / form).exists()
     summary = summarise(store)
     assert (summary.bounds, summary.pixel_m) == (None, None)
