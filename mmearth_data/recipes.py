@@ -54,7 +54,7 @@ WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
     (frozenset({"level"}), "has no files of both levels", "leave it out, or name the levels to choose from: --levels"),
     (
         frozenset({"cover", "overlap_px", "ecoregions"}),
-        "has images without a place on the Earth",
+        "has images without a location",
         "leave it out",
     ),
     (

@@ -180,7 +180,7 @@ def tile_ids(lon: ArrayLike, lat: ArrayLike, size_px: int) -> NDArray[np.uint64]
 def content_tile_id(digest: bytes, size_px: int) -> int:
     """Tile id of an image without a known location: two bits that no longitude has, 55 bits of a digest, and the size.
 
-    ``digest`` has at least 8 bytes. The ids of two different images among a million agree with a chance of 1 in 72,000.
+    ``digest`` has at least 8 bytes. Among a million different images, two have the same id with a probability of 1 in 72,000.
 
     Examples
     --------

@@ -197,7 +197,7 @@ class ChipSource:
         return tuple(m for m in wanted if m.name in own)
 
     def places(self, size_px: int) -> list[Place]:
-        """One place per chip, in the order of their names; InputError if the images have another size."""
+        """One location per chip, unknown or not, in the order of their names; InputError if the images have another size."""
         self._check(size_px)
         known = self.known
         rows = zip(known.chips, known.lon.tolist(), known.lat.tolist(), strict=True)
@@ -215,7 +215,7 @@ class ChipSource:
         raise InputError(f"{self.name}: expected a source whose locations are sampled, got one with its own images.")
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
-        """One result per place; places that are no chip of this source are rejected."""
+        """One result per location; those that are no chip of this source are rejected."""
         return [self._survey(place) for place in places]
 
     @cached_property
