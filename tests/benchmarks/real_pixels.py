@@ -23,6 +23,7 @@ import sys
 import time
 import zipfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,13 +199,11 @@ def main() -> None:
     trained = time.perf_counter()
     start = random_weights(blank, recipe, folder / "random")
     final = remembered(
-        folder / "probes.json", lambda: probes([last], labelled, ("random", "statistics", "rcf"), given.seeds)
+        folder / "probes.json", partial(probes, [last], labelled, ("random", "statistics", "rcf"), given.seeds)
     )
     curve = []
     for checkpoint in [start, *sorted((folder / "run").glob("step-*"))]:
-        rows = remembered(
-            folder / "curve" / f"{checkpoint.name}.json", lambda c=checkpoint: probes([c], labelled, (), 1)
-        )
+        rows = remembered(folder / "curve" / f"{checkpoint.name}.json", partial(probes, [checkpoint], labelled, (), 1))
         at = 0 if checkpoint == start else int(checkpoint.name.rpartition("-")[2])
         best = {
             kind: max(100 * r["mean"] for r in rows if r["protocol"].startswith(kind)) for kind in ("linear", "knn")
@@ -216,9 +215,7 @@ def main() -> None:
             for name, checkpoint in (("pretrained", last), ("random", start)):
                 progress(f"fine-tuning {name} with {labels} of the labels, seed {seed}")
                 file = folder / "tuned" / f"{name}-{labels.strip('%')}-{seed}.json"
-                row = remembered(
-                    file, lambda c=checkpoint, n=labels, s=seed: tuned(c, labelled, n, s, given.tune_epochs)
-                )
+                row = remembered(file, partial(tuned, checkpoint, labelled, labels, seed, given.tune_epochs))
                 fine.setdefault((name, labels), []).append(100 * row["value"])
     summarise(folder, recipe, final, curve, fine, {"pretrain": trained - built, "all": time.perf_counter() - begin})
 
@@ -261,4 +258,4 @@ def summarise(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

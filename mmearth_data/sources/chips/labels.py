@@ -67,8 +67,8 @@ def _classes(facts: Facts, name: str, entry: LabelEntry, raw: Sequence[Any], ord
     if not 0 < len(code_of) == len(names) <= WIDE_CLASSES:
         problem = f"{name}: expected different classes, at least one and at most {WIDE_CLASSES}, got {len(names)}"
         raise facts.described.refusal(f"{problem} of which {len(code_of)} differ.", "labels", name)
-    dtype = np.dtype(np.uint8 if len(names) <= NARROW_CLASSES else np.uint16)
-    empty = int(np.iinfo(dtype).max)
+    narrow = len(names) <= NARROW_CLASSES
+    dtype, empty = (np.dtype(np.uint8), 255) if narrow else (np.dtype(np.uint16), 65_535)
     codes = np.full(len(raw), empty, dtype=dtype)
     for at, value in enumerate(raw):
         if value is None:

@@ -69,7 +69,7 @@ class Layer:
             return raster.values
         scale, offset = (np.array(part)[:, None, None] for part in zip(*calibration.factors, strict=True))
         numbers: NDArray[np.float64] = raster.values.astype(np.float64) * scale + offset
-        return numbers if entry.clip is None else numbers.clip(*entry.clip)
+        return numbers if entry.clip is None else numbers.clip(entry.clip[0], entry.clip[1])
 
     def _codes(self, values: NDArray[Any], missing: NDArray[np.bool_], name: str) -> NDArray[Any]:
         m = self.modality

@@ -114,7 +114,7 @@ class ChipSource:
         stated = self.described.file.size_px
         height, width = (stated, stated) if stated is not None else self._first(0).values.shape[1:]
         if height == width and height % 16 == 0 and 0 < height < MAX_SIZE_PX:
-            return height
+            return int(height)
         problem = f"expected square tiles of a multiple of 16 px from 16 to 2032, got {width} x {height}"
         raise self.described.refusal(
             f"{problem}; give another size_px, and crop: centre for larger images.", "size_px" if stated else "images"
