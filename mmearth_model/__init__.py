@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mmearth_model.data.dataset import TileDataset
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.datasets import MMEarthStore
-    from mmearth_model.evaluation import Evaluation, evaluate
+    from mmearth_model.evaluation import EncoderDescription, Evaluation, ExternalEncoder, evaluate, open_encoder
     from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
     from mmearth_model.maps.areas import AreaReport, report_areas, write_areas
     from mmearth_model.maps.dense import embed_dense
@@ -45,7 +45,7 @@ _MODULES = {
     "data.dataset": "TileDataset",
     "data.targets": "Normaliser",
     "datasets": "MMEarthStore",
-    "evaluation": "Evaluation evaluate",
+    "evaluation": "EncoderDescription Evaluation ExternalEncoder evaluate open_encoder",
     "heads.network": "Network Output Predicted load_network save_network",
     "maps.areas": "AreaReport report_areas write_areas",
     "maps.describing": "SceneOptions",
@@ -81,7 +81,9 @@ __all__ = [
     "Checkpoint",
     "ConvNeXtV2",
     "EncoderConfig",
+    "EncoderDescription",
     "Evaluation",
+    "ExternalEncoder",
     "FeatureMaps",
     "MMEarthStore",
     "MPMAEConfig",
@@ -111,6 +113,7 @@ __all__ = [
     "load_encoder",
     "load_network",
     "make_recipe",
+    "open_encoder",
     "open_vectors",
     "plan_line",
     "plan_training",

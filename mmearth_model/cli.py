@@ -43,7 +43,17 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mmearth_data import Meter, Store
-    from mmearth_model import Checkpoint, Evaluation, Network, Report, Timing, TrainProgress, TrainRecipe, Workload
+    from mmearth_model import (
+        Checkpoint,
+        Evaluation,
+        ExternalEncoder,
+        Network,
+        Report,
+        Timing,
+        TrainProgress,
+        TrainRecipe,
+        Workload,
+    )
     from mmearth_model.network.encoder import Padding
 
 Loaded = TypeVar("Loaded", bound="Checkpoint | Network")
@@ -100,7 +110,11 @@ CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, show
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
-OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "cache")
+ENCODER_TEXT = (
+    "An encoder that this toolkit did not make, or one that it exported: FILE.onnx, or a factory PACKAGE.MODULE:NAME, imported "
+    "from the Python path or the current folder; with =DESCRIPTION.yaml unless its description is next to it."
+)
+OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "speed", "cache")
 """Options of evaluate that concern probes and baselines only."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
@@ -207,7 +221,8 @@ def pretrain(
 @option(
     "--task TASK",
     WHAT,
-    "store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data.",
+    "store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data; "
+    "NAME@random and NAME@geographic are the tests of MMEarth-Bench.",
     name="tasks",
     multiple=True,
     required=True,
@@ -226,12 +241,13 @@ def pretrain(
 @option(
     "--baseline",
     WHAT,
-    "random weights; image statistics; random convolutional features.",
-    click.Choice(["random", "statistics", "rcf", "none"]),
+    "random weights; image statistics; random convolutional features; the mean of the training labels, for quantities.",
+    click.Choice(["random", "statistics", "rcf", "train-mean", "none"]),
     name="baselines",
     multiple=True,
     shown="random",
 )
+@option("--encoder ENCODER", WHAT, ENCODER_TEXT, name="encoders", multiple=True)
 @option("--convnext FILE", WHAT, "Plain ConvNeXt V2 weights (RGB) as an additional baseline.", FILE)
 @option("--labels 1%,5%,...", WHAT, "Shares of the training labels, or shots (10-shot).", Several(), default="100%")
 @option(
@@ -248,6 +264,7 @@ def pretrain(
 @DEVICE
 @THREADS
 @option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
+@option("--speed", OUTPUT, "Also measure the images per second of each encoder and baseline.", is_flag=True)
 @option(
     "--keep-probe DIR",
     OUTPUT,
@@ -265,6 +282,7 @@ def evaluate(
     store: str | Path | None,
     protocols: tuple[Any, ...],
     baselines: tuple[Any, ...],
+    encoders: tuple[str, ...],
     labels: list[str],
     padding: Padding | None,
     out: Path | None,
@@ -280,11 +298,12 @@ def evaluate(
     CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint:
     hf://OWNER/NAME[@REVISION][/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... NETWORK is a
     folder of finetune --out or evaluate --keep-probe; it is evaluated without fitting anything, on the test samples of its
-    task, or of another task of the same kind whose classes it has. Without CKPT and NETWORK, only baselines are compared.
+    task, or of another task of the same kind whose classes it has. Without CKPT, NETWORK and --encoder, only baselines are
+    compared.
     """
     use_threads(threads)
     from mmearth_data import cache_folder, meter
-    from mmearth_model import Network
+    from mmearth_model import Network, open_encoder
     from mmearth_model import evaluate as evaluate_encoders
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
@@ -299,7 +318,8 @@ def evaluate(
             raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
     _check_page(page)
     loaded = [_load(path, padding, networks=True) for path in checkpoints]
-    if loaded and all(isinstance(each, Network) for each in loaded):
+    others = [open_encoder(text) for text in encoders]
+    if loaded and not others and all(isinstance(each, Network) for each in loaded):
         refuse_unused("with only networks, for which nothing is fitted", *OF_PROBES)
     opened = _store_of(tasks, store, loaded)
     with meter("Evaluating", "probes") as show:
@@ -309,6 +329,7 @@ def evaluate(
             tasks,
             protocols=protocols or ("knn", "linear"),
             baselines=[name for name in baselines if name != "none"] if baselines else None,
+            encoders=others,
             keep=keep,
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
@@ -317,7 +338,7 @@ def evaluate(
         )
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
     about["test_share"] = options["test_share"]
-    about |= _downloaded(loaded)
+    about |= _origins(loaded, others)
     if out is not None:
         write_results(result, out, about)
     if keep is not None:
@@ -330,7 +351,8 @@ def evaluate(
 
 
 @cli.command(first=("task", "store", "labels", "epochs", "out"))
-@click.argument("checkpoint", type=FOLDER, metavar="CKPT")
+@click.argument("checkpoint", type=FOLDER, metavar="[CKPT]", required=False)
+@option("--encoder ENCODER", WHAT, f"Instead of CKPT: {ENCODER_TEXT[0].lower()}{ENCODER_TEXT[1:]}")
 @option("--task TASK", WHAT, "As for evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.", required=True)
 @STORE
 @option("--labels SHARE", WHAT, "Share of the training labels, or shots (10-shot).", default="100%")
@@ -351,7 +373,8 @@ def evaluate(
 @HTML
 @JSON
 def finetune(
-    checkpoint: str | Path,
+    checkpoint: str | Path | None,
+    encoder: str | None,
     task: str,
     store: str | Path | None,
     padding: Padding | None,
@@ -380,8 +403,8 @@ def finetune(
     _check_page(page)
     if options["frozen"]:
         refuse_unused("with --frozen, which does not train the encoder", "layer_decay", "drop_path")
-    loaded = _load(checkpoint, padding)
-    opened = _store_of((task,), store, [loaded])
+    loaded, checkpoints = _one_encoder(checkpoint, encoder, padding)
+    opened = _store_of((task,), store, checkpoints)
     found, share = open_task(task, opened), LabelShare.parse(labels)
     given = {key: value for key, value in options.items() if value is not None}
     recipe = choose_recipe(recipe_name, found, share, given)
@@ -1293,9 +1316,26 @@ def _fetched(path: str | Path, load: Callable[..., Loaded]) -> Loaded:
     return found
 
 
-def _downloaded(weights: Sequence[Checkpoint | Network]) -> dict[str, Any]:
-    """Origins of the encoders and networks that were downloaded, for the results."""
-    found = {each.name: each.origin.to_dict() for each in weights if each.origin}
+def _one_encoder(
+    checkpoint: str | Path | None, encoder: str | None, padding: Padding | None
+) -> tuple[Checkpoint | ExternalEncoder, list[Checkpoint]]:
+    """Open CKPT or --encoder, of which one is given; also return the checkpoint, if it is one."""
+    from mmearth_model import open_encoder
+
+    if encoder is None and checkpoint is not None:
+        loaded = _load(checkpoint, padding)
+        return loaded, [loaded]
+    if encoder is None or checkpoint is not None:
+        got = "neither" if encoder is None else "both"
+        raise click.UsageError(f"expected either CKPT or --encoder, got {got}; give one of them.")
+    refuse_unused("with --encoder, which has its own architecture", "padding", "drop_path", "out")
+    return open_encoder(encoder), []
+
+
+def _origins(weights: Sequence[Checkpoint | Network], encoders: Sequence[ExternalEncoder]) -> dict[str, Any]:
+    """Origins of what was downloaded, and of other encoders, for the results."""
+    found: dict[str, Any] = {each.name: each.origin.to_dict() for each in weights if each.origin}
+    found |= {encoder.name: dict(encoder.record) for encoder in encoders}
     return {"encoders": found} if found else {}
 
 

@@ -24,26 +24,27 @@ def write_encoder(
     folder: Path,
     store: Store,
     *,
+    inputs: Sequence[str] = ("sentinel2",),
     targets: Sequence[str] = ("sentinel2", "era5"),
     patch_size: int = 8,
     widths: tuple[int, int, int, int] = (8, 12, 16, 24),
 ) -> Checkpoint:
-    """Write a checkpoint that takes Sentinel-2 and seems to have learned ``targets`` on a store."""
+    """Write a checkpoint that takes ``inputs`` and seems to have learned ``targets`` on a store."""
     learned = [store.modalities[name] for name in targets]
-    inputs = store.modalities["sentinel2"]
+    taken = [store.modalities[name] for name in inputs]
     encoder = EncoderConfig(
         depths=(1, 1, 1, 1),
         widths=widths,
         patch_size=patch_size,
         image_size=2 * patch_size,
-        in_channels=len(inputs.model_bands),
+        in_channels=sum(len(m.model_bands) for m in taken),
     )
     config = MPMAEConfig.of_preset("default", encoder, tasks_of(learned), decoder_dim=8)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model, losses = MPMAE(config), MultiTaskLoss(config.tasks)
-    known = {m.name: m for m in (inputs, *learned)}
-    normaliser = Normaliser(list(known.values()), store.statistics, inputs=["sentinel2"], targets=targets)
+    known = {m.name: m for m in (*taken, *learned)}
+    normaliser = Normaliser(list(known.values()), store.statistics, inputs=inputs, targets=targets)
     content = {
         "model": config.to_dict(),
         "loss": {"preset": "default", "weighting": "uncertainty"},

@@ -207,7 +207,7 @@ def read_polygons(path: Path) -> gpd.GeoDataFrame:
     first one with polygons is read. Raises FileInputError for a file that cannot be read, has no coordinate system
     where it needs one, or contains no polygons.
     """
-    return _polygons(_read_vector(Path(path)), Path(path))
+    return _polygons(read_vector(Path(path)), Path(path))
 
 
 def frame_region(frame: object) -> Region | None:
@@ -246,11 +246,16 @@ def _polygons(frame: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
         kinds = sorted({str(kind) for kind in frame.geom_type.dropna()}) or ["no geometries"]
         raise FileInputError(path, f"expected polygons, got {len(frame)} rows of {', '.join(kinds)}.")
     frame = frame[areal].set_geometry(geometry[areal], crs=frame.crs)
-    frame = frame.set_geometry(_to_degrees(frame, path), crs=WGS84)
+    frame = frame.set_geometry(to_degrees(frame, path), crs=WGS84)
     return frame[~frame.geometry.is_empty]
 
 
-def _read_vector(path: Path) -> gpd.GeoDataFrame:
+def read_vector(path: Path, choose: Callable[[list[str]], str] = lambda layers: layers[0]) -> gpd.GeoDataFrame:
+    """Read a vector file as it is.
+
+    Of several layers, ``choose`` returns one of those that may have polygons, or of all if none may. Raises FileInputError
+    for a file that cannot be read or has no geometries.
+    """
     import geopandas as gpd
     import pyogrio  # type: ignore[import-untyped]
 
@@ -265,7 +270,9 @@ def _read_vector(path: Path) -> gpd.GeoDataFrame:
             warnings.simplefilter("ignore")  # GDAL warns about problems that are repaired or refused below
             layers = pyogrio.list_layers(path)
             polygonal = [str(name) for name, kind in layers if kind is not None and "Point" not in kind]
-            frame = gpd.read_file(path, layer=(polygonal or [layers[0][0]])[0])
+            frame = gpd.read_file(path, layer=choose(polygonal or [str(name) for name, _ in layers]))
+    except FileInputError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())
         problem = f"expected a vector file (GeoPackage, GeoJSON, Shapefile, GeoParquet), could not read it: {reason}"
@@ -275,9 +282,9 @@ def _read_vector(path: Path) -> gpd.GeoDataFrame:
     return frame
 
 
-def _to_degrees(frame: gpd.GeoDataFrame, path: Path) -> Geometries:
+def to_degrees(frame: gpd.GeoDataFrame, path: Path) -> Geometries:
     """Convert geometries to EPSG:4326, repaired and cut at 180 degrees."""
-    geometry = _repaired(frame.geometry.to_numpy())
+    geometry = repaired(frame.geometry.to_numpy())
     if frame.crs is None or frame.crs.is_geographic:
         if frame.crs is not None and frame.crs.to_epsg() != WGS84:
             geometry = frame.set_geometry(geometry, crs=frame.crs).to_crs(WGS84).geometry.to_numpy()
@@ -302,7 +309,7 @@ def _to_degrees(frame: gpd.GeoDataFrame, path: Path) -> Geometries:
     return geometry
 
 
-def _repaired(geometry: Geometries) -> Geometries:
+def repaired(geometry: Geometries) -> Geometries:
     """Make polygons valid; lines and points that result from the repair are dropped."""
     geometry = geometry.copy()
     broken = ~shapely.is_valid(geometry)

@@ -92,14 +92,14 @@ def _groups(shapes: NDArray[np.object_]) -> Ints:
     everywhere = np.concatenate([shapes, _moved(shapes[east], -360.0), _moved(shapes[west], 360.0)])
     owners = np.concatenate([owner, owner[east], owner[west]])
     left, right = shapely.STRtree(everywhere).query(everywhere, predicate="intersects")
-    return _components(len(shapes), owners[left], owners[right])
+    return components(len(shapes), owners[left], owners[right])
 
 
 def _moved(shapes: NDArray[np.object_], lon: float) -> NDArray[np.object_]:
     return np.asarray(shapely.transform(shapes, lambda xy: xy + np.array([lon, 0.0])), dtype=object)
 
 
-def _components(count: int, left: Ints, right: Ints) -> Ints:
+def components(count: int, left: Ints, right: Ints) -> Ints:
     """Component of each member of a graph, numbered from 0 by their first members; edges are in both directions."""
     roots, before = np.arange(count), np.full(count, -1)
     while not np.array_equal(roots, before):

@@ -237,7 +237,7 @@ def _splits(
 ) -> tuple[NDArray[np.uint8], float | None]:
     """Split of each location, and the width of the blocks that determined it."""
     if name is not None or USUAL_SPLIT in table.columns:
-        return _given_splits(path, column_of(path, table, name or USUAL_SPLIT, "--split-column")), None
+        return given_splits(path, column_of(path, table, name or USUAL_SPLIT, "--split-column")), None
     groups = groups_of_points(lon, lat, options.size_px)
     if options.split == "random":
         totals = split_totals(len(lon), options.split_shares)
@@ -246,7 +246,8 @@ def _splits(
     return split_by_blocks(lon, lat, groups, options.split_shares, options.seed)
 
 
-def _given_splits(path: Path, column: pd.Series[Any]) -> NDArray[np.uint8]:
+def given_splits(path: Path, column: pd.Series[Any]) -> NDArray[np.uint8]:
+    """Splits of a column of names (train, val, test) or codes (0, 1, 2); FileInputError with the row of another value."""
     codes: dict[str, int] = {name: code for code, name in SPLIT_NAMES.items()}
     codes |= {str(code): code for code in SPLIT_NAMES}
     split = np.array([codes.get(str(value).strip().lower(), NO_SPLIT) for value in column], dtype=np.uint8)

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from mmearth_data import InputError
-from mmearth_model.data.targets import Normaliser
 from mmearth_model.devices import resolve_device
-from mmearth_model.evaluation.baselines import (  # fmt: skip
-    CONVNEXT,
-    RCF,
-    STATISTICS,
-    ImageStatistics,
-    RandomFilters,
-    load_convnext,
-    own_input,
-)
-from mmearth_model.evaluation.features import Pooled, extract, input_normaliser, missing_bands
+from mmearth_model.evaluation.candidates import Baseline, Candidate, candidates
+from mmearth_model.evaluation.constant import TRAIN_MEAN, quantities, train_mean
+from mmearth_model.evaluation.features import extract, missing_bands
 from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
 from mmearth_model.evaluation.keeping import check_keep, probe_network
 from mmearth_model.evaluation.metrics import Score, score
@@ -30,10 +20,9 @@ from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.pixels import probe_pixels
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, adamw, knn, linear
 from mmearth_model.evaluation.results import Evaluation, Row
+from mmearth_model.evaluation.speed import images_per_second
 from mmearth_model.evaluation.testing import check_network, measure_network
 from mmearth_model.heads.network import Network, save_network
-from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
-from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
 from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, StoreImages, open_task
 from mmearth_model.tasks.store import redraw
 
@@ -41,40 +30,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
 
     from mmearth_data import Store
-    from mmearth_model.evaluation.features import Extractor
-    from mmearth_model.weights.checkpoints import Checkpoint, Learned
+    from mmearth_model.evaluation.external.encoder import ExternalEncoder
+    from mmearth_model.weights.checkpoints import Checkpoint
 
 Protocol = Literal["knn", "linear", "probe", "paper"]
-Baseline = Literal["random", "statistics", "rcf"]
 PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear", "probe", "paper")
 DEFAULT_PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear")
-BASELINES: tuple[Baseline, ...] = ("random", "statistics", "rcf")
-RANDOM = "random init"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An encoder or a baseline that computes features."""
-
-    name: str
-    seeds: tuple[int, ...]  # seeds with which it is probed
-    normaliser: Normaliser | None  # of a checkpoint; None: the task's own
-    encoder: Callable[[], ConvNeXtV2] | None = None  # loads the network, if there is one
-    learned: tuple[Learned, ...] = ()  # modalities that it was trained to predict
-    # without an encoder: random filters fitted to the training images of each seed, else image statistics
-    fitted: bool = False
-    checkpoint: Checkpoint | None = None
-
-    def leaky_for(self, task: LabelledSet) -> bool:
-        """Whether it was trained on the task's labels, or on related ones."""
-        return any(task.conflicts(modality) for modality in self.learned)
-
-    def input(self, task: LabelledSet) -> Normaliser:
-        """Return the normalisation of the task's images."""
-        return own_input(task) if self.normaliser is None else input_normaliser(self.normaliser, task)
 
 
 @dataclass
@@ -119,8 +84,10 @@ class Job:
     steps: Steps
     keep: Path | None = None  # folder for the probe of the checkpoint, with its first seed
     kept: list[tuple[Path, Network]] = field(default_factory=list)
-    memo: dict[tuple[str, int, str, int], NDArray[np.float32]] = field(default_factory=dict)
+    memo: dict[tuple[int, str, str], NDArray[np.float32]] = field(default_factory=dict)
     divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
+    timed: bool = False  # whether speeds are measured
+    speeds: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def task(self, task: LabelledSet, seed: int) -> LabelledSet:
         """Divide a task as a seed does."""
@@ -130,20 +97,21 @@ class Job:
 
     def features(self, candidate: Candidate, task: LabelledSet, seed: int) -> NDArray[np.float32]:
         """(N, D) features of a task's samples, computed once for each set of images."""
-        normaliser = candidate.input(task)
-        fit = (seed, hash(task.parts.train.tobytes())) if candidate.fitted else (candidate.seeds[0], 0)
-        key = (candidate.name, fit[0], task.images.digest, fit[1])
+        model = candidate.model
+        key = (id(candidate), task.images.digest, model.fitted_to(task, seed))
         if key not in self.memo:
-            extractor: Extractor
-            if candidate.encoder is not None:
-                extractor = Pooled(candidate.encoder().to(self.device).eval())
-            elif candidate.fitted:
-                extractor = RandomFilters.draw(task, normaliser, seed)
-            else:
-                extractor = ImageStatistics(normaliser.in_channels)
-            count = self._count(candidate, task)
-            self.memo[key] = extract(extractor, normaliser, task.images, self.device, cache=self.cache, report=count)
+            extractor, count = model.extractor(task, seed, self.device), self._count(candidate, task)
+            reading = model.input(task)
+            self.memo[key] = extract(extractor, reading, task.images, self.device, cache=self.cache, report=count)
         return self.memo[key]
+
+    def speed(self, candidate: Candidate, task: LabelledSet, seed: int) -> float | None:
+        """Images per second of a candidate, measured once per task; None if that was not requested."""
+        key = (id(candidate), task.name)
+        if self.timed and key not in self.speeds:
+            self.steps.tell(f"speed of {candidate.name}")
+            self.speeds[key] = images_per_second(candidate.model, task, seed, self.device)
+        return self.speeds.get(key)
 
     def _count(self, candidate: Candidate, task: LabelledSet) -> Callable[[int], None]:
         seen = 0
@@ -167,6 +135,8 @@ def evaluate(
     labels: Sequence[LabelShare] = (WHOLE,),
     baselines: Sequence[Baseline] | None = None,
     convnext: Path | None = None,
+    encoders: Sequence[ExternalEncoder] = (),
+    speed: bool = False,
     keep: Path | None = None,
     cache: Path | None = None,
     device: str = "auto",
@@ -197,10 +167,15 @@ def evaluate(
     labels
         Shares of the training labels.
     baselines
-        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features). None: ``random``, or no
-        baseline if there are only networks.
+        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features), ``train-mean`` (the mean
+        of the training labels, for tasks of quantities). None: ``random``, or no baseline if there are only networks.
     convnext
         File of plain ConvNeXt V2 weights, compared as an additional baseline.
+    encoders
+        Encoders that this toolkit did not make, from `mmearth_model.open_encoder`. They are probed as checkpoints are; protocol
+        ``paper`` needs a module of PyTorch, and a task per pixel an encoder that returns maps or tokens.
+    speed
+        Also measure images per second of each encoder and baseline, from normalised images to features.
     keep
         Folder in which to save a linear probe as a network (`mmearth_model.load_network`): that of protocol ``linear`` or
         ``probe``, or of a pixel task, with the first seed. Requires a single checkpoint, task and share of labels.
@@ -216,25 +191,29 @@ def evaluate(
     InputError
         If tasks, data, checkpoints and networks do not match.
     """
-    encoders = [c for c in checkpoints if not isinstance(c, Network)]
+    pretrained = [c for c in checkpoints if not isinstance(c, Network)]
     networks = [c for c in checkpoints if isinstance(c, Network)]
-    usual: Sequence[Baseline] = () if networks and not encoders else ("random",)
+    usual: Sequence[Baseline] = () if networks and not (pretrained or encoders) else ("random",)
     compared = usual if baselines is None else baselines
-    _check_numbers(test_share, seeds, networks, some=bool(checkpoints or compared or convnext))
+    _check_numbers(test_share, seeds, networks, some=bool(checkpoints or compared or convnext or encoders))
     images = None if store is None else StoreImages(store)
     opened = [task if isinstance(task, LabelledSet) else open_task(task, images) for task in dict.fromkeys(tasks)]
     _check_protocols(opened, protocols)
+    _check_names(opened)
+    constant = quantities(opened) if TRAIN_MEAN in compared else []
     if keep is not None:
-        check_keep(keep, encoders, opened, protocols, labels, test_share)
+        check_keep(keep, pretrained, opened, protocols, labels, test_share)
     where = resolve_device(device)
-    found = candidates(encoders, opened, seeds, baselines=compared, convnext=convnext)
+    found = candidates(pretrained, opened, seeds, baselines=compared, convnext=convnext, encoders=encoders)
     total = len(opened) * (len(networks) + len(labels) * sum(len(candidate.seeds) for candidate in found))
-    job = Job(opened, protocols, labels, test_share, where, cache, Steps(total, report), keep)
+    total += len(constant) * len(labels) * seeds
+    job = Job(opened, protocols, labels, test_share, where, cache, Steps(total, report), keep, timed=speed)
     _check(found, job)
     for network, task in itertools.product(networks, opened):
         check_network(network, task)
     results = [result for candidate in found for result in _probe(candidate, job)]
     results += [_measured(network, task, job) for network, task in itertools.product(networks, opened)]
+    results += [_constant(task, share, seed, job) for task in constant for share in labels for seed in range(seeds)]
     for folder, network in job.kept:
         save_network(folder, network)
     rows, sums = zip(*results, strict=True)
@@ -274,11 +253,19 @@ def _measured(network: Network, task: LabelledSet, job: Job) -> tuple[Row, NDArr
     return result
 
 
+def _constant(task: LabelledSet, share: LabelShare, seed: int, job: Job) -> tuple[Row, NDArray[np.float64]]:
+    """Row of the mean of the training labels with the sums of the test samples."""
+    job.steps.tell(f"{TRAIN_MEAN} on {task.name}")
+    result = train_mean(job.task(task, seed), share, seed)
+    job.steps.finish()
+    return result
+
+
 def _filled(
     found: Sequence[Candidate], networks: Sequence[Network], tasks: Sequence[LabelledSet]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """Return the bands that are filled, for each task and encoder; see `Evaluation`."""
-    inputs = [(c.name, task, c.input(task)) for c in found for task in tasks]
+    inputs = [(c.name, task, c.model.input(task)) for c in found for task in tasks]
     inputs += [(network.name, task, network.normaliser) for network in networks for task in tasks]
     return {(task.name, name): bands for name, task, own in inputs if (bands := missing_bands(own, task))}
 
@@ -287,80 +274,14 @@ def _notes(
     found: Sequence[Candidate], checkpoints: Sequence[Checkpoint | Network], job: Job, store: Store | None
 ) -> tuple[str, ...]:
     """Describe what is odd about the data, and what was left out."""
-    skipped = [c.name for c in found if "paper" in job.protocols and not c.encoder]
+    skipped = [c.name for c in found if "paper" in job.protocols and not c.model.trainable]
     kept = [task for task in job.tasks if job.test_share is None or not task.images.redrawn]
     known = [checkpoint.normaliser.statistics for checkpoint in checkpoints]
     return (
+        *(note for c in found for task in job.tasks for note in c.model.notes(task)),
         *(note for task in kept for note in data_notes(task, known, store)),
-        *(f"{name}: no encoder, so not probed by protocol paper." for name in skipped),
+        *(f"{name}: no network that can be trained, so not probed by protocol paper." for name in skipped),
     )
-
-
-def candidates(
-    checkpoints: Sequence[Checkpoint],
-    tasks: Sequence[LabelledSet],
-    seeds: int,
-    *,
-    baselines: Sequence[Baseline] = ("random",),
-    convnext: Path | None = None,
-) -> list[Candidate]:
-    """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines."""
-    every = tuple(range(seeds))
-    found = [Candidate(c.name, every, c.normaliser, c.encoder, c.learned, checkpoint=c) for c in checkpoints]
-    if "random" in baselines:
-        found += _random(checkpoints, tasks, every)
-    first = checkpoints[0].normaliser if checkpoints else None
-    if "statistics" in baselines:
-        found.append(Candidate(STATISTICS, every, first))
-    if "rcf" in baselines:
-        found.append(Candidate(RCF, every, first, fitted=True))
-    return found + ([] if convnext is None else [_convnext(convnext, tasks, every)])
-
-
-def _random(checkpoints: Sequence[Checkpoint], tasks: Sequence[LabelledSet], seeds: Sequence[int]) -> list[Candidate]:
-    distinct = {f"{c.encoder_config} {c.normaliser.inputs}": c for c in reversed(checkpoints)}
-    shapes: list[tuple[EncoderConfig, MPMAEConfig | None, Normaliser | None]] = [
-        (c.encoder_config, None if c.encoder_only else c.model_config, c.normaliser)
-        for c in reversed(distinct.values())
-    ]
-    if not checkpoints:
-        channels = {own_input(task).in_channels for task in tasks}
-        if len(channels) > 1:
-            raise InputError("expected tasks with the same bands if no checkpoint is given; evaluate them one by one.")
-        shapes = [(EncoderConfig(in_channels=n), None, None) for n in channels]
-    return [
-        Candidate(
-            RANDOM if len(shapes) == 1 else f"{RANDOM} {number}",
-            (seed,),
-            normaliser,
-            partial(random_encoder, seed, encoder, model),
-        )
-        for number, (encoder, model, normaliser) in enumerate(shapes, start=1)
-        for seed in seeds
-    ]
-
-
-def random_encoder(seed: int, config: EncoderConfig, model: MPMAEConfig | None) -> ConvNeXtV2:
-    """Make an encoder as it is before training, alone or as a part of a whole network."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        if model is None:
-            return ConvNeXtV2(config)
-        weights = MPMAE(model).encoder.state_dict()
-        encoder = ConvNeXtV2(config)
-        encoder.load_state_dict(weights)
-        return encoder
-
-
-def _convnext(path: Path, tasks: Sequence[LabelledSet], seeds: tuple[int, ...]) -> Candidate:
-    known = {name: modality for task in tasks for name, modality in task.images.modalities.items()}
-    pictured = next((m for m in known.values() if m.input and len(m.display.bands) == 3), None)
-    if pictured is None:
-        raise InputError("--convnext: expected tasks with red, green and blue bands, got none.")
-    encoder, rgb = load_convnext(path, pictured)
-    recorded = [task.images.recorded_statistics for task in tasks if task.images.recorded_statistics]
-    normaliser = Normaliser([rgb], recorded[-1] if recorded else {}, inputs=[rgb.name])
-    return Candidate(f"{CONVNEXT} ({path.name})", seeds, normaliser, lambda: encoder)
 
 
 def _check(found: Sequence[Candidate], job: Job) -> None:
@@ -370,15 +291,23 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
         for seed in seeds if job.test_share is not None else seeds[:1]:
             job.task(task, seed).check()
         for candidate in found:
-            candidate.input(task)
+            candidate.model.check(task, job.device)
         for seed in seeds if "paper" in job.protocols else ():
             divided = job.task(task, seed)
             for share in job.labels:
                 paper_recipe(divided, len(share.choose(divided, seed)), probe=True)
-    if set(job.protocols) == {"paper"} and not any(candidate.encoder for candidate in found):
+    if set(job.protocols) == {"paper"} and not any(candidate.model.trainable for candidate in found):
         raise InputError(
-            "--protocol paper: expected an encoder, got none; give a checkpoint, or add --protocol linear."
+            "--protocol paper: expected an encoder that can be trained, got none; give a checkpoint or a module, or add --protocol linear."
         )
+
+
+def _check_names(tasks: Sequence[LabelledSet]) -> None:
+    """Refuse two tasks of one name, such as ``NAME=PATH`` and ``NAME@random=PATH``: their rows would be mixed."""
+    names = [task.name for task in tasks]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise InputError(f"--task: expected each task once, got {twice} twice; leave one out.")
 
 
 def _check_protocols(tasks: Sequence[LabelledSet], protocols: Sequence[Protocol]) -> None:
@@ -413,6 +342,7 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
                 chosen=prediction.chosen,
                 leaky=candidate.leaky_for(divided),
                 train_tiles=len(train),
+                images_per_s=job.speed(candidate, divided, seed),
             )
             _keep(candidate, divided, prediction, row, job)
             yield row, found.sums
@@ -424,20 +354,22 @@ def _keep(candidate: Candidate, task: LabelledSet, prediction: Prediction, row: 
     folder, checkpoint, model = job.keep, candidate.checkpoint, prediction.model
     if folder is None or checkpoint is None or model is None or row.seed != candidate.seeds[0]:
         return
-    network = probe_network(checkpoint, task, candidate.input(task), model, row, folder)
+    network = probe_network(checkpoint, task, model, row, folder)
     job.kept.append((folder, network))
 
 
 def _answers(
     candidate: Candidate, task: LabelledSet, train: NDArray[np.intp], seed: int, job: Job
 ) -> Iterator[tuple[Prediction, Score]]:
+    model = candidate.model
+    network = model.network() if task.kind.per_pixel or ("paper" in job.protocols and model.trainable) else None
     if task.kind.per_pixel:
-        if candidate.encoder is not None:
-            yield probe_pixels(candidate.encoder().to(job.device).eval(), candidate.input(task), task, train, seed)
+        if network is not None:
+            yield probe_pixels(network.to(job.device), model.input(task), task, train, seed)
         return
-    if "paper" in job.protocols and candidate.encoder is not None:
+    if network is not None:
         recipe = paper_recipe(task, len(train), probe=True, seed=seed)
-        tuner = FineTuner(candidate.encoder(), candidate.input(task), task, train, recipe, job.device)
+        tuner = FineTuner(network, model.input(task), task, train, recipe, job.device)
         validation, _ = tuner.fit()
         done = Prediction("paper", np.empty(0), validation=validation, chosen=tuner.settings)
         yield done, tuner.score(task.parts.test)
@@ -445,10 +377,10 @@ def _answers(
         return
     whole = LabelledFeatures(job.features(candidate, task, seed), task.labels)
     fit, choose, test = (whole.take(rows) for rows in (train, task.parts.validation, task.parts.test))
-    question = Question(task.kind, task.outputs, fit, choose, test, seed)
+    question = Question(task.kind, task.outputs, fit, choose, test, seed, task.metric)
     for prediction in _predictions(question, job.protocols):
         answers = (prediction.predicted, test.labels, question.classes, prediction.scores)
-        yield prediction, score(task.kind, *answers)
+        yield prediction, score(task.kind, *answers, metric=task.metric)
 
 
 def _predictions(question: Question, protocols: Sequence[Protocol]) -> Iterator[Prediction]:

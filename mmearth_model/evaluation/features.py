@@ -20,11 +20,40 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_model.network.encoder import ConvNeXtV2
+    from mmearth_data import Modality
+    from mmearth_model.network.backbone import Backbone
     from mmearth_model.tasks import ImageSource, LabelledSet
+    from mmearth_model.tasks.labelled import Batch
 
 READ_TILES = 64
 """Tiles that are read together."""
+
+
+class ImageInput(Protocol):
+    """Makes the input of an encoder of raw batches; a `Normaliser` is one."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the modalities, in the order of the channels."""
+        ...
+
+    @property
+    def modalities(self) -> Mapping[str, Modality]:
+        """The modalities, whose ``model_bands`` are the bands that are used."""
+        ...
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Modalities that a batch must contain."""
+        ...
+
+    def images(self, batch: Batch, device: torch.device | str = "cpu") -> torch.Tensor:
+        """(B, channels, H, W) float32 on a device, of a batch with values as stored."""
+        ...
+
+    def to_config(self) -> dict[str, Any]:
+        """All that determines the images, JSON-ready."""
+        ...
 
 
 class Extractor(Protocol):
@@ -41,7 +70,7 @@ class Extractor(Protocol):
         ...
 
     def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """(B, bands, H, W) normalised images to (B, width)."""
+        """(B, channels, H, W) images of an `ImageInput` to (B, width)."""
         ...
 
 
@@ -49,21 +78,17 @@ class Extractor(Protocol):
 class Pooled:
     """Global average of an encoder's last map; the encoder is in evaluation mode, on its device."""
 
-    encoder: ConvNeXtV2
+    encoder: Backbone
 
     @property
     def width(self) -> int:
-        """Channels of the last stage."""
+        """Channels of the last map."""
         return self.encoder.out_channels
 
     @property
     def digest(self) -> str:
-        """Digest of the weights and the configuration."""
-        content = hashlib.blake2b(str(self.encoder.config).encode(), digest_size=16)
-        for name, tensor in sorted(self.encoder.state_dict().items()):
-            content.update(name.encode())
-            content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return content.hexdigest()
+        """Digest of the encoder."""
+        return self.encoder.digest
 
     def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
         """(B, bands, H, W) to (B, width); images are cropped to whole patches."""
@@ -72,7 +97,7 @@ class Pooled:
 
 def extract(
     extractor: Extractor,
-    normaliser: Normaliser,
+    reading: ImageInput,
     images: ImageSource,
     device: torch.device,
     *,
@@ -81,9 +106,9 @@ def extract(
 ) -> NDArray[np.float32]:
     """Features of every sample, (N, D) float32, in one array: filled in place, or mapped from the folder ``cache``.
 
-    Images are normalised on ``device``; ``report`` is called with the number of samples of every batch.
+    Inputs are computed on ``device``; ``report`` is called with the number of samples of every batch.
     """
-    file = None if cache is None else cache / f"{features_key(extractor, normaliser, images)}.npy"
+    file = None if cache is None else cache / f"{features_key(extractor, reading, images)}.npy"
     if file is not None and file.is_file():
         if report is not None:
             report(len(images))
@@ -92,31 +117,31 @@ def extract(
     shape = (len(images), extractor.width)
     if file is None:
         values = np.empty(shape, dtype=np.float32)
-        _fill(values, extractor, normaliser, images, device, report)
+        _fill(values, extractor, reading, images, device, report)
         return values
     with staged_array(file, np.float32, shape) as mapped:
-        _fill(mapped, extractor, normaliser, images, device, report)
+        _fill(mapped, extractor, reading, images, device, report)
     return mapped
 
 
-def features_key(extractor: Extractor, normaliser: Normaliser, images: ImageSource) -> str:
+def features_key(extractor: Extractor, reading: ImageInput, images: ImageSource) -> str:
     """Digest of all that decides the features."""
-    parts = [extractor.digest, json.dumps(normaliser.to_config(), sort_keys=True), images.digest]
+    parts = [extractor.digest, json.dumps(reading.to_config(), sort_keys=True), images.digest]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def _fill(
     values: NDArray[np.float32],
     extractor: Extractor,
-    normaliser: Normaliser,
+    reading: ImageInput,
     images: ImageSource,
     device: torch.device,
     report: Callable[[int], None] | None,
 ) -> None:
     filled = 0
-    for batch in images.batches(np.arange(len(images), dtype=np.intp), READ_TILES, normaliser.stored):
+    for batch in images.batches(np.arange(len(images), dtype=np.intp), READ_TILES, reading.stored):
         tiles = len(batch["tile"]["tile_id"])
-        values[filled : filled + tiles] = extractor(normaliser.images(batch, device))
+        values[filled : filled + tiles] = extractor(reading.images(batch, device))
         filled += tiles
         if report is not None:
             report(tiles)
@@ -146,20 +171,20 @@ def _with_stand_ins(statistics: Mapping[str, Any], task: LabelledSet) -> dict[st
     return found
 
 
-def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
+def missing_bands(reading: ImageInput, task: LabelledSet) -> tuple[str, ...]:
     """Bands that the encoder takes and the task lacks: ``sentinel2.B10``, or ``sentinel2.B1 from B2`` if replaced."""
     return tuple(
         f"{name}.{band} from {stand_ins[band]}" if band in stand_ins else f"{name}.{band}"
-        for name in normaliser.inputs
+        for name in reading.inputs
         for stand_ins in (task.images.stand_ins.get(name, {}),)
-        for band in normaliser.modalities[name].model_bands
-        if band not in task.images.found_bands(normaliser.modalities[name])
+        for band in reading.modalities[name].model_bands
+        if band not in task.images.found_bands(reading.modalities[name])
     )
 
 
-def check_bands(normaliser: Normaliser, task: LabelledSet) -> None:
+def check_bands(reading: ImageInput, task: LabelledSet) -> None:
     """Refuse images that lack what an encoder takes."""
-    images, wanted = task.images, [normaliser.modalities[name] for name in normaliser.inputs]
+    images, wanted = task.images, [reading.modalities[name] for name in reading.inputs]
     for m in wanted:
         found = images.modalities.get(m.name)
         if found is None and not images.fills_missing:
@@ -186,7 +211,7 @@ def check_bands(normaliser: Normaliser, task: LabelledSet) -> None:
 
 
 @torch.inference_mode()
-def pooled(encoder: ConvNeXtV2, images: torch.Tensor) -> NDArray[np.float32]:
+def pooled(encoder: Backbone, images: torch.Tensor) -> NDArray[np.float32]:
     """(B, bands, H, W) to (B, D): global average of the last map."""
     features: NDArray[np.float32] = pooled_features(encoder, images).cpu().numpy()
     return features

@@ -19,6 +19,7 @@ import torch
 from mmearth_data import InputError, MMEarthError, documented
 from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
+from mmearth_model.evaluation.candidates import candidate_of
 from mmearth_model.evaluation.features import input_normaliser, missing_bands
 from mmearth_model.evaluation.metrics import from_sums
 from mmearth_model.evaluation.oddity import data_notes
@@ -44,14 +45,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_model.data.targets import Normaliser
+    from mmearth_model.evaluation.candidates import Candidate
+    from mmearth_model.evaluation.external.encoder import ExternalEncoder
+    from mmearth_model.evaluation.features import ImageInput
     from mmearth_model.evaluation.metrics import Score
     from mmearth_model.evaluation.testing import Answered
-    from mmearth_model.network.encoder import Padding
+    from mmearth_model.network.backbone import Backbone
     from mmearth_model.weights.checkpoints import Checkpoint
 
 CROP = 7 / 8
 """Side of the random crop that training sees, rounded to whole patches; the whole image is asked about."""
+PER_PIXEL = (
+    "expected a task of whole images for an encoder of another architecture, got a task per pixel, whose decoder needs "
+    "the maps of four stages; probe it with mmearth-train evaluate."
+)
 KEPT_BYTES = 2**30
 """Largest size of a task's normalised images that are kept between epochs; larger tasks are read again."""
 
@@ -185,19 +192,19 @@ def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mappi
 class FineTuner:
     """Training of one network: a copy of an encoder, and the layers that a task and a recipe add.
 
-    ``normaliser`` normalises the encoder's input, ``train`` are the samples to train on.
+    ``reading`` makes the encoder's input, ``train`` are the samples to train on.
     """
 
     def __init__(
         self,
-        encoder: ConvNeXtV2,
-        normaliser: Normaliser,
+        encoder: Backbone,
+        reading: ImageInput,
         task: LabelledSet,
         train: NDArray[np.intp],
         recipe: FineTuneRecipe,
         device: torch.device,
     ) -> None:
-        self.task, self.train, self.recipe, self.device, self.normaliser = task, train, recipe, device, normaliser
+        self.task, self.train, self.recipe, self.device, self.reading = task, train, recipe, device, reading
         self.kind = task.kind
         self.outputs = task.outputs
         with seeded(recipe.seed, purpose="head"):
@@ -259,6 +266,8 @@ class FineTuner:
 
     def _validated(self, loss: float) -> float:
         held_out = self.task.parts.validation
+        if self.task.metric and len(held_out):
+            return self.score(held_out).metrics[self.task.metric]
         return float(from_sums(self.kind, self.sums(held_out).sum(axis=0))) if len(held_out) else -loss
 
     def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> float:
@@ -266,8 +275,9 @@ class FineTuner:
         order = torch.randperm(len(self.train), generator=generator(recipe.seed, Position(epoch), "order")).numpy()
         batches = recipe.batches(len(order))
         self.model.train()
-        if recipe.frozen and not recipe.frozen_drop_path:
-            self.model.encoder.eval()
+        encoder = self.model.encoder
+        if recipe.frozen and (encoder.whole_batches or not recipe.frozen_drop_path):
+            encoder.eval()
         total, seen = 0.0, 0
         with seeded(recipe.seed, Position(epoch), "drop"):
             for first in range(0, recipe.steps(len(order)) * recipe.accumulate, recipe.accumulate):
@@ -288,7 +298,7 @@ class FineTuner:
         total = 0.0
         for number, rows in enumerate(batches):
             images, answers = self._augmented(*self._batch(rows), replace(position, batch=position.batch + number))
-            length = slice_length(self.device, len(images))
+            length = len(images) if self.model.encoder.whole_batches else slice_length(self.device, len(images))
             for image, answer in zip(torch.split(images, length), torch.split(answers, length), strict=True):
                 loss = self._loss(self.model(image), answer) * (len(image) / samples)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -315,8 +325,8 @@ class FineTuner:
         """Read and normalise images, cropped to whole patches; kept in memory if they are small enough in total."""
         absent = np.array([row for row in rows if int(row) not in self._kept], dtype=np.intp)
         if len(absent):
-            (batch,) = self.task.images.batches(absent, len(absent), self.normaliser.stored)
-            images = whole_patches(self.model.encoder, self.normaliser.images(batch, self.device))
+            (batch,) = self.task.images.batches(absent, len(absent), self.reading.stored)
+            images = whole_patches(self.model.encoder, self.reading.images(batch, self.device))
             if images[0].nbytes * self._used > KEPT_BYTES:
                 return images.contiguous()
             self._kept |= dict(zip(map(int, absent), images, strict=True))
@@ -327,7 +337,7 @@ class FineTuner:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.recipe.augment:
             return images, answers
-        patch, side = self.model.encoder.config.patch_size, images.shape[-1]
+        patch, side = self.model.encoder.strides[-1], images.shape[-1]
         crop = max(patch, int(side * CROP) // patch * patch) if "crop" in self.task.augment else side
         chance = generator(self.recipe.seed, position, "crop")
         window = Window.random(len(images), side, crop, chance, flips="flip" in self.task.augment).to(images.device)
@@ -357,7 +367,7 @@ class FineTuner:
 
     def score(self, rows: NDArray[np.intp]) -> Score:
         """Return sums, all metrics and their counts on the test samples."""
-        return score_of(self.kind, self._outputs(rows), self.scale, self.outputs)
+        return score_of(self.kind, self._outputs(rows), self.scale, self.outputs, self.task.metric)
 
     def _outputs(self, rows: NDArray[np.intp]) -> Iterator[Answered]:
         self.model.eval()
@@ -373,7 +383,7 @@ class FineTuner:
         record = training_record(self.task, checkpoint, row, folder)
         return Network(
             module=self.model.eval(),
-            normaliser=self.normaliser,
+            normaliser=input_normaliser(checkpoint.normaliser, self.task),
             kind=self.kind,
             outputs=outputs_of(self.task),
             window_px=self.image_px,
@@ -398,32 +408,26 @@ class FineTuner:
 
 
 def _network(
-    encoder: ConvNeXtV2, recipe: FineTuneRecipe, outputs: int, *, per_pixel: bool
-) -> Classifier | UNet | PaperUNet:
+    encoder: Backbone, recipe: FineTuneRecipe, outputs: int, *, per_pixel: bool
+) -> Classifier[Any] | UNet | PaperUNet:
     """Add the parts required by a task and a recipe to a copy of an encoder."""
-    model: Classifier | UNet | PaperUNet
+    rate = recipe.drop_path if not recipe.frozen or recipe.frozen_drop_path else 0.0
+    model: Classifier[Any] | UNet | PaperUNet
     if not per_pixel:
-        model = Classifier(regularised(encoder, recipe), outputs)
+        model = Classifier(encoder.with_drop_path(rate), outputs)
+    elif not isinstance(encoder, ConvNeXtV2):
+        raise InputError(PER_PIXEL)
     elif recipe.rules == "released":
-        model = PaperUNet(regularised(encoder, recipe, padding="same"), outputs)
+        model = PaperUNet(encoder.with_drop_path(rate, padding="same"), outputs)
     else:
-        model = UNet(regularised(encoder, recipe), outputs)
+        model = UNet(encoder.with_drop_path(rate), outputs)
     if recipe.head_std is not None:
         start_head(model.head, recipe.head_std)
     return model
 
 
-def regularised(encoder: ConvNeXtV2, recipe: FineTuneRecipe, padding: Padding | None = None) -> ConvNeXtV2:
-    """Copy an encoder with stochastic depth, and optionally with another padding."""
-    acts = not recipe.frozen or recipe.frozen_drop_path
-    config = replace(encoder.config, padding=padding or encoder.config.padding)
-    changed = ConvNeXtV2(replace(config, drop_path=recipe.drop_path if acts else 0.0))
-    changed.load_state_dict(encoder.state_dict())
-    return changed
-
-
 def finetune(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | ExternalEncoder,
     task: LabelledSet,
     recipe: FineTuneRecipe,
     *,
@@ -437,7 +441,8 @@ def finetune(
     Parameters
     ----------
     checkpoint
-        Pretrained encoder.
+        Pretrained encoder, or one that this toolkit did not make (`mmearth_model.open_encoder`): a module of PyTorch, on a
+        task of whole images. The latter has its own stochastic depth, if any, and its layers are its numbered blocks.
     task
         From `mmearth_model.tasks.open_task`; its validation samples choose the epoch.
     recipe
@@ -447,7 +452,7 @@ def finetune(
     device
         ``auto``, ``cpu``, ``cuda``, ...
     out
-        Folder for the fine-tuned network (safetensors and JSON); None keeps none.
+        Folder for the fine-tuned network (safetensors and JSON), of a checkpoint only; None keeps none.
     report
         Called after every epoch with its number, training loss and validation value.
 
@@ -457,29 +462,53 @@ def finetune(
         When checkpoint, task and recipe do not fit each other.
     """
     task.check()
-    if out is not None:
-        check_network_output(out)
-    name, normaliser = checkpoint.name, checkpoint.normaliser
-    reading = input_normaliser(normaliser, task)
+    candidate, where = candidate_of(checkpoint, (recipe.seed,)), resolve_device(device)
+    _check(candidate, task, out)
+    reading, network = _prepared(candidate, task, where)
     train = labels.choose(task, recipe.seed)
-    tuner = FineTuner(checkpoint.encoder(), reading, task, train, recipe, resolve_device(device))
+    tuner = FineTuner(network, reading, task, train, recipe, where)
     validation, epoch = tuner.fit(report)
     found = tuner.score(task.parts.test)
     row = Row.of(
         task,
         found,
-        encoder=name,
+        encoder=candidate.name,
         seed=recipe.seed,
         protocol=recipe.protocol(per_pixel=task.kind.per_pixel),
         labels=labels.text,
         validation=validation,
         converged=None,
         chosen=f"epoch {epoch}" if recipe.keep == "best" else tuner.settings,
-        leaky=any(task.conflicts(m) for m in checkpoint.learned),
+        leaky=candidate.leaky_for(task),
         train_tiles=len(train),
     )
-    if out is not None:
-        save_network(out, tuner.network(checkpoint, row, out))
+    if out is not None and candidate.checkpoint is not None:
+        save_network(out, tuner.network(candidate.checkpoint, row, out))
     filled = missing_bands(reading, task)
-    notes = data_notes(task, [normaliser.statistics])
-    return Evaluation((row,), (found.sums,), {(task.name, name): filled} if filled else {}, notes)
+    known = [candidate.checkpoint.normaliser.statistics] if candidate.checkpoint else []
+    notes = (*data_notes(task, known), *candidate.model.notes(task))
+    return Evaluation((row,), (found.sums,), {(task.name, candidate.name): filled} if filled else {}, notes)
+
+
+def _check(candidate: Candidate, task: LabelledSet, out: Path | None) -> None:
+    """Refuse an encoder that cannot be trained, and a folder for a network that cannot be saved."""
+    if not candidate.model.trainable:
+        raise InputError(
+            f"{candidate.name}: expected a module of PyTorch with weights to fine-tune, got none; probe it with evaluate."
+        )
+    if out is not None and candidate.checkpoint is None:
+        raise InputError(
+            f"--out: expected none with {candidate.name}, since a network consists of an encoder of this toolkit; leave it out."
+        )
+    if task.kind.per_pixel and candidate.checkpoint is None:
+        raise InputError(f"{candidate.name}: {PER_PIXEL}")
+    if out is not None:
+        check_network_output(out)
+
+
+def _prepared(candidate: Candidate, task: LabelledSet, device: torch.device) -> tuple[ImageInput, Backbone]:
+    """Return what makes the encoder's input, and the encoder."""
+    candidate.model.check(task, device)
+    network = candidate.model.network()
+    assert network is not None
+    return candidate.model.input(task), network

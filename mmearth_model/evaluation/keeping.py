@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mmearth_data import InputError
+from mmearth_model.evaluation.features import input_normaliser
 from mmearth_model.evaluation.trained import outputs_of, training_record
 from mmearth_model.heads.network import Network, check_network_output
 from mmearth_model.heads.probes import PixelProbe, TileProbe
@@ -65,15 +66,13 @@ def check_keep(
     check_network_output(folder, OPTION)
 
 
-def probe_network(
-    checkpoint: Checkpoint, task: LabelledSet, reading: Normaliser, model: Linear, row: Row, folder: Path
-) -> Network:
+def probe_network(checkpoint: Checkpoint, task: LabelledSet, model: Linear, row: Row, folder: Path) -> Network:
     """Make a network from a fitted probe.
 
     Parameters
     ----------
-    checkpoint, reading
-        Encoder, and the normalisation of its input to which the probe was fitted.
+    checkpoint
+        Encoder.
     task
         Task that it was fitted to.
     model
@@ -83,7 +82,7 @@ def probe_network(
     folder
         Folder that it will be written to.
     """
-    outputs = outputs_of(task)
+    outputs, reading = outputs_of(task), input_normaliser(checkpoint.normaliser, task)
     encoder = checkpoint.encoder()
     module = (PixelProbe if task.kind.per_pixel else TileProbe)(encoder, len(outputs))
     module.head.load_state_dict(_head(model, len(outputs)))

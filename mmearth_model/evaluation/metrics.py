@@ -10,12 +10,17 @@ Classes, labels or samples for which a figure is not defined are left out of it,
 - ``f1`` is micro: hits and misses of all labels are summed first, so a label without a positive contributes its false
   alarms and nothing is left out. Without any positive, true or predicted, it is undefined (NaN).
 - ``map`` is the mean over the labels with a positive test sample; a label without one has no average precision.
+- ``map_macro`` and ``recall_macro`` are torchmetrics' own means over all labels, in which a label without a positive test
+  sample counts as 0: the figures of MMEarth-Bench's published code. A label is predicted above a score of 1/2.
 - ``jaccard`` is macro, over the classes in the truth or in the prediction. A class that is only in the prediction has
   an index of 0; one that is in neither is left out.
 - ``r2`` is the mean over the targets that vary.
 - ``rmse`` of several targets is pooled: the root of the mean over all targets' squared errors, in their own units. It
   is dominated by the target with the largest numbers, so it compares encoders on one task but says little about a
   single target.
+
+``map_macro`` ranks the test samples, so it is no function of sums. Where it is the main metric of a task
+(`LabelledSet.metric`), scores and labels are stored for each sample, and resamples weight the samples.
 
 The same rules apply within each bootstrap resample. A resample in which the metric is undefined is left out of the
 interval.
@@ -49,6 +54,8 @@ PRIMARY = {
     TaskKind.PIXEL_REGRESSION: "r2",
 }
 """Main metric of a kind of task."""
+RANKED = "map_macro"
+"""Main metric of multi-label tasks that state it; their `Score.sums` are (N, 2 K) scores and labels."""
 CONSTANT = 1e-12
 """A target whose variance is a smaller share of its mean square does not vary, and has no R2."""
 RESAMPLES = 1000
@@ -70,7 +77,7 @@ class Count:
 class Score(NamedTuple):
     """Quality of the predictions for the test samples."""
 
-    sums: Sums  # (N, S) output of `sample_sums`
+    sums: Sums  # (N, S) output of `sample_sums`, or (N, 2 K) if the main metric is `RANKED`
     metrics: dict[str, float]
     counts: dict[str, Count]
 
@@ -124,14 +131,35 @@ def from_sums(kind: TaskKind, sums: Sums) -> NDArray[np.float64]:
         return np.asarray(np.where(varies, 1 - error / spread, 0).sum(axis=-1) / varies.sum(axis=-1))
 
 
-def bootstrap(kind: TaskKind, sums: Sequence[Sums]) -> NDArray[np.float64]:
-    """(R,) the metric on resampled test samples, averaged over runs; all runs use the same resamples."""
+def bootstrap(kind: TaskKind, sums: Sequence[Sums], metric: str = "") -> NDArray[np.float64]:
+    """(R,) the main metric on resampled test samples, averaged over runs; all runs use the same resamples."""
     values = []
     for part in sums:
         n = len(part)
         counts = np.random.default_rng([0, n]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-        values.append(from_sums(kind, counts.astype(np.float64) @ part))
+        if metric == RANKED:
+            values.append(weighted_precision(counts, *np.hsplit(part, 2)))
+        else:
+            values.append(from_sums(kind, counts.astype(np.float64) @ part))
     mean: NDArray[np.float64] = np.mean(values, axis=0)
+    return mean
+
+
+def weighted_precision(counts: NDArray[Any], scores: Sums, truth: Sums) -> NDArray[np.float64]:
+    """(R,) ``map_macro`` of (N, K) scores and labels, with the samples counted (R, N) times."""
+    weights, total = np.ascontiguousarray(counts.T, dtype=np.float32), np.zeros(len(counts))
+    for score_k, truth_k in zip(scores.T, truth.T, strict=True):
+        order = np.argsort(-score_k, kind="stable")
+        rank = np.searchsorted(-score_k[order], -score_k[order], side="right")  # samples of this score or a higher one
+        hits = truth_k[order] > 0
+        if not hits.any():
+            continue
+        ends, first = np.unique(rank[hits], return_index=True)  # of each score that a positive has
+        above = np.add.reduceat(weights[order[: ends[-1]]], np.append(0, ends[:-1])).cumsum(axis=0)
+        positive = np.add.reduceat(weights[order[hits]], first)
+        found = positive.cumsum(axis=0)
+        total += (positive * found / np.maximum(above, 1)).sum(axis=0) / np.maximum(found[-1], 1)
+    mean: NDArray[np.float64] = total / scores.shape[1]
     return mean
 
 
@@ -162,7 +190,9 @@ def all_metrics(
     if kind is TaskKind.MULTI_LABEL:
         asked = bool(truth.any() or predicted.any())
         f1 = functional.classification.binary_f1_score(p.flatten(), t.flatten()) if asked else float("nan")
-        return {"f1": float(f1)} | ({} if scores is None else {"map": _mean_precision(scores, t)})
+        hits, positives = (predicted * truth).sum(axis=0), truth.sum(axis=0)
+        found = {"f1": float(f1), "recall_macro": float((hits / np.maximum(positives, 1)).mean())}
+        return found if scores is None else found | _mean_precision(scores, t)
     varies = torch.from_numpy(present(kind, truth, classes))
     return {
         "r2": float(functional.r2_score(p[:, varies], t[:, varies])) if varies.any() else float("nan"),
@@ -170,11 +200,13 @@ def all_metrics(
     }
 
 
-def _mean_precision(scores: NDArray[Any], truth: torch.Tensor) -> float:
-    """Mean average precision over the labels with a positive; torchmetrics' own mean counts the others as 0."""
+def _mean_precision(scores: NDArray[Any], truth: torch.Tensor) -> dict[str, float]:
+    """Mean average precision over the labels with a positive, and over all, of which torchmetrics counts the others as 0."""
     s = torch.from_numpy(np.ascontiguousarray(scores))
     each = [functional.classification.binary_average_precision(s[:, k], truth[:, k]) for k in truth.any(0).nonzero()[:, 0]]  # fmt: skip
-    return float(torch.stack(each).mean()) if each else float("nan")
+    if not each:
+        return {"map": float("nan"), "map_macro": 0.0}
+    return {"map": float(torch.stack(each).mean()), "map_macro": float(torch.stack(each).sum()) / truth.shape[1]}
 
 
 def _mean(each: torch.Tensor, counts: NDArray[np.bool_]) -> float:
@@ -193,9 +225,14 @@ def present(kind: TaskKind, truth: NDArray[Any], classes: int) -> NDArray[np.boo
 
 
 def score(
-    kind: TaskKind, predicted: NDArray[Any], truth: NDArray[Any], classes: int, scores: NDArray[Any] | None = None
+    kind: TaskKind,
+    predicted: NDArray[Any],
+    truth: NDArray[Any],
+    classes: int,
+    scores: NDArray[Any] | None = None,
+    metric: str = "",
 ) -> Score:
-    """Score predictions of whole images; parameters as of `all_metrics`."""
+    """Score predictions of whole images; ``metric`` is the main metric if not that of the kind, see also `all_metrics`."""
     metrics = all_metrics(kind, predicted, truth, classes, scores)
     n = len(truth)
     averaged, summed = Count(n, int(present(kind, truth, classes).sum()), classes), Count(n, classes, classes)
@@ -204,10 +241,15 @@ def score(
         "accuracy_macro": averaged,
         "f1": summed,
         "map": averaged,
+        "map_macro": summed,
+        "recall_macro": summed,
         "r2": averaged,
         "rmse": summed,
     }
-    return Score(sample_sums(kind, predicted, truth, classes), metrics, {name: counts[name] for name in metrics})
+    sums = sample_sums(kind, predicted, truth, classes)
+    if metric == RANKED:
+        sums = np.hstack([predicted if scores is None else scores, truth]).astype(np.float64)
+    return Score(sums, metrics, {name: counts[name] for name in metrics})
 
 
 def pixel_score(kind: TaskKind, sums: Sums) -> Score:

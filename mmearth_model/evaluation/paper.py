@@ -42,10 +42,10 @@ from mmearth_model.heads.paper_unet import TRUNCATED_AT
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmearth_model.network.encoder import ConvNeXtV2
+    from mmearth_model.network.backbone import Backbone
 
 
-def thawed_group(encoder: ConvNeXtV2, lr: float) -> dict[str, object]:
+def thawed_group(encoder: Backbone, lr: float) -> dict[str, object]:
     """Unfreeze an encoder: one parameter group at the full learning rate, without decay."""
     encoder.requires_grad_(True)
     return {"params": list(encoder.parameters()), "lr": lr, "scale": 1.0, "weight_decay": 0.0}

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmearth_model.network.encoder import Classifier
 
 if TYPE_CHECKING:
     from mmearth_model.heads.paper_unet import PaperUNet
     from mmearth_model.heads.unet import UNet
-    from mmearth_model.network.encoder import ConvNeXtV2
-
-
-def layer_of(name: str, encoder: ConvNeXtV2) -> int:
-    """Depth of a network's parameter: 0 for the stem, one more for each block, and the largest for the head."""
-    last = sum(encoder.depths) + 1
-    parts = name.split(".")
-    if parts[0] != "encoder":
-        return last
-    if parts[1] == "stem":
-        return 0
-    stage = int(parts[2]) + (1 if parts[1] == "downsample" else 0)
-    before = sum(encoder.depths[:stage])
-    return before + 1 + (int(parts[3]) if parts[1] == "stages" else 0)
-
-
-def released_layer_of(name: str, encoder: ConvNeXtV2) -> int:
-    """Depth of a network's parameter as the released code counts it; see `mmearth_model.evaluation.paper`."""
-    parts = name.split(".")
-    if parts[0] != "encoder" or parts[1] == "stem":
-        return sum(encoder.depths) + 1
-    block = int(parts[3]) if parts[1] == "stages" else 0
-    return sum(encoder.depths[: int(parts[2])]) + block + 1
 
 
 def parameter_groups(
-    model: Classifier | UNet | PaperUNet,
+    model: Classifier[Any] | UNet | PaperUNet,
     *,
     lr: float,
     weight_decay: float,
@@ -49,15 +26,17 @@ def parameter_groups(
     encoder is not trained. ``released`` counts layers as the released code does, which does not train the LayerNorm of a
     frozen encoder's classifier either.
     """
-    last = sum(model.encoder.depths) + 1
+    encoder = model.encoder
+    last = encoder.layers + 1
+    count = encoder.released_layer_of if released else encoder.layer_of
     head_only = released and isinstance(model, Classifier)
     groups: list[dict[str, object]] = []
     for name, parameter in model.named_parameters():
         still = frozen and not name.startswith("head.") and (head_only or name.startswith("encoder."))
         parameter.requires_grad_(not still)
         if not still:
-            layer = (released_layer_of if released else layer_of)(name, model.encoder)
-            scale = layer_decay ** (last - layer)
+            part, _, inner = name.partition(".")
+            scale = layer_decay ** (last - (count(inner) if part == "encoder" else last))
             decay = weight_decay if parameter.ndim > 1 else 0.0
             groups.append({"params": [parameter], "lr": lr * scale, "scale": scale, "weight_decay": decay})
     return groups

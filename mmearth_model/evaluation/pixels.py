@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_model.data.targets import Normaliser
-    from mmearth_model.network.encoder import ConvNeXtV2
+    from mmearth_model.evaluation.features import ImageInput
+    from mmearth_model.network.backbone import Backbone
     from mmearth_model.tasks import LabelledSet
 
 TRAIN_PIXELS = 20_000
@@ -33,7 +33,7 @@ READ_TILES = 32
 
 
 def probe_pixels(
-    encoder: ConvNeXtV2, normaliser: Normaliser, task: LabelledSet, train: NDArray[np.intp], seed: int
+    encoder: Backbone, reading: ImageInput, task: LabelledSet, train: NDArray[np.intp], seed: int
 ) -> tuple[Prediction, Score]:
     """Fit the probe and apply it to the test images.
 
@@ -48,14 +48,14 @@ def probe_pixels(
         order = rng.permutation(train)
         held_out, train = order[: max(1, len(order) // 5)], order[max(1, len(order) // 5) :]
     fit, choose = (
-        _sampled(encoder, normaliser, task, rows, pixels, rng)
+        _sampled(encoder, reading, task, rows, pixels, rng)
         for rows, pixels in ((train, TRAIN_PIXELS), (held_out, VALIDATION_PIXELS))
     )
     kind = TaskKind.REGRESSION if task.kind.continuous else TaskKind.SINGLE_LABEL
     question = Question(kind, len(task.classes), fit, choose, choose, seed=seed)
     strength, model, best = fit_path(question, to_the_end=False)
     sums = []
-    for columns, masks in _maps(encoder, normaliser, task, task.parts.test):
+    for columns, masks in _maps(encoder, reading, task, task.parts.test):
         answers = model.predict(columns.permute(0, 2, 3, 1).reshape(-1, columns.shape[1]).numpy())
         sums.append(sample_sums(task.kind, answers.reshape(masks.shape), masks, len(task.classes)))
     chosen = f"C={strength:g}"
@@ -65,8 +65,8 @@ def probe_pixels(
 
 
 def _sampled(
-    encoder: ConvNeXtV2,
-    normaliser: Normaliser,
+    encoder: Backbone,
+    reading: ImageInput,
     task: LabelledSet,
     rows: NDArray[np.intp],
     pixels: int,
@@ -74,10 +74,10 @@ def _sampled(
 ) -> LabelledFeatures:
     """Hypercolumns of labelled pixels in one array, at most the same number from each image."""
     each = max(1, pixels // len(rows))
-    values = np.empty((each * len(rows), sum(encoder.widths)), dtype=np.float32)
+    values = np.empty((each * len(rows), sum(encoder.channels)), dtype=np.float32)
     labels: list[NDArray[Any]] = []
     filled = 0
-    for columns, masks in _maps(encoder, normaliser, task, np.sort(rows)):
+    for columns, masks in _maps(encoder, reading, task, np.sort(rows)):
         for column, mask in zip(columns, masks, strict=True):
             known = np.flatnonzero(np.isfinite(mask) if task.kind.continuous else mask != IGNORED)
             chosen = rng.permutation(known)[:each]
@@ -89,15 +89,15 @@ def _sampled(
 
 
 def _maps(
-    encoder: ConvNeXtV2, normaliser: Normaliser, task: LabelledSet, rows: NDArray[np.intp]
+    encoder: Backbone, reading: ImageInput, task: LabelledSet, rows: NDArray[np.intp]
 ) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
     """Hypercolumns (B, C, H, W) and masks (B, H, W), in slices."""
     assert task.masks is not None
-    device = next(encoder.parameters()).device
+    device = encoder.device
     length = slice_length(device, READ_TILES)
     done = 0
-    for batch in task.images.batches(rows, READ_TILES, normaliser.stored):
-        images = whole_patches(encoder, normaliser.images(batch, device))
+    for batch in task.images.batches(rows, READ_TILES, reading.stored):
+        images = whole_patches(encoder, reading.images(batch, device))
         masks = cut_masks(task.masks(rows[done : done + len(images)]), images.shape[-1])
         done += len(images)
         for start in range(0, len(images), length):

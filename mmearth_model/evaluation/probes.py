@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mmearth_model.devices import one_thread
-from mmearth_model.evaluation.metrics import from_sums, sample_sums
+from mmearth_model.evaluation.metrics import from_sums, sample_sums, score
 from mmearth_model.heads.answers import decide
 from mmearth_model.tasks import TaskKind
 from mmearth_model.training.random_numbers import seeded
@@ -86,6 +86,7 @@ class Question:
     seed: int = (
         0  # of the validation samples, if they are taken from the training samples, and of the order of training
     )
+    metric: str = ""  # main metric, if not that of the kind
 
     def held_out(self) -> tuple[LabelledFeatures, LabelledFeatures]:
         """Return the samples to fit to, and those to choose by."""
@@ -95,8 +96,10 @@ class Question:
         cut = max(1, len(self.train) // 5)
         return self.train.take(order[cut:]), self.train.take(order[:cut])
 
-    def value(self, predicted: NDArray[Any], truth: NDArray[Any]) -> float:
-        """Return the main metric of the task."""
+    def value(self, predicted: NDArray[Any], truth: NDArray[Any], scores: NDArray[Any] | None = None) -> float:
+        """Return the main metric of the task; ``scores`` are those of `Prediction`."""
+        if self.metric and scores is not None:
+            return score(self.kind, predicted, truth, self.classes, scores).metrics[self.metric]
         return float(from_sums(self.kind, sample_sums(self.kind, predicted, truth, self.classes).sum(axis=0)))
 
 
@@ -174,7 +177,8 @@ def _best(
     """Return the setting, model and value of the best fit of a path, the first of equals; see `fit_path`."""
     best: tuple[float, Linear, float] | None = None
     for setting, model in path:
-        value = question.value(model.predict(validation.values), validation.labels)
+        predicted, scores = model(validation.values)
+        value = question.value(predicted, validation.labels, scores)
         if best is None or value > best[2]:
             best = (setting, model, value)
         elif value < best[2] and not to_the_end:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmearth_data import write_text
-from mmearth_model.evaluation.metrics import PRIMARY, RESAMPLES, bootstrap, from_sums, interval, sample_sums
+from mmearth_model.evaluation.metrics import PRIMARY, RANKED, RESAMPLES, bootstrap, from_sums, interval, sample_sums
 from mmearth_model.formatting import PERCENT, shown
 from mmearth_model.saving import save_figure_forms
 from mmearth_model.tasks import TaskKind
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 NOUNS = {"map": "labels", "r2": "targets"}
 """Units over which a metric averages, if not classes."""
-SETTINGS_SHOWN = frozenset({"paper", "finetune-paper", "network"})
-"""Protocols whose settings are shown in the table: they depend on the number of training samples, or on the network."""
+SETTINGS_SHOWN = frozenset({"paper", "finetune-paper", "network", "constant"})
+"""Protocols whose settings are shown in the table: they depend on the training samples, or on the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,15 @@ class Row:
     counts: dict[str, dict[str, int | None]] = field(default_factory=dict)
     # number of resamples of the test samples in which the metric is defined; the interval is computed from these
     resamples: int = RESAMPLES
+    images_per_s: float | None = None  # speed of the encoder, from normalised images to features; None: not measured
     guess: float | None = None  # the metric of the best constant answer; None for tasks per pixel. See `guessing`
 
     @classmethod
     def of(cls, task: LabelledSet, found: Score, **fields: Any) -> Row:
         """Row of a score on a task's test samples; ``fields`` are those that the score does not determine."""
-        resampled = bootstrap(task.kind, [found.sums])
+        metric = task.metric or PRIMARY[task.kind]
+        resampled = bootstrap(task.kind, [found.sums], metric)
         low, high = interval(resampled)
-        metric = PRIMARY[task.kind]
         return cls(
             task=task.name,
             kind=task.kind.value,
@@ -115,6 +116,8 @@ def guessing(task: LabelledSet) -> float | None:
     if task.kind.per_pixel:
         return None
     train, test = task.labels[task.parts.train], task.labels[task.parts.test]
+    if task.metric == RANKED:  # samples of one score: the precision is the share of positives
+        return float(test.mean())
     if task.kind is TaskKind.SINGLE_LABEL:
         answer = np.bincount(train).argmax()
     else:
@@ -151,6 +154,7 @@ class Summary:
     leaky: bool
     converged: bool
     samples: int = 0
+    images_per_s: float | None = None  # mean over the seeds
     remarks: tuple[str, ...] = ()  # special properties of the figure; see `Row.remarks`
 
 
@@ -201,7 +205,8 @@ class Evaluation:
     def draws(self, group: tuple[str, str, str, str]) -> NDArray[np.float64]:
         """(R,) mean of the metric over a group's seeds, on resampled test samples."""
         rows = self.groups()[group]
-        return bootstrap(TaskKind(self.rows[rows[0]].kind), [self.sums[i] for i in rows])
+        first = self.rows[rows[0]]
+        return bootstrap(TaskKind(first.kind), [self.sums[i] for i in rows], first.metric)
 
     def summaries(self) -> list[Summary]:
         """Means over the seeds, in the order of the rows."""
@@ -224,6 +229,7 @@ class Evaluation:
             leaky=any(row.leaky for row in rows),
             converged=all(row.converged is not False for row in rows),
             samples=max(row.test_tiles for row in rows),
+            images_per_s=_mean_speed(rows),
             remarks=tuple(dict.fromkeys(text for row in rows for text in row.remarks())),
         )
 
@@ -265,6 +271,11 @@ class Evaluation:
         )
 
 
+def _mean_speed(rows: Sequence[Row]) -> float | None:
+    known = [row.images_per_s for row in rows if row.images_per_s is not None]
+    return statistics.fmean(known) if known else None
+
+
 def defined(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Replace numbers that are not finite by None, because JSON cannot represent them; tuples become lists."""
     if isinstance(value, dict):
@@ -281,8 +292,13 @@ def notes(summary: Summary) -> str:
 
 
 COLUMNS = (
-    "task", "protocol", "labels", "encoder", "metric", "mean", "low", "high", "deviation", "seeds", "test samples", "note",
+    "task", "protocol", "labels", "encoder", "metric", "mean", "low", "high", "deviation", "seeds", "test samples", "images/s", "note",
 )  # fmt: skip
+
+
+def speed_text(summary: Summary) -> str:
+    """Images per second, "" if they were not measured."""
+    return "" if summary.images_per_s is None else f"{summary.images_per_s:.3g}"
 
 
 def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:
@@ -291,7 +307,7 @@ def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:
         (
             *(s.task, s.protocol, s.labels, s.encoder, s.metric),
             *(shown(s.metric, v) for v in (s.mean, s.low, s.high, s.deviation)),
-            *(str(s.seeds), str(s.samples), notes(s)),
+            *(str(s.seeds), str(s.samples), speed_text(s), notes(s)),
         )
         for s in summaries
     ]

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from mmearth_data import FittedTable, Paragraphs, TableColumn, wrapped_path
-from mmearth_model.evaluation.results import notes
+from mmearth_model.evaluation.results import notes, speed_text
 from mmearth_model.formatting import PERCENT, shown
 
 if TYPE_CHECKING:
@@ -140,13 +140,16 @@ def _table(
 ) -> FittedTable:
     known = {(s.encoder, s.labels, s.protocol): s for s in summaries}
     labels = [TableColumn("labels")] if many else []
-    table = FittedTable([TableColumn("encoder"), *labels, *(TableColumn(name) for name in protocols)])
+    timed = any(s.images_per_s is not None for s in summaries)
+    speed = [TableColumn("images/s", right=True)] * timed
+    table = FittedTable([TableColumn("encoder"), *labels, *(TableColumn(name) for name in protocols), *speed])
     before = ""
     for encoder, share in dict.fromkeys((s.encoder, s.labels) for s in summaries):
         found = [known.get((encoder, share, protocol)) for protocol in protocols]
         if any(found):
             cells = ["" if s is None else _cell(s, between, compared, remarks) for s in found]
-            table.add("" if encoder == before else wrapped_path(encoder, ENCODER), *[share] * many, *cells)
+            fast = [speed_text(next(s for s in found if s is not None))] * timed
+            table.add("" if encoder == before else wrapped_path(encoder, ENCODER), *[share] * many, *cells, *fast)
             before = encoder
     return table
 

@@ -75,13 +75,15 @@ def sums_of(kind: TaskKind, answered: Iterable[Answered], scale: tuple[Floats, F
     )
 
 
-def score_of(kind: TaskKind, answered: Iterable[Answered], scale: tuple[Floats, Floats], outputs: int) -> Score:
-    """Score raw outputs of a network; ``scale`` is the mean and deviation of its quantities."""
+def score_of(
+    kind: TaskKind, answered: Iterable[Answered], scale: tuple[Floats, Floats], outputs: int, metric: str = ""
+) -> Score:
+    """Score raw outputs of a network; ``scale`` is the mean and deviation of its quantities, ``metric`` as in `score`."""
     if kind.per_pixel:
         return pixel_score(kind, sums_of(kind, answered, scale, outputs))
     found, truth = (np.concatenate(part) for part in zip(*answered, strict=True))
     answers, scores = decide(kind, found, *scale)
-    return score(kind, answers, truth, outputs, scores)
+    return score(kind, answers, truth, outputs, scores, metric)
 
 
 def check_network(network: Network, task: LabelledSet) -> None:
@@ -201,7 +203,7 @@ def measure_network(
     else:
         answered = (Answered(found[:, columns], truth) for found, truth in answered)
         mean, deviation = (part if len(part) == 1 else part[columns] for part in network.scale)
-        found = score_of(network.kind, answered, (mean, deviation), len(columns))
+        found = score_of(network.kind, answered, (mean, deviation), len(columns), task.metric)
     return row_of(network, task, found, side), found.sums
 
 

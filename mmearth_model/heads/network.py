@@ -69,8 +69,8 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import Padding
     from mmearth_model.weights.remote import Origin
 
-Module = Classifier | UNet | PaperUNet | TileProbe | PixelProbe
-MODULES: dict[str, type[Classifier] | type[UNet] | type[PaperUNet] | type[TileProbe] | type[PixelProbe]] = {
+Module = Classifier[ConvNeXtV2] | UNet | PaperUNet | TileProbe | PixelProbe
+MODULES: dict[str, type[Classifier[Any]] | type[UNet] | type[PaperUNet] | type[TileProbe] | type[PixelProbe]] = {
     module.__name__: module for module in (Classifier, UNet, PaperUNet, TileProbe, PixelProbe)
 }
 PER_PIXEL = (UNet, PaperUNet, PixelProbe)

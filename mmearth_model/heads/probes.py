@@ -11,6 +11,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmearth_model.network.backbone import Backbone
     from mmearth_model.network.encoder import ConvNeXtV2
 
 
@@ -79,7 +80,7 @@ class PixelProbe(nn.Module):
         return total
 
 
-def hypercolumns(encoder: ConvNeXtV2, images: Tensor) -> Tensor:
+def hypercolumns(encoder: Backbone, images: Tensor) -> Tensor:
     """(B, bands, H, W) to (B, all channels, H, W): maps of all stages, resized to the image (bilinear)."""
     return torch.cat([resized(m.float(), images) for m in encoder.forward_features(images)], dim=1)
 

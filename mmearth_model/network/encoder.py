@@ -14,14 +14,15 @@ Hidden patches and missing pixels do not exist for the network. Its layers compu
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from mmearth_data import InputError
+from mmearth_model.network.backbone import Backbone
 from mmearth_model.network.feature_maps import FeatureInfo
 from mmearth_model.network.pooling import evaluating, pooled_features, whole_patches
 from mmearth_model.network.positions import EVERYWHERE, Engine, Hidden, Positions, auto
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 Stem = Literal["modified", "original", "halved"]
 Padding = Literal["same", "reference"]
 Pool = Literal["sample", "batch"]
+Encoder = TypeVar("Encoder", bound=Backbone)
 
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
@@ -327,7 +329,7 @@ def _dilations(config: EncoderConfig) -> tuple[int, ...]:
     return tuple(config.stem_stride * 2**stage // stride for stage, stride in enumerate(config.strides))
 
 
-class ConvNeXtV2(nn.Module):
+class ConvNeXtV2(Backbone):
     """ConvNeXt V2, dense or masked.
 
     Parameters
@@ -367,11 +369,6 @@ class ConvNeXtV2(nn.Module):
             for depth, width, dilation in zip(self.depths, self.widths, dilations, strict=True)
         )
         initialise(self)
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the last stage."""
-        return self.widths[-1]
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -456,7 +453,7 @@ class ConvNeXtV2(nn.Module):
         >>> for batch in store.loader(batch_size=64):  # doctest: +SKIP
         ...     maps = encoder.forward_features(encoder.preprocess(batch))
         """
-        return torch.cat(list(self._known_normaliser().prepare(tiles, self._device)))
+        return torch.cat(list(self._known_normaliser().prepare(tiles, self.device)))
 
     @torch.no_grad()
     def embed(self, tiles: Tiles) -> Tensor:
@@ -484,13 +481,9 @@ class ConvNeXtV2(nn.Module):
         torch.Size([256, 320])
         """
         precision = next(self.parameters()).dtype
-        parts = self._known_normaliser().prepare(tiles, self._device)
+        parts = self._known_normaliser().prepare(tiles, self.device)
         with evaluating(self):
             return torch.cat([pooled_features(self, whole_patches(self, part).to(precision)) for part in parts])
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
 
     def _known_normaliser(self) -> Normaliser:
         """Return the normaliser. Raises `InputError` if there is none, or its bands do not match."""
@@ -505,6 +498,37 @@ class ConvNeXtV2(nn.Module):
                 f"{self.normaliser.in_channels} ({', '.join(self.normaliser.inputs)}); set encoder.normaliser to one that matches."
             )
         return self.normaliser
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return sum(self.depths)
+
+    @property
+    def identity(self) -> str:
+        """Text of the configuration."""
+        return str(self.config)
+
+    def layer_of(self, name: str) -> int:
+        """Layer of a parameter: 0 for the stem, one more for each block; a convolution between stages is of the next block."""
+        part, *inner = name.split(".")
+        if part == "stem":
+            return 0
+        stage = int(inner[0]) + (1 if part == "downsample" else 0)
+        return sum(self.depths[:stage]) + 1 + (int(inner[1]) if part == "stages" else 0)
+
+    def released_layer_of(self, name: str) -> int:
+        """Layer of a parameter as the released code counts it; see `mmearth_model.evaluation.paper`."""
+        part, *inner = name.split(".")
+        if part == "stem":
+            return self.layers + 1
+        return sum(self.depths[: int(inner[0])]) + (int(inner[1]) if part == "stages" else 0) + 1
+
+    def with_drop_path(self, rate: float, padding: Padding | None = None) -> Self:
+        """Copy the encoder with stochastic depth, and optionally with another padding."""
+        changed = type(self)(replace(self.config, drop_path=rate, padding=padding or self.config.padding))
+        changed.load_state_dict(self.state_dict())
+        return changed
 
     def _stages(self, x: Tensor, where: Positions) -> Iterator[Tensor]:
         y = self.stem(where.gather(x.permute(0, 2, 3, 1)), where)
@@ -548,10 +572,10 @@ class ConvNeXtV2(nn.Module):
             )
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, Generic[Encoder]):
     """Encoder, global average pooling, LayerNorm and a linear head: the network that is fine-tuned."""
 
-    def __init__(self, encoder: ConvNeXtV2, classes: int) -> None:
+    def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.norm = nn.LayerNorm(encoder.out_channels, eps=NORM_EPS)

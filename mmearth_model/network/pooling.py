@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from mmearth_model.network.encoder import ConvNeXtV2
+    from mmearth_model.network.backbone import Backbone
 
 
 @contextmanager
@@ -30,13 +30,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def pooled_features(encoder: ConvNeXtV2, images: Tensor) -> Tensor:
+def pooled_features(encoder: Backbone, images: Tensor) -> Tensor:
     """(B, bands, H, W) to (B, D) float32, on the images' device."""
     length = slice_length(images.device, len(images))
     return torch.cat([encoder(part).mean(dim=(-2, -1)).float() for part in torch.split(images, length)])
 
 
-def whole_patches(encoder: ConvNeXtV2, images: Tensor) -> Tensor:
+def whole_patches(encoder: Backbone, images: Tensor) -> Tensor:
     """Crop the centre of the images, so that their sides are multiples of a patch."""
     patch, side = encoder.strides[-1], images.shape[-1]
     if side < patch:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data import __version__, licences
 from mmearth_model.data.targets import LEVELS
-from mmearth_model.programs.program import LEVEL, Answers, LastMap, Pooled, Program
+from mmearth_model.programs.program import Answers, LastMap, Pooled, Program
 from mmearth_model.tasks import TaskKind
+from mmearth_model.training.layout import LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from mmearth_model.heads.network import Network
     from mmearth_model.network.encoder import ConvNeXtV2
 
-DESCRIPTION = "mmearth"
-"""Key of the description in an ONNX file's metadata; with ``.json``, its name in a .pt2 file."""
-RECORDED = ("synthetic", "data_digest", "licence")
+RECORDED = ("synthetic", "data_digest", "licence", "learned")
 """Fields of the training record that the description repeats, if known."""
 RESULT = ("metric", "value", "test_tiles")
 """Fields of the test result that the description repeats."""

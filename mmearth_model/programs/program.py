@@ -14,6 +14,7 @@ from torch import nn
 
 from mmearth_model.data.targets import LEVELS, NATIVE_TYPES
 from mmearth_model.tasks import TaskKind
+from mmearth_model.training.layout import LEVEL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.heads.network import Network
     from mmearth_model.network.encoder import ConvNeXtV2
-
-LEVEL = "level"
-"""Input with the product level of each image, if the statistics depend on it."""
 
 
 class Pooled(nn.Module):

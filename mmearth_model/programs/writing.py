@@ -18,9 +18,8 @@ import torch
 from mmearth_data import InputError, check_output, write_bytes
 from mmearth_model.heads.network import Network, load_weights
 from mmearth_model.network.encoder import ConvNeXtV2
-from mmearth_model.programs.describing import DESCRIPTION, IMAGES, Content, describe, encoder_content, network_content
-from mmearth_model.programs.program import LEVEL
-from mmearth_model.training.layout import CONFIG_FILE
+from mmearth_model.programs.describing import IMAGES, Content, describe, encoder_content, network_content
+from mmearth_model.training.layout import CONFIG_FILE, LEVEL, PROGRAM_DESCRIPTION
 from mmearth_model.weights.checkpoints import read_json
 
 if TYPE_CHECKING:
@@ -137,7 +136,11 @@ def _content(source: str | Path | Checkpoint | ConvNeXtV2 | Network, features: s
         return network_content(found, licence=None if found.folder is None else _licence(found.folder))
     if isinstance(found, ConvNeXtV2):
         return _encoder_content("the encoder", found, features, {})
-    record = {"synthetic": found.config["store"].get("synthetic"), "licence": _licence(found.folder)}
+    record = {
+        "synthetic": found.config["store"].get("synthetic"),
+        "licence": _licence(found.folder),
+        "learned": [{"name": m.name, "kind": str(m.kind)} for m in found.learned],
+    }
     return _encoder_content(found.name, found.encoder(), features, record)
 
 
@@ -200,7 +203,7 @@ def _trace(content: Content, level: str | None) -> ExportedProgram:
 
 def _as_archive(traced: ExportedProgram, description: str) -> bytes:
     stream = io.BytesIO()
-    torch.export.save(traced, stream, extra_files={f"{DESCRIPTION}.json": description})
+    torch.export.save(traced, stream, extra_files={f"{PROGRAM_DESCRIPTION}.json": description})
     return stream.getvalue()
 
 
@@ -218,7 +221,7 @@ def _as_onnx(traced: ExportedProgram, content: Content, description: str) -> byt
         node.metadata_props.clear()  # paths of this machine
     _name_axes(model)
     model.metadata_props.clear()
-    model.metadata_props[DESCRIPTION] = description
+    model.metadata_props[PROGRAM_DESCRIPTION] = description
     data: bytes = made.model_proto.SerializeToString()
     return data
 

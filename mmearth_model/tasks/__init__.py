@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmearth_data import InputError
 from mmearth_model.tasks.labelled import IGNORED, WHOLE, ImageSource, LabelledSet, LabelShare, Parts, TaskKind
-from mmearth_model.tasks.spec import TaskSpec, read_spec, task_names
+from mmearth_model.tasks.spec import TaskSpec, named_spec, read_spec, task_names
 from mmearth_model.tasks.store import PREFIX, StoreImages, StoreTask, open_store_task, parse_task
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def open_task(text: str, store: Store | StoreImages | None = None) -> LabelledSe
     ----------
     text
         ``store:MODALITY`` (see `parse_task`), or ``NAME=PATH``: a task of ``catalog/tasks``, or a task file, and the
-        folder, zip or table with the data.
+        folder, zip or table with the data. ``NAME@random`` and ``NAME@geographic`` choose a test of MMEarth-Bench.
     store
         Store of store tasks.
 
@@ -55,7 +55,7 @@ def open_task(text: str, store: Store | StoreImages | None = None) -> LabelledSe
         images = store if isinstance(store, StoreImages) else StoreImages(store)
         return open_store_task(images, parse_task(text, images.modalities))
     name, _, path = text.partition("=")
-    spec = read_spec(name)
+    spec = named_spec(name)
     if not path:
         raise InputError(f"--task {name}: expected the folder, zip or table with its data; write {name}=PATH.")
     return open_files(spec, Path(path).absolute())
@@ -64,7 +64,13 @@ def open_task(text: str, store: Store | StoreImages | None = None) -> LabelledSe
 def open_files(spec: TaskSpec, path: Path) -> LabelledSet:
     """Open the data of a task file; see `open_task`."""
     from mmearth_model.tasks.geobench import open_geobench
+    from mmearth_model.tasks.mmearth_bench import open_mmearth_bench
     from mmearth_model.tasks.rasters import open_folder, open_table
 
-    openers = {"geobench": open_geobench, "folder": open_folder, "table": open_table}
+    openers = {
+        "geobench": open_geobench,
+        "folder": open_folder,
+        "table": open_table,
+        "mmearth-bench": open_mmearth_bench,
+    }
     return openers[spec.layout](spec, path)

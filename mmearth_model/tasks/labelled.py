@@ -157,6 +157,7 @@ class LabelledSet:
     colours: tuple[str, ...] = ()  # ``#rrggbb`` of each class, from a task file; empty: none, or those of ``shown``
     licence: str = ""  # terms of use of images and labels, from a task file; "": none, or those of the modalities
     notes: tuple[str, ...] = ()  # what users of the results must know about the data, one sentence each
+    metric: str = ""  # main metric of its results; "": that of the kind
     needed: tuple[str, ...] = TRAIN_AND_TEST  # parts that must not be empty
     remedy: str = CUT_FROM_THE_WHOLE  # what to do if one is
 

@@ -21,7 +21,14 @@ from mmearth_data import (
 )
 from mmearth_model.tasks.labelled import TaskKind, meant
 
-Layout = Literal["geobench", "folder", "table"]
+Layout = Literal["geobench", "folder", "table", "mmearth-bench"]
+BENCH_LAYOUT = "mmearth-bench"
+BENCH_KINDS = (TaskKind.REGRESSION, TaskKind.PIXEL_REGRESSION, TaskKind.MULTI_LABEL)
+OF_BENCH = frozenset(
+    {"name", "long_name", "layout", "kind", "bands", "level", "normalise", "label", "test", "augment", "source", "doi", "licence", "notes"}
+)  # fmt: skip
+"""Fields that have an effect for MMEarth-Bench, whose form determines all others."""
+TESTS = ("random", "geographic")
 MEAN = "mean"
 """Fill a missing band with its mean, since its values are unknown."""
 SWAPPED = {"B8": "B8A", "B8A": "B8"}
@@ -70,7 +77,8 @@ class TaskSpec(BaseModel):
         Display name of the data set.
     layout
         ``geobench``: HDF5 samples with partitions; ``folder``: ``class/*.tif`` or a zip of it; ``table``: CSV or
-        GeoParquet with a column of raster paths and a label column or mask files.
+        GeoParquet with a column of raster paths and a label column or mask files; ``mmearth-bench``: one HDF5 file with
+        all modalities, named as ``label``, and its split file.
     kind
         See `mmearth_model.tasks.labelled.TaskKind`.
     modality
@@ -107,7 +115,7 @@ class TaskSpec(BaseModel):
         ``path: "{patch_id}/{patch_id}_{band}.tif"`` and ``bands: {B02: B2, B11: B11}`` read BigEarthNet. Coarser
         bands are resampled to the finest grid (bilinear); pixels next to missing ones become missing.
     label
-        Table: column of the label; several for multi-label and regression.
+        Table: column of the label; several for multi-label and regression. MMEarth-Bench: array of the labels.
     mask
         Table: column of the mask files, or a pattern of columns, as for ``path``.
     ids
@@ -118,6 +126,8 @@ class TaskSpec(BaseModel):
         Mask value that means unlabelled.
     date
         GEO-Bench samples with several dates: the date to use.
+    test
+        MMEarth-Bench: samples to test on, ``random`` or ``geographic`` (``NAME@geographic`` on the command line).
     augment
         Augmentations allowed in fine-tuning.
     source, doi, licence
@@ -154,6 +164,7 @@ class TaskSpec(BaseModel):
     ignore: int | None = None
     date: Literal["first", "last"] = "first"
     splits: Splits = Splits()
+    test: Literal["random", "geographic"] | None = None
     augment: tuple[Literal["flip", "crop"], ...] = ("flip", "crop")
     source: str = ""
     doi: str = ""
@@ -189,8 +200,28 @@ class TaskSpec(BaseModel):
             raise InputError(
                 "layout: expected table or geobench for masks, got folder; list rasters and masks in a CSV."
             )
+        self._check_layout()
         self._check_labels()
         return self
+
+    def _check_layout(self) -> None:
+        """Refuse fields without an effect on MMEarth-Bench, and its own fields elsewhere."""
+        if self.layout != BENCH_LAYOUT:
+            if self.test is not None:
+                raise InputError(
+                    f"test: expected none with layout {self.layout}, which has one test, got {self.test}; leave it out."
+                )
+            return
+        unused = sorted(self.model_fields_set - OF_BENCH)
+        if unused:
+            raise InputError(
+                f"{unused[0]}: expected none with layout {BENCH_LAYOUT}, whose form determines it; leave it out."
+            )
+        if self.kind not in BENCH_KINDS or len(self.label_columns) != 1:
+            raise InputError(
+                f"kind: expected {', '.join(BENCH_KINDS)} and one label with layout {BENCH_LAYOUT}, got {self.kind} and "
+                f"{len(self.label_columns)}; correct them."
+            )
 
     def _check_labels(self) -> None:
         """Refuse classes and label columns that do not match the kind or each other."""
@@ -249,6 +280,22 @@ def task_names() -> tuple[str, ...]:
     return tuple(
         sorted(path.stem for path in (resource_path("catalog") / "tasks").glob("*.yaml") if is_data(path.name))
     )
+
+
+def named_spec(text: str) -> TaskSpec:
+    """Read a task file, given as ``NAME``, ``FILE.yaml``, ``NAME@random`` or ``NAME@geographic``; see `read_spec`.
+
+    Raises `InputError` also when the task has no such test.
+    """
+    name, at, test = text.rpartition("@")
+    if not at or (test not in TESTS and name not in task_names()):
+        return read_spec(text)
+    spec = read_spec(name)
+    known = TESTS if spec.layout == BENCH_LAYOUT else ()
+    if test not in known:
+        tests = " or ".join(f"{name}@{test}" for test in known) or f"{name}, which has one test"
+        raise InputError(f"--task: expected {tests}, got {text!r}; correct the name.")
+    return spec.model_copy(update={"test": test})
 
 
 def read_spec(name_or_file: str) -> TaskSpec:

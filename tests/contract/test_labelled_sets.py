@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
+from mmearth_bench_files import write_task
 from toy_store import write_store
 
 from mmearth_data import load_catalog
@@ -85,6 +86,10 @@ def cut_from_a_store(task: str) -> Callable[[Path], LabelledSet]:
     return lambda root: open_task(task, write_store(root / "s.zarr", SAMPLES, shares=(0.5, 0.25)))
 
 
+def mmearth_bench(task: str) -> Callable[[Path], LabelledSet]:
+    return lambda root: open_task(f"mmearth-bench-{task}={write_task(root, task, rows=SAMPLES, size_px=SIZE_PX)}")
+
+
 SETS: dict[str, Callable[[Path], LabelledSet]] = {
     "folder": folder,
     "zip": packed,
@@ -93,6 +98,9 @@ SETS: dict[str, Callable[[Path], LabelledSet]] = {
     "table-regression": lambda root: table(root, kind="regression", label="height"),
     "table-masks": lambda root: table(root, kind="segmentation", mask="mask", classes=("no", "yes"), ignore=2),
     "geobench": geobench,
+    "mmearth-bench": mmearth_bench("soil_pH"),
+    "mmearth-bench-labels": mmearth_bench("species"),
+    "mmearth-bench-pixels": mmearth_bench("biomass"),
     "store": cut_from_a_store("store:biome"),
     "store-shares": cut_from_a_store("store:esa_worldcover/shares"),
     "store-pixels": cut_from_a_store("store:esa_worldcover/pixels"),
@@ -125,8 +133,9 @@ def test_masks_have_a_class_or_none_for_every_pixel(task: LabelledSet) -> None:
     rows = np.array([3, 2, 5])
     masks = task.masks(rows)
     (batch,) = task.images.batches(rows, 3, (MODALITY,))
-    assert (masks.shape, masks.dtype) == ((3, *batch[MODALITY].shape[2:]), np.int64)
-    assert IGNORED <= masks.min() <= masks.max() < len(task.classes)
+    dtype = np.float64 if task.kind.continuous else np.int64
+    assert (masks.shape, masks.dtype) == ((3, *batch[MODALITY].shape[2:]), dtype)
+    assert task.kind.continuous or IGNORED <= masks.min() <= masks.max() < len(task.classes)
     np.testing.assert_array_equal(task.masks(rows[::-1]), masks[::-1])
 
 

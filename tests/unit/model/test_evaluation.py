@@ -30,7 +30,7 @@ from mmearth_model import (
 )
 from mmearth_model.evaluation import RANDOM, baselines, pixels, write_results
 from mmearth_model.evaluation.baselines import ImageStatistics, RandomFilters, load_convnext, own_input
-from mmearth_model.evaluation.evaluate import candidates
+from mmearth_model.evaluation.candidates import candidates
 from mmearth_model.evaluation.features import Pooled, extract, features_key, pooled, whole_patches
 from mmearth_model.evaluation.results import results_figure
 from mmearth_model.tasks import LabelShare, StoreImages, open_task
@@ -138,7 +138,7 @@ def test_only_a_run_that_has_seen_the_labels_or_their_kin_is_leaky(
 
 def test_random_encoders_are_the_seeds_and_nothing_else(store: Store, checkpoint: Checkpoint) -> None:
     found = [c for c in candidates([checkpoint], [], seeds=2) if c.name == RANDOM]
-    weights = [c.encoder().stem.conv.weight for c in (*found, *found)]  # type: ignore[misc, union-attr]
+    weights = [c.model.network().stem.conv.weight for c in (*found, *found)]  # type: ignore[misc, union-attr]
     assert torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], checkpoint.encoder().stem.conv.weight)  # type: ignore[arg-type, union-attr]
@@ -265,7 +265,7 @@ def test_a_file_task_reaches_a_checkpoint_by_band_names(checkpoint: Checkpoint, 
     opened = open_task(task)
     candidate = candidates([checkpoint], [opened], 1)[0]
     (batch,) = opened.images.batches(np.array([3]), 1, ("sentinel2",))
-    image = candidate.input(opened).images(batch)[0]
+    image = candidate.model.input(opened).images(batch)[0]
     with rasterio.open(test_data / "eurosat_ms" / opened.ids[3]) as file:
         b8a = file.read(13)
     own = own_input(opened).statistics["sentinel2"]["L1C"]["B8A"]

@@ -17,7 +17,7 @@ from mmearth_model import Checkpoint, ConvNeXtV2, EncoderConfig, load_checkpoint
 from mmearth_model.devices import one_thread
 from mmearth_model.evaluation.features import input_normaliser
 from mmearth_model.evaluation.finetune import FineTuner, FineTuneRecipe, finetune
-from mmearth_model.evaluation.parameter_groups import layer_of, parameter_groups
+from mmearth_model.evaluation.parameter_groups import parameter_groups
 from mmearth_model.evaluation.trained import outputs_of
 from mmearth_model.heads.network import load_network
 from mmearth_model.heads.unet import UNet
@@ -40,12 +40,16 @@ def checkpoint(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Checkp
 
 def test_layers_are_counted_from_the_stem_to_the_head() -> None:
     encoder = ConvNeXtV2(EncoderConfig())
-    layers = {name: layer_of(name, encoder) for name, _ in Classifier(encoder, 3).named_parameters()}
-    assert layers["encoder.stem.conv.weight"] == 0
-    assert layers["encoder.stages.0.0.norm.weight"] == 1
-    assert layers["encoder.downsample.0.conv.weight"] == layers["encoder.stages.1.0.norm.weight"] == 3
-    assert layers["encoder.stages.3.1.norm.weight"] == 12
-    assert layers["head.weight"] == layers["norm.weight"] == 13
+    layers = {name: encoder.layer_of(name) for name, _ in encoder.named_parameters()}
+    assert layers["stem.conv.weight"] == 0
+    assert layers["stages.0.0.norm.weight"] == 1
+    assert layers["downsample.0.conv.weight"] == layers["stages.1.0.norm.weight"] == 3
+    assert layers["stages.3.1.norm.weight"] == encoder.layers == 12
+    model = Classifier(encoder, 3)
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.3, layer_decay=0.9, frozen=False)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}  # type: ignore[attr-defined]
+    assert rates[id(model.head.weight)] == rates[id(model.norm.weight)] == 1
+    assert rates[id(encoder.stem.conv.weight)] == pytest.approx(0.9**13)
 
 
 def test_rates_decay_by_layer_and_vectors_do_not() -> None:

@@ -115,7 +115,8 @@ def test_mean_average_precision_leaves_out_labels_without_a_positive_and_counts_
     assert found.metrics["map"] == pytest.approx(expected, abs=1e-6)
     pair = (torch.from_numpy(scores[:, kept]), torch.from_numpy(truth[:, kept]))
     assert found.metrics["map"] == float(functional.multilabel_average_precision(*pair, 4, average="macro"))
-    assert found.counts == {"f1": Count(200, 6, 6), "map": Count(200, 4, 6)}
+    whole = Count(200, 6, 6)
+    assert found.counts == {"f1": whole, "recall_macro": whole, "map": Count(200, 4, 6), "map_macro": whole}
 
 
 def test_mean_average_precision_by_hand() -> None:
@@ -128,7 +129,7 @@ def test_mean_average_precision_by_hand() -> None:
     assert np.isnan([nothing.metrics["map"], nothing.metrics["f1"]]).all()
     assert nothing.counts["map"] == Count(3, 0, 2)
     single = score(TaskKind.MULTI_LABEL, truth[:, :1], truth[:, :1], 1, scores[:, :1])
-    assert single.metrics == {"f1": 1.0, "map": pytest.approx(1 / 2)}
+    assert single.metrics == {"f1": 1, "recall_macro": 1, "map": 1 / 2, "map_macro": 1 / 2}
 
 
 def test_f1_counts_false_alarms_of_labels_without_a_positive() -> None:
@@ -136,7 +137,7 @@ def test_f1_counts_false_alarms_of_labels_without_a_positive() -> None:
     truth = np.array([[1, 0], [1, 0], [1, 0]])
     predicted = np.array([[1, 1], [1, 0], [0, 0]])
     found = score(TaskKind.MULTI_LABEL, predicted, truth, 2)
-    assert found.metrics == {"f1": pytest.approx(2 * 2 / (2 * 2 + 1 + 1))}
+    assert found.metrics == {"f1": pytest.approx(2 * 2 / (2 * 2 + 1 + 1)), "recall_macro": pytest.approx(2 / 3 / 2)}
     assert found.metrics["f1"] == pytest.approx(metrics.f1_score(truth, predicted, average="micro"))
 
 
