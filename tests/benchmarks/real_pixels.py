@@ -176,9 +176,7 @@ def main() -> None:
     options.add_argument("--archive", type=Path, default=DATA / "eurosat_rgb_half.zip")
     options.add_argument("--folder", type=Path, default=Path("build/real-pixels"))
     options.add_argument("--images", type=int, default=None, help="use only so many images, equally many of each class")
-    options.add_argument(
-        "--epochs", type=int, default=None, help="passes over the images to pretrain on; the recipe's own"
-    )
+    options.add_argument("--epochs", type=int, default=16, help="passes over the images to pretrain on")
     options.add_argument("--tune-epochs", type=int, default=50)
     options.add_argument("--seeds", type=int, default=3, help="seeds of baselines, and of fine-tuning with few labels")
     options.add_argument(
@@ -190,7 +188,7 @@ def main() -> None:
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     fields = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given.set)}
-    fields |= {"keep": 10_000} | ({"epochs": given.epochs} if given.epochs else {})
+    fields = {"keep": 10_000, "epochs": given.epochs, "checkpoint_epochs": max(1, given.epochs // 8)} | fields
     recipe = make_recipe("chips", fields)
     begin = time.perf_counter()
     blank, labelled = stores(given.archive.absolute(), folder, given.images)
