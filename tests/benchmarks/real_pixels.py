@@ -78,14 +78,14 @@ def divide(archive: Path, folder: Path, images: int | None) -> None:
             csv.writer(file).writerows([("image", "split"), *rows])
 
 
-def stores(archive: Path, folder: Path, images: int | None) -> tuple[Store, Store]:
+def stores(archive: Path, folder: Path, images: int | None, norm: str) -> tuple[Store, Store]:
     """The store to pretrain on, which has no labels, and that of the other images."""
     divide(archive, folder, images)
     layer = {
         "modality": "rgb",
         "path": "*/*.jpg",
         "bands": ["red", "green", "blue"],
-        "define": {"long_name": "EuroSAT photographs", "licence": EUROSAT},
+        "define": {"long_name": "EuroSAT photographs", "pretext_norm": norm, "licence": EUROSAT},
     }
     found = []
     for name in ("pretrain", "rest"):
@@ -182,6 +182,7 @@ def main() -> None:
     options.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="another field of the recipe"
     )
+    options.add_argument("--norm", choices=("patch", "none"), default="patch", help="normalisation of the targets")
     options.add_argument("--threads", type=int, default=os.cpu_count())
     given = options.parse_args()
     torch.set_num_threads(given.threads)
@@ -191,7 +192,7 @@ def main() -> None:
     fields = {"keep": 10_000, "epochs": given.epochs, "checkpoint_epochs": max(1, given.epochs // 8)} | fields
     recipe = make_recipe("chips", fields)
     begin = time.perf_counter()
-    blank, labelled = stores(given.archive.absolute(), folder, given.images)
+    blank, labelled = stores(given.archive.absolute(), folder, given.images, given.norm)
     built = time.perf_counter()
     last = pretrain(blank, recipe, folder / "run", device="cpu", report=step)
     trained = time.perf_counter()

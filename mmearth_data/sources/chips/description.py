@@ -153,6 +153,8 @@ class Definition(_Strict):
     """Whether it may feed the encoder; by default continuous modalities do."""
     pretext: bool | None = None
     """Whether it is a pretext task of pretraining; by default all but masks are."""
+    pretext_norm: Literal["patch", "none"] | None = None
+    """Whether targets are normalised within each patch; by default those of continuous modalities are."""
     display: DisplayEntry | None = None
     """How it is drawn; by default its first three bands, or its first."""
     doi: str = ""

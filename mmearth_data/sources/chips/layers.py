@@ -187,7 +187,7 @@ def _defined(name: str, bands: tuple[str, ...], definition: Definition, order: i
         histogram_bins=256 if dtype.itemsize == 1 and definition.range is None else 2048,
         input=kind.is_continuous if definition.input is None else definition.input,
         pretext=kind is not Kind.RASTER_MASK if definition.pretext is None else definition.pretext,
-        pretext_norm="patch" if kind.is_continuous else "none",
+        pretext_norm=definition.pretext_norm or ("patch" if kind.is_continuous else "none"),
         classes=tuple(ClassLabel(**entry.model_dump()) for entry in definition.classes),
         display=display,
         doi=definition.doi,
