@@ -326,7 +326,7 @@ COLUMNS = (
 
 def speed_text(summary: Summary) -> str:
     """Images per second, "" if they were not measured."""
-    return "" if summary.images_per_s is None else f"{summary.images_per_s:.3g}"
+    return "" if summary.images_per_s is None else f"{summary.images_per_s:.0f}"
 
 
 def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:
