@@ -132,7 +132,7 @@ def refuse_changed_labels(store: Store, recipe: BuildRecipe) -> None:
     if lines:
         more = f"; {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise InputError(
-            f"{store.path}: expected the labels that this store was begun with, got others in {recipe.tiles_file} (stored "
+            f"{store.path}: expected the labels with which this store was started, got others in {recipe.tiles_file} (stored "
             f"-> given): {'; '.join(lines[:SHOWN])}{more}. Restore them, or use another --out."
         )
 

@@ -197,11 +197,11 @@ def tiles_over(
     notes = []
     if not touched:
         pairs = pairs.take(_has_centre(pieces, squares, pairs))
-        notes += _sentence(polygons, pairs, len(polygons), "contain no centre of a pixel and are left out")
+        notes += _sentence(polygons, pairs, len(polygons), "contain no pixel centre and are skipped")
     if not len(pairs.piece):
         raise FileInputError(
             polygons.path,
-            f"expected polygons that contain the centre of a 10 m pixel, none of {len(polygons)} does; give --burn touched.",
+            f"expected polygons that contain the centre of a 10 m pixel, but none of {len(polygons)} does; give --burn touched.",
         )
     split, pairs, block_m, words = _split(polygons, options, names.split, squares, pairs)
     return _assembled(polygons, options, names.date, squares, pairs, split, block_m, (*notes, *words))
@@ -349,7 +349,7 @@ def _split(
         last = np.zeros(int(groups.max()) + 1, np.uint8)
         np.maximum.at(last, groups[pairs.square], own[pairs.polygon])
         split, kept = last[groups], last[groups][pairs.square] == own[pairs.polygon]
-        text = "are in tiles with polygons of a later split (train, val, test) and are left out there"
+        text = "are in tiles with polygons of a later split (train, val, test) and are not rasterised there"
         return split, pairs.take(kept), None, _sentence(polygons, pairs.take(~kept), None, text)
     if options.split == "random":
         groups = _joined(groups, pairs)
@@ -359,7 +359,10 @@ def _split(
     split, width = split_by_blocks(*squares.centres(), groups, options.split_shares, options.seed)
     kept = _kept_whole(polygons, squares, pairs, split)
     words = _sentence(
-        polygons, pairs.take(~kept), None, "extend to tiles of several splits and are burnt in those of one split"
+        polygons,
+        pairs.take(~kept),
+        None,
+        "extend into tiles of several splits and are rasterised in those of one split only",
     )
     return split, pairs.take(kept), width, words + empty_splits(split, options.split_shares, groups)
 

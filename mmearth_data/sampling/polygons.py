@@ -193,9 +193,9 @@ def read_labelled_polygons(path: Path, columns: Sequence[str]) -> LabelledPolygo
     parts, of = polygons_of(repaired(geometry[kept]))
     _refuse_jumps(path, parts, kept[of], crs)
     counts = {
-        "rows have no geometry and are left out": int(empty.sum()),
+        "rows have no geometry and are skipped": int(empty.sum()),
         "polygons were invalid and have been repaired": broken,
-        "polygons have no area and are left out": len(kept) - len(np.unique(of)),
+        "polygons have no area and are skipped": len(kept) - len(np.unique(of)),
     }
     return LabelledPolygons(
         path=path,
@@ -220,7 +220,7 @@ def _layer_with(path: Path, columns: Sequence[str], layers: list[str]) -> str:
         raise FileInputError(
             path,
             f"expected one layer with the column {', '.join(columns)}, got {len(having)} (layers {found}); save the "
-            "layer to use as a file of its own.",
+            "layer to use to a separate file.",
         )
     return having[0]
 
@@ -233,7 +233,7 @@ def _refuse_other_kinds(path: Path, geometry: Geometries, empty: NDArray[np.bool
         raise FileInputError(
             path,
             f"expected polygons, got other geometries in {len(other)} of {len(geometry)} rows (row {other[0] + 1}: {kind}); "
-            "remove them, give points with --tiles-file, or widen lines to polygons.",
+            "remove them, give points with --tiles-file, or buffer lines to polygons.",
         )
 
 
@@ -253,7 +253,7 @@ def _crs_of(path: Path, frame: gpd.GeoDataFrame) -> CRS:
         raise FileInputError(
             path,
             f"expected a coordinate system, got none and coordinates {west:g}..{east:g}, {south:g}..{north:g}, which are "
-            "not degrees; declare it.",
+            "not degrees; define it in the file.",
         )
     return CRS(WGS84)
 
@@ -273,7 +273,7 @@ def _refuse_jumps(path: Path, parts: Geometries, rows: Ints, crs: CRS) -> None:
     """Refuse polygons that span most of the Earth because their longitudes jump at 180 degrees."""
     bounds = shapely.bounds(parts)
     wide: NDArray[np.bool_] = (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG) & bool(crs.is_geographic)
-    _refuse(path, bounds, rows, wide, "polygons that are cut at 180 degrees, or continue beyond it")
+    _refuse(path, bounds, rows, wide, "polygons that are split at 180 degrees or have longitudes beyond it")
 
 
 def _refuse(path: Path, bounds: Floats, rows: Ints, bad: NDArray[np.bool_], expected: str) -> None:

@@ -125,14 +125,14 @@ def open_burner(recipe: BuildRecipe, taken: Collection[str]) -> Burner:
         if column.content not in KINDS:
             raise FileInputError(
                 path,
-                f"{column.long_name}: expected one class or value for each polygon, got several; give each class a "
-                f"column of its own, or write --label {column.long_name}:class.",
+                f"{column.long_name}: expected one class or value for each polygon, got several; use one "
+                f"column per class, or write --label {column.long_name}:class.",
             )
     labels = tuple(Label(column.modality(KINDS[column.content]), column.values, column.note) for column in found)
     labelled = np.any([label.modality.observed(label.values) for label in labels], axis=0)[polygons.row]
     without = int((~labelled).sum())
     notes = (
-        [f"{path.name}: {without:,} of {len(polygons):,} polygons have no label and are left out."] if without else []
+        [f"{path.name}: {without:,} of {len(polygons):,} polygons have no label and are skipped."] if without else []
     )
     tiles = tiles_over(
         polygons.take(labelled, notes),
@@ -197,6 +197,6 @@ def _opened_again(recipe: BuildRecipe, taken: frozenset[str], identity: dict[str
     if found.identity() != identity:
         raise FileInputError(
             recipe.polygons or "",
-            "expected the polygons and labels that the build began with, got others; restore them.",
+            "expected the polygons and labels with which the build was started, got others; restore them.",
         )
     return found

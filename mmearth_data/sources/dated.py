@@ -147,7 +147,7 @@ class NearDates:
             shared = times.get((place.tile_id, other)) == answer.time_ms
             if shared and (abs(days_from(answer.time_ms, other)), other) < (abs(own), date_ms):
                 scene = f"the nearest scene to {day_text(date_ms)}, of {day_text(answer.time_ms)},"
-                detail = f"{scene} is that of the same location with the nearer date {day_text(other)}"
+                detail = f"{scene} is used for the same location with the nearer date {day_text(other)}"
                 return Rejection(place=place, reason=SAME_SCENE, detail=detail)
         return replace(answer, facts={**answer.facts, **_facts(date_ms, own)})
 

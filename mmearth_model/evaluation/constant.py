@@ -27,7 +27,7 @@ def quantities(tasks: Sequence[LabelledSet]) -> list[LabelledSet]:
     found = [task for task in tasks if task.kind.continuous]
     if not found:
         raise InputError(
-            f"--baseline {TRAIN_MEAN}: expected a task of quantities, got {tasks[0].name} ({tasks[0].kind}); leave it out."
+            f"--baseline {TRAIN_MEAN}: expected a regression task, got {tasks[0].name} ({tasks[0].kind}); leave it out."
         )
     return found
 

@@ -298,7 +298,7 @@ def _notes(
         *(() if job.bench is None else bench_notes(job.tasks, job.bench.input)),
         *(note for c in found for task in job.tasks for note in c.model.notes(task)),
         *(note for task in kept for note in data_notes(task, known, store)),
-        *(f"{name}: no network that can be trained, so not probed by protocol paper." for name in skipped),
+        *(f"{name}: not probed with protocol paper, because it has no trainable network." for name in skipped),
     )
 
 
@@ -316,7 +316,7 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
                 paper_recipe(divided, len(share.choose(divided, seed)), probe=True)
     if set(job.protocols) == {"paper"} and not any(candidate.model.trainable for candidate in found):
         raise InputError(
-            "--protocol paper: expected an encoder that can be trained, got none; give a checkpoint or a module, or add --protocol linear."
+            "--protocol paper: expected a trainable encoder, got none; give a checkpoint or a module, or add --protocol linear."
         )
 
 
@@ -324,8 +324,8 @@ def _check_bench(protocols: Sequence[Protocol], networks: Sequence[Network], tes
     """Refuse what cannot be combined with the protocol of torchgeo-bench."""
     others = [name for name in protocols if name != TORCHGEO_BENCH]
     problems = (
-        (bool(others), f"--protocol {', '.join(others)}, whose images and metrics differ; evaluate twice"),
-        (bool(networks), "a network, which has an input of its own; evaluate it alone"),
+        (bool(others), f"--protocol {', '.join(others)}, whose images and metrics differ; run evaluate twice"),
+        (bool(networks), "a network, which has its own input; evaluate it separately"),
         (test_share is not None, "--test-share; it uses the splits of the data"),
     )
     for given, problem in problems:

@@ -132,12 +132,12 @@ def prepared(tasks: Sequence[LabelledSet], given: TorchgeoInput) -> list[Labelle
     for task in tasks:
         if task.kind not in (TaskKind.SINGLE_LABEL, TaskKind.MULTI_LABEL):
             raise InputError(
-                f"--protocol {TORCHGEO_BENCH}: expected tasks with classes or labels of whole images, got {task.name} "
+                f"--protocol {TORCHGEO_BENCH}: expected single-label or multi-label tasks of whole images, got {task.name} "
                 f"({task.kind}); leave it out."
             )
         if not len(task.parts.validation):
             raise InputError(
-                f"--protocol {TORCHGEO_BENCH}: expected validation samples, by which C is chosen, got none in {task.name}; "
+                f"--protocol {TORCHGEO_BENCH}: expected validation samples to choose C, got none in {task.name}; "
                 "add some, or use --protocol linear."
             )
     return [as_benched(task, given.bands, given.size_px) for task in tasks]

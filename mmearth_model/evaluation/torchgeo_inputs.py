@@ -118,7 +118,7 @@ def _notes(task: LabelledSet, images: ImageSource) -> tuple[str, ...]:
     ]
     if not wrong:
         return task.notes
-    return (f"torchgeo-bench trusts the files' names of bands, and so does its protocol, although some are wrong: {'; '.join(wrong)}.",)  # fmt: skip
+    return (f"torchgeo-bench relies on the band names in the files, and so does this protocol, although some are wrong: {'; '.join(wrong)}.",)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

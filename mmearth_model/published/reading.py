@@ -94,7 +94,7 @@ def read_published(table: str | Path = PUBLISHED) -> tuple[Published, ...]:
         )
     found = read_table(path).require(COLUMNS)
     if not len(found):
-        raise FileInputError(path, "expected at least one result, got only the names of the columns; add rows.")
+        raise FileInputError(path, "expected at least one result, got only the header; add rows.")
     return _checked(found)
 
 
@@ -111,7 +111,7 @@ def _checked(table: Table) -> tuple[Published, ...]:
                 problems = [f"expected each result once, got that of line {first} again; remove one."]
         errors += [f"{table.path}:{line}: {problem}" for problem in problems]
     if errors:
-        more = [f"{table.path}: {len(errors) - MOST_ERRORS} more wrong values."] if len(errors) > MOST_ERRORS else []
+        more = [f"{table.path}: {len(errors) - MOST_ERRORS} more invalid values."] if len(errors) > MOST_ERRORS else []
         raise InputError("\n".join(errors[:MOST_ERRORS] + more))
     return tuple(result for _, result in rows.values())
 
@@ -151,7 +151,7 @@ def _wrong_numbers(row: Mapping[str, str], metric: str, decimal: str) -> Iterato
             yield f"{name}: expected a number, got {row[name][:30]!r}; correct it."
             continue
         if number is not None and metric in METRICS and not low <= number <= high:
-            remedy = "divide per cent by 100" if number > high else "correct it"
+            remedy = "divide percentages by 100" if number > high else "correct it"
             yield f"{name}: expected {metric} between {low:g} and {high:g}, got {number:g}; {remedy}."
             continue
         found.append(number)

@@ -79,7 +79,7 @@ def _samples(root: Path) -> dict[str, Member]:
     for sample in (sample for file in files for sample in members(file)):
         if sample.format != CONTAINER:
             raise FileInputError(
-                sample.file, f"expected samples that are containers, got {sample.name} ({sample.format})."
+                sample.file, f"expected samples that are tortilla containers, got {sample.name} ({sample.format})."
             )
         if sample.name in found:
             raise FileInputError(

@@ -73,7 +73,10 @@ def open_mmearth_bench(spec: TaskSpec, root: Path) -> LabelledSet:
         ids=tuple(map(str, images.coords["tile_id"].tolist())),
         augment=spec.augment,
         licence=spec.licence,
-        notes=(*spec.notes, *((f"left out {len(unlabelled)} samples without a label.",) if len(unlabelled) else ())),
+        notes=(
+            *spec.notes,
+            *((f"{len(unlabelled)} samples without a label were left out.",) if len(unlabelled) else ()),
+        ),
         metric=labels.metric,
         remedy=REMEDY,
     )
@@ -155,7 +158,7 @@ def _names(file: RowFile, name: str, rows: int) -> Labels:
         for label in _listed(file, name, row, text):
             if label not in numbers:
                 raise FileInputError(
-                    file.path, f"{name}: expected names of {path.name}, got {label!r} in row {row}; use the files of one download.{meant(label, numbers)}"
+                    file.path, f"{name}: expected names of {path.name}, got {label!r} in row {row}; use files of the same download.{meant(label, numbers)}"
                 )  # fmt: skip
             values[row, int(numbers[label])] = 1
     classes = tuple(sorted(numbers, key=lambda label: int(numbers[label])))

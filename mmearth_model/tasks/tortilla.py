@@ -71,7 +71,7 @@ def members(file: Path, offset: int = 0, length: int | None = None) -> list[Memb
             magic, start, size = HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0, 0)
             if magic not in MAGIC or not HEADER.size <= start <= start + size <= end - offset:
                 raise FileInputError(
-                    file, "expected a complete tortilla file, got another or one that was cut off; copy it again."
+                    file, "expected a complete tortilla file, got another or a truncated one; copy it again."
                 )
             opened.seek(offset + start)
             columns = _columns(file, opened.read(size))

@@ -60,7 +60,9 @@ def decode(data: bytes, name: str, planes: int, axes: Axes | None = None) -> Ras
     else:
         raster = _with_gdal(data, name)
     if len(raster.values) != planes:
-        problem = f"{name}: expected {planes} planes as bands lists them, got {len(raster.values)}; null skips a plane"
+        problem = (
+            f"{name}: expected {planes} channels as listed in bands, got {len(raster.values)}; null skips a channel"
+        )
         raise TileUnavailable(WRONG_BANDS, problem)
     return raster
 
@@ -76,7 +78,9 @@ def to_planes(values: NDArray[Any], planes: int, axes: Axes | None, name: str) -
         raise unreadable(name, f"expected integers or floating-point numbers, got {values.dtype}")
     inner = axes_of(values.shape, planes, axes)
     if inner is None:
-        problem = f"{name}: expected an image of {planes} planes in {axes or 'axes CHW, HWC or HW'}, got {values.shape}"
+        problem = (
+            f"{name}: expected an image of {planes} channels in {axes or 'axes CHW, HWC or HW'}, got {values.shape}"
+        )
         raise TileUnavailable(WRONG_BANDS, problem)
     plain = values.view(np.uint8) if values.dtype.kind == "b" else values
     return {"NHW": lambda: plain[None], "NCHW": lambda: plain, "NHWC": lambda: np.moveaxis(plain, -1, 0)}[inner]()

@@ -103,7 +103,7 @@ class Origin(_Strict):
             except re.error as error:
                 raise ValueError(f"filename is not a regular expression: {error}") from None
             if groups == 0:
-                raise ValueError("filename needs a group around the fact, such as '_(\\d{8})_'")
+                raise ValueError("filename needs a capturing group around the fact, such as '_(\\d{8})_'")
         return self
 
 

@@ -135,7 +135,7 @@ class ChipSource:
         kept = np.arange(len(chips)) if split is None else np.flatnonzero(split != LEFT_OUT)
         left = len(chips) - len(kept)
         notes = [*self.matched.notes, *everything.notes]
-        notes += [f"{left} images are in no split, and are not built."] if left else []
+        notes += [f"{left} images are in no split and are not built."] if left else []
         if not len(kept):
             raise self.described.refusal(
                 "splits: expected images in train, val or test, got none; correct it.", "splits"
@@ -226,7 +226,7 @@ class ChipSource:
     def _survey(self, place: Place) -> Survey | Rejection:
         at = self._positions.get(place.tile_id >> 7)
         if at is None:
-            return Rejection(place=place, reason=NOT_IN_SOURCE, detail="no image has the content of this tile")
+            return Rejection(place=place, reason=NOT_IN_SOURCE, detail="no image matches the content of this tile")
         known = self.known
         levels = {name: code for code, name in LEVEL_NAMES.items()}
         return Survey(

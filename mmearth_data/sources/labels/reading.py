@@ -270,7 +270,7 @@ def _classes(cells: Cells, entry: LabelEntry, names: Iterator[str]) -> tuple[Cla
         raise FileInputError(cells.path, f"expected classes in the column {cells.name}, got empty lists only; fill it.")
     if len(found) > MOST_CLASSES:
         problem = f"expected at most {MOST_CLASSES:,} classes in the column {cells.name}, got {len(found):,}"
-        raise FileInputError(cells.path, f"{problem}; is it a name or an id of the rows? Choose another column.")
+        raise FileInputError(cells.path, f"{problem}; the column may contain names or ids; choose another column.")
     return found
 
 

@@ -71,7 +71,7 @@ class Reading:
             or not part.numel()
         ):
             raise InputError(
-                f"expected features of 2 (B, D), 3 (B, N, D) or 4 axes (B, D, h, w), numbers with a fraction, got {_kind(part)}; "
+                f"expected features of 2 (B, D), 3 (B, N, D) or 4 axes (B, D, h, w), of floating-point numbers, got {_kind(part)}; "
                 "return the features, or set output_name."
             )
         form = self.output or AXES[part.ndim]
@@ -211,12 +211,12 @@ class External(Backbone):
         except Exception as error:
             shape = f"{x.shape[-2]} x {x.shape[-1]} px with {x.shape[1]} channels"
             remedy = (
-                "set size_px to a size that it takes"
+                "set size_px to a size that it accepts"
                 if self.size_px is None
                 else "correct the encoder or its description"
             )
             raise InputError(
-                f"{self.name}: expected an encoder of {len(x)} images of {shape} on {x.device}, got {reason(error)}; {remedy}."
+                f"{self.name}: expected an encoder that accepts {len(x)} images of {shape} on {x.device}, got {reason(error)}; {remedy}."
             ) from error
 
     def _check(self, x: Tensor, maps: Sequence[Tensor]) -> None:

@@ -195,7 +195,7 @@ class EncoderDescription(BaseModel):
             stored = modality.display.range
             if stored is None:
                 raise InputError(
-                    f"range: expected the physical values that become black and white, since the catalog has none for "
+                    f"range: expected the physical values of black and white, since the catalog has none for "
                     f"{modality.name}; add range."
                 )
             low, high = (value * modality.scale + modality.offset for value in stored)

@@ -56,7 +56,9 @@ class AsStored:
         """Say where a checkpoint would be normalised by the statistics of the task."""
         if task.images.own_normaliser is None:
             return ()
-        return ("is normalised by the statistics in its file; a checkpoint is normalised by those of the task.",)
+        return (
+            "is normalised with the statistics in its file; a checkpoint would be normalised with those of the task.",
+        )
 
 
 def exported_encoder(file: OnnxFile, name: str, description: Mapping[str, Any]) -> ExternalEncoder:
@@ -64,7 +66,7 @@ def exported_encoder(file: OnnxFile, name: str, description: Mapping[str, Any]) 
     if description.get("kind") != "encoder":
         raise FileInputError(
             file.path,
-            f"expected an encoder, got a {description.get('kind')}, whose outputs are predictions; evaluate its folder.",
+            f"expected an encoder, got a {description.get('kind')}, which outputs predictions; evaluate its folder.",
         )
     try:
         entries = [entry for entry in description["inputs"] if entry["name"] != LEVEL]

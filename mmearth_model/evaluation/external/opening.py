@@ -160,7 +160,7 @@ def _factory(text: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise InputError(
-            f"{OPTION} {text}: expected a function or a class, got a {type(found).__name__}; name what makes the encoder."
+            f"{OPTION} {text}: expected a function or a class, got a {type(found).__name__}; name the factory of the encoder."
         )
     return found  # type: ignore[no-any-return]
 
