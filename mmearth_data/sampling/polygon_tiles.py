@@ -1,8 +1,8 @@
-"""Tiles over labelled polygons: where they are, which polygons each of them shows, and their splits.
+"""Tiles over labelled polygons: their locations, the polygons rasterised in each, and their splits.
 
-Polygons of different dates are in different tiles, of the same area. A polygon is burnt in the tiles of one split only,
-so that it is not in training and test tiles; in spatial blocks, this is so for polygons up to the size of a tile, and
-larger ones are in the tiles of all splits that they extend to.
+Polygons of different dates are in different tiles, of the same area. A polygon is rasterised in the tiles of one split
+only, so that it is never in both training and test tiles. With block splits, this applies to polygons that touch at
+most four tiles; larger ones are in the tiles of all splits that they extend into.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PolygonTiles:
     date_ms
         (n,) start of the day, UTC milliseconds since 1970; None if the polygons have no dates.
     polygon, stop
-        Positions of the polygons to burn, tile by tile, and the end (n,) of those of each tile.
+        Positions of the polygons to rasterise, tile by tile, and the end (n,) of those of each tile.
     notes
         Messages for the user.
     """
@@ -99,7 +99,7 @@ class PolygonTiles:
         return len(self.epsg)
 
     def of_tile(self, tile_id: int) -> Ints:
-        """Positions of the polygons to burn in a tile; none for an unknown id."""
+        """Positions of the polygons to rasterise in a tile; none for an unknown id."""
         at = self._position.get(tile_id)
         return self.polygon[:0] if at is None else self.polygon[self.stop[at - 1] if at else 0 : self.stop[at]]
 
@@ -169,7 +169,7 @@ class _Squares:
 def tiles_over(
     polygons: LabelledPolygons, options: SamplingOptions, names: PlaceColumns, *, touched: bool
 ) -> PolygonTiles:
-    """Cover polygons by few tiles that do not overlap within a UTM zone; tiles without a labelled pixel are left out.
+    """Cover polygons with few tiles that do not overlap within a UTM zone; tiles without a labelled pixel are left out.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def tiles_over(
     names
         Columns of the splits and dates of the polygons.
     touched
-        Whether a pixel is labelled if a polygon touches it, rather than if its centre is inside.
+        Whether to label all pixels that a polygon touches, rather than those whose centre is inside.
 
     Raises
     ------

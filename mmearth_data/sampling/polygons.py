@@ -39,7 +39,7 @@ WIDE_M = 50_000.0
 NEAR_DEG = 0.02
 """Margin around a tile outside which wide polygons are cut off, before they are projected."""
 WIDEST_DEG = 180.0
-"""Maximum width of a polygon; a wider one jumps from 180 to -180 degrees without being cut there."""
+"""Maximum width of a polygon; a wider one crosses the antimeridian without being split there."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +73,7 @@ class LabelledPolygons:
         return len(self.geometry)
 
     def take(self, index: NDArray[Any], notes: Sequence[str] = ()) -> LabelledPolygons:
-        """Select polygons by positions or by a mask, and add notes; the table stays whole."""
+        """Select polygons by positions or by a mask, and add notes; the table is kept complete."""
         chosen = {"geometry": self.geometry[index], "row": self.row[index]}
         return replace(self, **chosen, notes=(*self.notes, *notes))
 
@@ -111,7 +111,7 @@ class LabelledPolygons:
         return found
 
     def around(self, index: NDArray[Any], grid: TileGrid) -> Geometries:
-        """Project some of the polygons to the zone of a tile; what is far from it may be cut off."""
+        """Project some of the polygons to the zone of a tile; parts that are far from it may be clipped."""
         wide = self.wide[index]
         found = np.empty(len(index), dtype=object)
         found[~wide] = self.projected(index[~wide], grid.epsg)
@@ -165,7 +165,7 @@ def read_labelled_polygons(path: Path, columns: Sequence[str]) -> LabelledPolygo
     """Read the polygons of a vector file: GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...).
 
     Invalid polygons are repaired, multipolygons are divided into connected polygons, and rows without a geometry are left
-    out; notes say so. Of several layers, the one with ``columns`` is read.
+    out; notes say so. If there are several layers, the one with ``columns`` is read.
 
     Raises
     ------
@@ -270,7 +270,7 @@ def _refuse_coordinates(path: Path, geometry: Geometries, rows: Ints, crs: CRS) 
 
 
 def _refuse_jumps(path: Path, parts: Geometries, rows: Ints, crs: CRS) -> None:
-    """Refuse polygons that span most of the Earth because their longitudes jump at 180 degrees."""
+    """Refuse polygons that span most of the Earth because they cross the antimeridian without being split there."""
     bounds = shapely.bounds(parts)
     wide: NDArray[np.bool_] = (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG) & bool(crs.is_geographic)
     _refuse(path, bounds, rows, wide, "polygons that are split at 180 degrees or have longitudes beyond it")

@@ -1,4 +1,4 @@
-"""A source whose tiles also have labels: values of a table's rows, and maps burnt from polygons."""
+"""A source whose tiles also have labels: values from the rows of a table, and label maps rasterised from polygons."""
 
 from __future__ import annotations
 

@@ -441,8 +441,8 @@ def finetune(
     Parameters
     ----------
     checkpoint
-        Pretrained encoder, or one that this toolkit did not make (`mmearth_model.open_encoder`): a module of PyTorch, on a
-        task of whole images. The latter has its own stochastic depth, if any, and its layers are its numbered blocks.
+        Pretrained encoder, or an external one (`mmearth_model.open_encoder`): a PyTorch module, for tasks of whole
+        images. The latter has its own stochastic depth, if any, and its layers are its numbered blocks.
     task
         From `mmearth_model.tasks.open_task`; its validation samples choose the epoch.
     recipe

@@ -1,9 +1,9 @@
 """L-BFGS of linear classifiers in single precision, step by step that of ``torch.optim.LBFGS`` with strong Wolfe conditions.
 
-The optimiser of PyTorch stops where the loss no longer changes in single precision. Where that happens, and with weak
-regularisation the weights too, depends on every rounding. Reproducing published results therefore takes the same
-operations in the same order. What is left out are the gradients by automatic differentiation, whose kernels are called
-directly, and the general machinery around them, which takes longer than the arithmetic for small data sets.
+The optimiser of PyTorch stops where the loss no longer changes in single precision. Where that happens and, with weak
+regularisation, also the weights depend on rounding errors. Reproducing published results therefore requires the same
+operations in the same order. Instead of using automatic differentiation, this implementation calls the kernels of the
+gradients directly, and it omits the generic code around them, which takes longer than the arithmetic for small data sets.
 
 Liu and Nocedal, *On the limited memory BFGS method for large scale optimization*, 1989; Nocedal and Wright, *Numerical
 Optimization*, algorithms 3.5, 3.6 and 7.4.

@@ -1,8 +1,9 @@
 """The protocol of torchgeo-bench (https://github.com/torchgeo/torchgeo-bench), release 0.4.0, and its table of results.
 
-A frozen encoder sees images of 224 px, normalised by statistics that the benchmark lists for each data set
+A frozen encoder receives images of 224 px, normalised by statistics that the benchmark lists for each data set
 (`mmearth_model.evaluation.torchgeo_inputs`). Its features are probed by the 5 nearest neighbours and by logistic
-regression (`mmearth_model.evaluation.torchgeo_probes`), for accuracy or, for several labels, micro average precision.
+regression (`mmearth_model.evaluation.torchgeo_probes`), with accuracy or, for multi-label tasks, micro-averaged average
+precision as metric.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def _by_data(task: LabelledSet, train: NDArray[np.intp], reading: ImageInput) ->
 
 
 def bench_notes(tasks: Sequence[LabelledSet], given: TorchgeoInput) -> tuple[str, ...]:
-    """Describe what the protocol does to tasks that readers of results may not expect."""
+    """Describe what readers of the results may not expect of the protocol."""
     listed = [task.name for task in tasks if isinstance(task.images, ListedImages)]
     others = [task.name for task in tasks if task.name not in listed]
     found = []

@@ -105,7 +105,7 @@ def as_benched(task: LabelledSet, bands: Bands, size_px: int | None) -> Labelled
 
 
 def _notes(task: LabelledSet, images: ImageSource) -> tuple[str, ...]:
-    """Return the notes of the task; if bands are not used as what they hold, a note about these instead."""
+    """Return the notes of the task; if bands are not used according to their content, a note about these instead."""
     if not isinstance(images, ListedImages):
         return task.notes
     spec = images.inner.spec
@@ -347,7 +347,7 @@ def bands_used(images: ImageSource, bands: Bands, taken: Set[str] | None) -> str
 
 
 def _observed(plane: NDArray[np.float32], nodata: float) -> NDArray[np.float32]:
-    """Values of which none is taken for no data, except NaN."""
+    """Values of which none is interpreted as no-data, except NaN."""
     if math.isnan(nodata):
         return plane
     step = max(TINY, abs(float(np.spacing(np.float32(nodata)))))

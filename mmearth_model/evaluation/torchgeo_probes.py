@@ -40,7 +40,7 @@ STRENGTHS = tuple((10 ** np.linspace(-6.0, 4.0, 40)).tolist())
 """Inverse strengths C, strongest regularisation first."""
 PATH_ITERATIONS, FINAL_ITERATIONS = 2000, 4000
 TOLERANCE = 1e-7
-"""Where L-BFGS ends: 0.1 times the tolerance of 1e-6 that torchgeo-bench is called with."""
+"""Tolerance at which L-BFGS stops: 0.1 times the tolerance of 1e-6 with which torchgeo-bench is called."""
 HISTORY = 10
 RESAMPLES = 200
 COVERAGE = (2.5, 97.5)

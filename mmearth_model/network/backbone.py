@@ -1,4 +1,4 @@
-"""What heads and probes need of an encoder, whatever its architecture."""
+"""What heads and probes need from an encoder of any architecture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published results beside measured ones: one comparison for each task, metric and protocol, which are never mixed."""
+"""Published results next to measured ones: one comparison for each task, metric and protocol, which are never mixed."""
 
 from __future__ import annotations
 

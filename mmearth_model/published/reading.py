@@ -81,7 +81,7 @@ def read_published(table: str | Path = PUBLISHED) -> tuple[Published, ...]:
     Raises
     ------
     InputError
-        If there is no such table, or values are wrong: one line for each of them.
+        If there is no such table, or values are invalid, with one line for each of them.
     """
     path = resource_path("catalog") / "published_results.csv" if str(table) == PUBLISHED else Path(table)
     if path.suffix.lower() != ".csv":
@@ -99,7 +99,7 @@ def read_published(table: str | Path = PUBLISHED) -> tuple[Published, ...]:
 
 
 def _checked(table: Table) -> tuple[Published, ...]:
-    """Results of all rows; raises `InputError` with a line for each wrong value."""
+    """Results of all rows; raises `InputError` with a line for each invalid value."""
     rows: dict[tuple[str, ...], tuple[int, Published]] = {}
     errors: list[str] = []
     for line, row in table.rows():
@@ -140,7 +140,7 @@ def _problems(row: Mapping[str, str], decimal: str) -> Iterator[str]:
 
 
 def _wrong_numbers(row: Mapping[str, str], metric: str, decimal: str) -> Iterator[str]:
-    """Describe numbers that are none, are out of range or, if all are right by themselves, do not match each other."""
+    """Describe cells that are not numbers or out of range, or else numbers that contradict each other."""
     low = 0.0 if metric in PERCENT or metric == "rmse" else -math.inf
     high = math.inf if metric == "rmse" else 1.0
     found: list[float | None] = []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SUFFIX = ".tortilla"
 SPLIT = "tortilla:data_split"
 UNUSED = 3
-"""Code of samples of no part, such as the additional test samples of some data sets."""
+"""Code of samples that are in no split, such as the additional test samples of some data sets."""
 
 
 def open_geobench2(spec: TaskSpec, root: Path) -> LabelledSet:

@@ -1,8 +1,8 @@
 """MMEarth-Bench: ``TASK.h5`` with all modalities and labels, and ``TASK_split_data.json``.
 
-Gordon et al., *MMEarth-Bench: Global Model Adaptation via Multimodal Test-Time Training*, arXiv:2602.06285. A task has two
-tests with the same training and validation samples: ``random``, and ``geographic``, all tiles of Africa. Each is a
-labelled set of its own, named ``TASK@random`` or ``TASK@geographic``, so that their results are never mixed.
+Gordon et al., *MMEarth-Bench: Global Model Adaptation via Multimodal Test-Time Training*, arXiv:2602.06285. A task has
+two test splits with the same training and validation samples: ``random``, and ``geographic``, all tiles in Africa. Each
+is a separate labelled set, named ``TASK@random`` or ``TASK@geographic``, so that their results are never mixed.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _quantities(file: RowFile, name: str, rows: int) -> Labels:
 
 
 def _pixels(file: RowFile, name: str, rows: int) -> Labels:
-    """(N, H, W) numbers, few of which are known."""
+    """(N, H, W) numbers, most of which are missing."""
     shape = (rows, *file.shape(bench_form().arrays[0].name)[2:])
     if file.dtype(name).kind not in "iuf" or file.shape(name) != shape:
         raise _mismatch(file, name, f"numbers of the shape {shape}")

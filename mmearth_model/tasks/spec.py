@@ -27,7 +27,7 @@ BENCH_KINDS = (TaskKind.REGRESSION, TaskKind.PIXEL_REGRESSION, TaskKind.MULTI_LA
 OF_BENCH = frozenset(
     {"name", "long_name", "layout", "kind", "bands", "level", "normalise", "label", "test", "augment", "source", "doi", "licence", "notes"}
 )  # fmt: skip
-"""Fields that have an effect for MMEarth-Bench, whose form determines all others."""
+"""Fields that have an effect for MMEarth-Bench, whose format determines all others."""
 TESTS = ("random", "geographic")
 MEAN = "mean"
 """Fill a missing band with its mean, since its values are unknown."""

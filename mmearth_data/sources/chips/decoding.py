@@ -1,4 +1,4 @@
-"""Decode images: JPEG, PNG, TIFF and .npy to planes of numbers."""
+"""Decode images: JPEG, PNG, TIFF and .npy to arrays of channels."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PICTURES = (".jpg", ".jpeg", ".png")
 TIFFS = (".tif", ".tiff")
 SUFFIXES = (*PICTURES, *TIFFS, ".npy")
 MOST_PIXELS = 2**26
-"""Larger images are refused before they are decoded; a file of a few kilobytes can claim a billion pixels."""
+"""Larger images are refused before they are decoded, since a file of a few kilobytes can declare a billion pixels."""
 DEEP_PNG = 24
 """Position of the bit depth in a PNG file (PNG specification, 11.2.2 IHDR)."""
 PLANES: Mapping[str, str] = {"1": "L", "L": "L", "P": "P", "I;16": "I;16", "I": "I", "F": "F"} | {
     mode: mode for mode in ("LA", "RGB", "RGBA")
 }
-"""Pillow's modes whose numbers are those of the file."""
+"""Pillow modes whose values are those of the file."""
 
 
 def decode(data: bytes, name: str, planes: int, axes: Axes | None = None) -> Raster:

@@ -44,7 +44,7 @@ class Chip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matched:
-    """All chips, and what is to be said about them."""
+    """All chips, and notes about them for the user."""
 
     chips: tuple[Chip, ...]
     notes: tuple[str, ...] = field(default=())
@@ -122,7 +122,7 @@ def _digests(chips: Sequence[Chip], images: Sequence[Images]) -> list[bytes]:
 
 
 def _digest(images: Sequence[Images], chip: Chip) -> bytes:
-    """Digest of the content of a chip; one that cannot be read, and will be left out, has that of its name."""
+    """Digest of the content of a chip; for a chip that cannot be read and will be left out, the digest of its name."""
     parts = []
     for at, name in chip.images.items():
         try:

@@ -1,4 +1,4 @@
-"""Cells of a column as labels: values, classes, or several classes each."""
+"""Cells of a column as labels: values, classes, or several classes per cell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SEPARATORS = re.compile("[;|]")
 LIST = "["
 MOSTLY = 0.5
-"""A column of text with a larger share of numbers than this has wrong cells rather than classes."""
+"""In a column of text with a larger share of numbers than this, the other cells are considered errors, not classes."""
 FEW = 20
 """Whole numbers with at most this many distinct values may be classes."""
 SHOWN = 3

@@ -1,4 +1,4 @@
-"""Columns of a table become labels: descriptions of modalities, and their values."""
+"""Convert columns of a table to labels: descriptions of modalities, and their values."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KINDS = {"value": Kind.TILE_CONTINUOUS, "class": Kind.TILE_CATEGORICAL, "multi":
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """A column of a table as a label, whatever the form of the modality that it becomes.
+    """A column of a table as a label, independent of the kind of the modality that it is stored as.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The labels of a table's rows, found by location and date."""
+"""The labels of a table's rows, identified by location and date."""
 
 from __future__ import annotations
 

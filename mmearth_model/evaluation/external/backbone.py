@@ -1,4 +1,4 @@
-"""An external encoder as a `Backbone`: whatever it returns becomes maps of features.
+"""An external encoder as a `Backbone`: its outputs are converted to feature maps.
 
 Axes: B images, D features, h w positions, N tokens.
 """
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from mmearth_model.evaluation.external.description import Output
 
 TRIED_PX = 64
-"""Side of the image with which the number of features is found, if no image of a task has been seen."""
+"""Side of the image with which the number of features is determined before an image of a task was seen."""
 AXES = {2: "vector", 3: "tokens", 4: "map"}
-"""Number of axes -> form of the features, unless it is stated."""
+"""Number of axes -> form of the features, unless it is given."""
 FORMS = {"vector": 2, "tokens": 3, "map": 4, "map-last": 4}
 WORDS = 300
-"""Characters of an error message of an encoder that are repeated."""
+"""Maximum length of an encoder's error message that is quoted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +115,7 @@ class External(Backbone):
     in_channels
         Channels of its input.
     identity
-        Text that determines, with the weights, what it computes.
+        Text that, with the weights, determines the output.
     reading
         How its outputs are read.
     size_px
@@ -176,7 +176,7 @@ class External(Backbone):
         return self._layers[name.removeprefix("network.")]
 
     def released_layer_of(self, name: str) -> int:
-        """Layer as counted by `layer_of`: the released code knows its own architecture only."""
+        """Layer as counted by `layer_of`: the released code supports its own architecture only."""
         return self.layer_of(name)
 
     def with_drop_path(self, rate: float) -> Self:

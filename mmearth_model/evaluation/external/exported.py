@@ -1,4 +1,4 @@
-"""Encoders in ONNX files that this toolkit exported, which describe themselves."""
+"""Encoders in ONNX files exported by this toolkit, which contain their description."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class AsStored:
         return reading
 
     def notes(self, task: LabelledSet) -> tuple[str, ...]:
-        """Say where a checkpoint would be normalised by the statistics of the task."""
+        """Report tasks for which a checkpoint would be normalised with the statistics of the task."""
         if task.images.own_normaliser is None:
             return ()
         return (
