@@ -341,7 +341,7 @@ def _contains_any(geometry: shapely.Geometry, low: Floats, high: Floats, corner:
 def _split(
     polygons: LabelledPolygons, options: SamplingOptions, name: str | None, squares: _Squares, pairs: _Pairs
 ) -> tuple[NDArray[np.uint8], _Pairs, float | None, list[str]]:
-    """Split of each square, the pairs to burn, the width of blocks, and messages."""
+    """Split of each square, the pairs to rasterise, the width of blocks, and messages."""
     groups = groups_of_tiles(squares.grids())
     if name is not None or USUAL_SPLIT in polygons.table.columns:
         column = column_of(polygons.path, polygons.table, name or USUAL_SPLIT, "--split-column")
@@ -379,9 +379,10 @@ def _joined(groups: Ints, pairs: _Pairs) -> Ints:
 def _kept_whole(
     polygons: LabelledPolygons, squares: _Squares, pairs: _Pairs, split: NDArray[np.uint8]
 ) -> NDArray[np.bool_]:
-    """Whether to burn each pair: a polygon that touches at most four squares only in those of the split of its largest share.
+    """Whether to rasterise the polygon of each pair in the square.
 
-    The share is approximated by the number of its squares of a split; of equal ones, the later split is taken.
+    A polygon that touches at most four squares is rasterised only in those of the split with most of it, judged by the
+    number of squares; in a tie, in those of the later split.
     """
     counts = np.zeros((len(polygons), 3), np.int64)
     np.add.at(counts, (pairs.polygon, split[pairs.square]), 1)
@@ -456,14 +457,14 @@ def _of_used(
     column: pd.Series[Any],
     parse: Callable[[pd.Series[Any]], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Parse a column; rows whose polygons are not used get the value of one that is."""
+    """Parse a column; rows whose polygons are not used get the value of a row that is used."""
     used = np.zeros(len(column), dtype=bool)
     used[polygons.row] = True
     return parse(column.where(used, column.iloc[int(polygons.row[0])]))
 
 
 def _sentence(polygons: LabelledPolygons, pairs: _Pairs, among: int | None, text: str) -> list[str]:
-    """Note with the number of polygons of these pairs, or of those among all that have none; empty if there are none."""
+    """Note with the number of polygons in these pairs, or of those in none of them; empty if there are none."""
     count = len(np.unique(pairs.polygon))
     count = count if among is None else among - count
     return [f"{polygons.path.name}: {count:,} of {len(polygons):,} polygons {text}."] if count else []

@@ -144,7 +144,7 @@ def open_burner(recipe: BuildRecipe, taken: Collection[str]) -> Burner:
 
 
 def burn(shapes: Geometries, rank: Ints, grid: TileGrid, *, touched: bool) -> NDArray[np.int32]:
-    """Burn polygons into a tile.
+    """Rasterise polygons into a tile.
 
     Parameters
     ----------

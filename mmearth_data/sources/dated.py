@@ -76,7 +76,7 @@ class NearDates:
         return f"{near} {day_text(date_of(place))}"
 
     def require_archive(self, place: Place, levels: Sequence[str]) -> None:
-        """Refuse a date near which no scene of the levels exists.
+        """Reject a date near which no scene of the levels exists.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class NearDates:
             )
 
     def no_scene(self, place: Place, levels: Sequence[str], cloud_percent: float) -> TileUnavailable:
-        """Refusal of a location without a scene near its date."""
+        """Rejection of a location without a scene near its date."""
         names, near = " or ".join(levels), self.words(place)
         return TileUnavailable(
             NO_SCENE, f"no Sentinel-2 {names} scene {near} with less than {cloud_percent:g} % clouds"
@@ -102,7 +102,7 @@ class NearDates:
     def survey(
         self, places: Sequence[Place], ask: Callable[[Sequence[Place]], list[Survey | Rejection]]
     ) -> list[Survey | Rejection]:
-        """Survey locations; scenes that belong to another date of their location become rejections.
+        """Survey locations, and reject those whose scene is assigned to another date of the same location.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class NearDates:
         return [self._settled(answer, times) for answer in answers[: len(places)]]
 
     def _rivals(self, places: Sequence[Place]) -> list[Place]:
-        """Other dates of the locations that may have the same scene, and are not surveyed anyway."""
+        """Other dates of the locations that may share a scene with them and are not surveyed already."""
         known = {(place.tile_id, place.date_ms) for place in places}
         found: dict[tuple[int, int | None], Place] = {}
         for place in places:

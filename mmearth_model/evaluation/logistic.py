@@ -250,7 +250,7 @@ class _Problem:
         return Blocks.of(curvatures)
 
     def _ridge(self) -> Floats:
-        """(R + 1,) second derivative of the penalty; a little for the offset, so that matrices are positive."""
+        """(R + 1,) second derivative of the penalty; small for the offset, so that matrices are positive definite."""
         return np.append(np.full(len(self.axes.variances), self.penalty), LEAST_CURVATURE * self.penalty)
 
     def _weights(self, point: Floats) -> Floats:

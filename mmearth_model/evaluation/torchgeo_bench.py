@@ -64,7 +64,7 @@ FIXED = {
     "bootstrap": RESAMPLES,
 }
 BY_DATA, BY_MODEL = "bandspec_zscore", "model_native"
-"""Column `normalization`: by the statistics of the data set, or in another way, which the encoder determines."""
+"""Column `normalization`: with the statistics of the data set, or as determined by the encoder."""
 ENCODER, OTHER = "torchgeo_bench_model.MMEarth", "mmearth_model"
 """Column `model`: the class that runs our encoders in torchgeo-bench (pipelines/integrations), and for baselines."""
 

@@ -55,7 +55,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def whole_batches(self) -> bool:
-        """Whether the images of a batch influence each other in training, so that it must not be computed in slices."""
+        """Whether the images of a batch influence each other in training, so that it must not be split into slices."""
         return False
 
     @property

@@ -51,7 +51,7 @@ class Member:
 
     @property
     def source(self) -> str:
-        """Path by which GDAL reads it."""
+        """Path with which GDAL reads it."""
         return f"/vsisubfile/{self.offset}_{self.length},{self.file}"
 
 

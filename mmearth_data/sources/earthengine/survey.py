@@ -186,7 +186,7 @@ class SurveyPlan:
         return [levels for levels in self.rules.rounds(place) if not set(levels).isdisjoint(self.levels)]
 
     def question(self, place: Place) -> Question:
-        """First question about a location.
+        """First request about a location.
 
         Raises `TileUnavailable` for locations beyond 84 N or 80 S, and dates outside the archive.
         """
@@ -420,7 +420,7 @@ def _pair(window: ee.ComputedObject) -> tuple[ee.ComputedObject, ee.ComputedObje
 
 
 def _open(found: Mapping[str, Any], years: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Group of a modality's scenes -> window to search: all years where the first survey found none."""
+    """Group of a modality's scenes -> window to search: all years if the first survey found none."""
     return {name: NEVER if scenes else years for name, scenes in found.items()}
 
 

@@ -168,7 +168,7 @@ class External(Backbone):
 
     @property
     def layers(self) -> int:
-        """Number of blocks: numbered submodules that have submodules."""
+        """Number of blocks: numbered submodules that themselves have submodules."""
         return max(self._layers.values(), default=0)
 
     def layer_of(self, name: str) -> int:

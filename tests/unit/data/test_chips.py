@@ -451,7 +451,7 @@ ARRAY = {"modality": "rgb", "bands": ["red"], "define": {}}
         (None, {"images": "chips.yaml", "modalities": [RGB]}, "found a file; correct the path"),
         (None, {"images": "images", "modalities": [RGB | {"path": "*.jpg"}]}, "'*.jpg' matches none of 6 images"),
         (None, {"images": "images", "modalities": [RGB | {"path": "../*"}]}, "without '..'"),
-        (None, {"images": "images", "modalities": [RGB | {"bands": ["a", "b"]}]}, "expected 2 planes"),
+        (None, {"images": "images", "modalities": [RGB | {"bands": ["a", "b"]}]}, "expected 2 channels"),
         (None, {"images": "images", "modalities": [RGB | {"band": []}]}, "unknown field 'modalities.0.band'"),
         (None, {"images": "images", "modalities": []}, "modalities"),
         (None, {"images": "images", "modalities": [{"modality": "sentinel3", "bands": ["B2"]}]}, "sentinel2"),

@@ -156,7 +156,7 @@ def test_what_is_published_is_shown_and_said_not_to_be_measured_here(tmp_path: P
         assert "m-so2sat, protocol linear: measured here and published by others" in text
         assert "m-so2sat, protocol their own: published by others, none measured here" in text
         assert "https://example.org, table 2" in text
-        assert "they are not measured here" in text
+        assert "they are quoted, not reproduced" in text
         assert "other: the table of published results contains none for this task." in text
     assert "theirs" not in (tmp_path / "out" / "results.csv").read_text()
     assert json.loads((tmp_path / "out" / "results.json").read_text())["beside"] == beside_dict(beside)["beside"]
