@@ -76,7 +76,8 @@ class ImageStatistics:
 
     def _some(self, flat: Tensor) -> Tensor:
         """(B, bands, pixels) to (B, width); percentiles are interpolated as by numpy."""
-        ranked = flat.sort(dim=-1).values
+        on_cpu = flat.device.type == "cpu"  # where numpy sorts many times as fast as PyTorch
+        ranked = torch.from_numpy(np.sort(flat.numpy(), axis=-1)) if on_cpu else flat.sort(dim=-1).values
         found = [flat.mean(-1), flat.std(-1), ranked[..., 0], ranked[..., -1]]
         for percentile in PERCENTILES:
             below, share = divmod(percentile * (flat.shape[-1] - 1), 100)

@@ -20,10 +20,14 @@ from pathlib import Path
 import numpy as np
 from _harness import report, table
 
-from mmearth_model import evaluate, load_checkpoint
-from mmearth_model.evaluation import BASELINES, DEFAULT_PROTOCOLS, PROTOCOLS, write_results
-from mmearth_model.evaluation.baselines import RCF, STATISTICS
-from mmearth_model.tasks import LabelledSet, open_task
+from mmearth_model.threads import use_threads
+
+use_threads(None)  # as the command does, before PyTorch is imported: waiting threads do not occupy a core
+
+from mmearth_model import evaluate, load_checkpoint  # noqa: E402
+from mmearth_model.evaluation import BASELINES, DEFAULT_PROTOCOLS, PROTOCOLS, write_results  # noqa: E402
+from mmearth_model.evaluation.baselines import RCF, STATISTICS  # noqa: E402
+from mmearth_model.tasks import LabelledSet, open_task  # noqa: E402
 
 DATA = Path(os.environ.get("MMEARTH_TEST_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 ARCHIVE = DATA / "eurosat_rgb_half.zip"
