@@ -48,7 +48,7 @@ BIAS = 0.5
 validation images of EuroSAT.
 """
 IMAGES_TOGETHER = 1
-"""Images per convolution on a CPU: the responses of one fit into the cache, three times as fast as four (measured)."""
+"""Images per convolution on a CPU: the responses of one image stay in the cache (a seventh faster than four, measured)."""
 
 
 @dataclass(frozen=True, slots=True)

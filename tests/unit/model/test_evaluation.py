@@ -310,7 +310,7 @@ def test_a_checkpoint_is_all_that_is_needed_of_the_store_it_was_trained_on(
     ("names", "task", "options", "expected"),
     [
         (("sentinel1", "biome"), "store:biome", {}, "expected sentinel2, which the encoder takes"),
-        (("sentinel2", "era5"), "store:biome", {}, "--task: expected a store with labels"),
+        (("sentinel2",), "store:biome", {}, "--task: expected a store with labels"),
         (("sentinel2", "biome"), "store:biome", {"test_share": 1.5}, "--test-share"),
         (
             ("sentinel2", "biome"),
