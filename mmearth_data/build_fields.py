@@ -119,7 +119,12 @@ class BuildFields(SourceFields):
     ] = None
     split_column: Annotated[
         str | None,
-        About("Column of --tiles-file with the splits train, val and test.", WHERE, "COLUMN", default="split"),
+        About(
+            "Column of --tiles-file or --polygons with the splits train, val and test.",
+            WHERE,
+            "COLUMN",
+            default="split",
+        ),
     ] = None
     balance: Annotated[
         Literal["biome", "biome-ecoregion", "ecoregion", "area"],

@@ -76,6 +76,7 @@ SAMPLE_WITHOUT = (
     "labels_file",
     "polygons",
     "burn",
+    "date_column",
     "days",
 )
 """Fields of a build that do not concern its locations."""
@@ -441,7 +442,7 @@ def inspect(
         Console().print(render_summary(summary), crop=False)
     if figure is not None:
         tile_figure(opened, _tile(tile), figure)
-        _say(f"Drew {figure}")
+        _say(f"Drew {figure}{_others(opened, _tile(tile))}")
     if map_file is not None:
         map_figure(opened, map_file, colour=colour)
         _say(f"Drew {map_file}")
@@ -626,7 +627,7 @@ def _require_tiles(store: Store) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in (summarise(store).rejected or {}).items())
         raise MMEarthError(
             f"{short_path(store.path)}: no tile was delivered, all candidates were rejected ({reasons}); rejected.parquet lists them. "
-            "Relax --cloud, use other --years (--date-range with --cover) or --levels, or check --asset, and build into "
+            "Relax --cloud, use other --years (--date-range with --cover, --days with --date-column) or --levels, or check --asset, and build into "
             "another --out."
         )
 
@@ -657,6 +658,16 @@ def _only_store() -> Path:
         names = ", ".join(str(path) for path in found) or "none"
         raise InputError(f"Expected one store in the current folder, got {names}; name one of them as STORE.")
     return found[0]
+
+
+def _others(store: Store, tile: int | str) -> str:
+    """Note that other tiles have the id of a tile, with their dates and positions; empty if there are none."""
+    same = store.select(ids=tile) if isinstance(tile, str) else store[[]]
+    if len(same) < 2:
+        return ""
+    rows, days = store.rows.tolist(), same.coords["time"].astype("datetime64[D]").astype(str)
+    tiles = ", ".join(f"{rows.index(row)} ({day})" for row, day in zip(same.rows.tolist(), days, strict=True))
+    return f" of the first of {len(same)} tiles with this id; for another one, give --tile its position: {tiles}"
 
 
 def _tile(text: str | None) -> int | str:

@@ -300,12 +300,11 @@ class BuildRecipe(BuildFields, Recipe):
             raise InputError("polygons (--polygons): expected none with --tiles-file, got both; leave one of them out.")
         needs = (
             (
-                {"labels", "date_column"},
+                {"labels", "date_column", "split_column"},
                 self.table is not None,
                 "a table of locations",
                 "give --tiles-file or --polygons",
             ),
-            ({"split_column"}, self.tiles_file is not None, "a table of locations", "give --tiles-file"),
             ({"labels_file"}, bool(self.labels), "labels", "name their columns with --label"),
             ({"burn"}, self.polygons is not None, "polygons", "give --polygons"),
             ({"days"}, self.date_column is not None, "dates", "name their column with --date-column"),
@@ -314,6 +313,11 @@ class BuildRecipe(BuildFields, Recipe):
             unused = sorted(name for name in names & given if getattr(self, name))
             if unused and not present:
                 raise InputError(f"{unused[0]} ({_flag(unused[0])}): expected {expected}, got none; {remedy}.")
+        if self.polygons is not None and self.source_file is not None:
+            raise InputError(
+                f"polygons (--polygons): expected the source earthengine or synthetic, whose tiles can cover polygons, got "
+                f"{self.source}, which has tiles of its own; leave one of them out."
+            )
         if self.polygons is not None and not self.labels:
             raise InputError("polygons (--polygons): expected --label with the column to burn, got none; add it.")
         if self.date_column is not None and "years" in given:
@@ -438,6 +442,8 @@ class BuildRecipe(BuildFields, Recipe):
         if not self.assets:
             without |= {"assets"}  # stores started before this field existed lack it
         without |= {name for name in LABELLED if name not in self._effective_labels}
+        if self.date_column is not None:
+            without |= {"years"}
         digests = {name: file_digest(file) for name in FILES if (file := getattr(self, name)) is not None}
         return self.model_dump(mode="json", exclude=set(without)) | digests
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
     from mmearth_model.programs.writing import export_program
+    from mmearth_model.published import Published, read_published
     from mmearth_model.report.gather import Report, read_report
     from mmearth_model.report.writing import write_report
     from mmearth_model.training.account import plan_line, training_account
@@ -66,6 +67,7 @@ _MODULES = {
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",
     "programs.writing": "export_program",
+    "published": "Published read_published",
     "report.gather": "Report read_report",
     "report.writing": "write_report",
     "training.account": "plan_line training_account",
@@ -95,6 +97,7 @@ __all__ = [
     "Normaliser",
     "Output",
     "Predicted",
+    "Published",
     "Report",
     "Robustness",
     "SceneOptions",
@@ -127,6 +130,7 @@ __all__ = [
     "predict_scene",
     "predict_table",
     "pretrain",
+    "read_published",
     "read_report",
     "report_areas",
     "robustness",

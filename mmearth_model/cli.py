@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Workload,
     )
     from mmearth_model.network.encoder import Padding
+    from mmearth_model.published import Beside, Published
 
 Loaded = TypeVar("Loaded", bound="Checkpoint | Network")
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
@@ -110,11 +111,20 @@ CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, show
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
+BESIDE = option(
+    "--beside FILE.csv",
+    OUTPUT,
+    "Show published results of the same tasks: published (those of catalog/published_results.csv), or a CSV file with its "
+    "columns.",
+)
 ENCODER_TEXT = (
     "An encoder that this toolkit did not make, or one that it exported: FILE.onnx, or a factory PACKAGE.MODULE:NAME, imported "
     "from the Python path or the current folder; with =DESCRIPTION.yaml unless its description is next to it."
 )
-OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "speed", "cache")
+OF_PROBES = (
+    "protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "speed", "cache", "torchgeo_bands",
+    "torchgeo_size",
+)  # fmt: skip
 """Options of evaluate that concern probes and baselines only."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
@@ -234,8 +244,8 @@ def pretrain(
     "--protocol",
     WHAT,
     "knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW on frozen features, 100 epochs (ours); "
-    "paper: the linear probe of the paper's released code.",
-    click.Choice(["knn", "linear", "probe", "paper"]),
+    "paper: the linear probe of the paper's released code; torchgeo-bench: kNN-5 and L-BFGS of torchgeo-bench, alone.",
+    click.Choice(["knn", "linear", "probe", "paper", "torchgeo-bench"]),
     name="protocols",
     multiple=True,
     shown="knn, linear",
@@ -262,10 +272,30 @@ def pretrain(
 @option(
     "--test-share F", WHAT, "Test on a random share of all tiles instead of using the store's splits.", Number(float)
 )
+@option(
+    "--torchgeo-bands rgb|all",
+    WHAT,
+    "torchgeo-bench: red, green and blue only, or all bands.",
+    click.Choice(["rgb", "all"]),
+    shown="rgb, as in torchgeo-bench",
+)
+@option(
+    "--torchgeo-size PX",
+    WHAT,
+    "torchgeo-bench: side length to which images are resized; 0 keeps their size.",
+    Number(int, Interval(ge=0, le=1024)),
+    shown="224",
+)
 @PADDING
 @DEVICE
 @THREADS
-@option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
+@option(
+    "--out DIR",
+    OUTPUT,
+    "Write results.md, .csv, .json, .png, .pdf and .svg; with --protocol torchgeo-bench also torchgeo-bench.csv, in the "
+    "columns of its results.",
+    FILE,
+)
 @option("--speed", OUTPUT, "Also measure the images per second of each encoder and baseline.", is_flag=True)
 @option(
     "--keep-probe DIR",
@@ -275,6 +305,7 @@ def pretrain(
     FILE,
     name="keep",
 )
+@BESIDE
 @HTML
 @CACHE
 @JSON
@@ -289,10 +320,13 @@ def evaluate(
     padding: Padding | None,
     out: Path | None,
     keep: Path | None,
+    beside: str | None,
     page: Path | None,
     as_json: bool,
     cache: Path | None,
     threads: int | None,
+    torchgeo_bands: Literal["rgb", "all"] | None,
+    torchgeo_size: int | None,
     **options: Any,
 ) -> None:
     """Probe frozen encoders, and test networks.
@@ -307,18 +341,21 @@ def evaluate(
     from mmearth_data import cache_folder, meter
     from mmearth_model import Network, open_encoder
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model.evaluation import write_results
+    from mmearth_model.evaluation import TORCHGEO_BENCH, TorchgeoInput, beside_dict, write_bench_table, write_results
     from mmearth_model.tasks import LabelShare
 
     if not checkpoints:
         refuse_unused("without CKPT", "padding")
     if not any(_of_store(task) for task in tasks):
         refuse_unused("with only tasks from files", "store", "test_share")
+    if TORCHGEO_BENCH not in protocols:
+        refuse_unused(f"without --protocol {TORCHGEO_BENCH}", "torchgeo_bands", "torchgeo_size")
     if out is not None:
         check_output(out, folder=True)
         if keep is not None and keep.absolute() == out.absolute():
             raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
     _check_page(page)
+    published = _published(beside)
     loaded = [_load(path, padding, networks=True) for path in checkpoints]
     others = [open_encoder(text) for text in encoders]
     if loaded and not others and all(isinstance(each, Network) for each in loaded):
@@ -335,21 +372,25 @@ def evaluate(
             keep=keep,
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
+            torchgeo=TorchgeoInput(torchgeo_bands or "rgb", 224 if torchgeo_size is None else torchgeo_size or None),
             report=show,
             **options,
         )
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
     about["test_share"] = options["test_share"]
     about |= _origins(loaded, others)
+    compared = None if published is None else result.beside(published)
     if out is not None:
-        write_results(result, out, about)
+        write_results(result, out, about, compared)
+        write_bench_table(result, out)
     if keep is not None:
         _say(f"{keep}: the probe as a network")
-    _write_results_page(result, about, _title(result), page)
+    content = {**about, **result.to_dict(), **beside_dict(compared)}
+    _write_results_page(content, _title(result), page)
     if as_json:
-        click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
+        click.echo(json.dumps(content, indent=2))
         return
-    _print_table(result, opened)
+    _print_table(result, opened, compared)
 
 
 @cli.command(first=("task", "store", "labels", "epochs", "out"))
@@ -418,7 +459,7 @@ def finetune(
 
         result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
-    _write_results_page(result, about, _title(result), page)
+    _write_results_page({**about, **result.to_dict()}, _title(result), page)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -1302,6 +1343,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
+@BESIDE
 @HTML
 @option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FOLDER, shown="the store of each run")
 @option(
@@ -1323,6 +1365,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 @JSON
 def report(
     runs: tuple[Path, ...],
+    beside: str | None,
     page: Path | None,
     store: str | Path | None,
     store_page: Path | None,
@@ -1341,7 +1384,10 @@ def report(
     if page is None:
         refuse_unused("without --html", "store", "store_page", "tiles", "embedded", "device")
     _check_page(page)
+    published = _published(beside)
     found = read_report(runs)
+    if published is not None:
+        found = found.beside(published)
     if page is not None:
         from mmearth_model import write_report  # needs PyTorch, which a summary does without
 
@@ -1373,13 +1419,20 @@ def _print_report(found: Report) -> None:
     _print(render_report(found))
 
 
-def _write_results_page(result: Evaluation, about: dict[str, Any], title: str, page: Path | None) -> None:
+def _published(table: str | None) -> tuple[Published, ...] | None:
+    """Read the published results that --beside names, before anything is computed."""
+    from mmearth_model import read_published
+
+    return None if table is None else read_published(table)
+
+
+def _write_results_page(content: dict[str, Any], title: str, page: Path | None) -> None:
     """Write the HTML page of a command's results, if requested."""
     if page is None:
         return
     from mmearth_model.report.page import write_results_page
 
-    written = write_results_page({**about, **result.to_dict()}, title, page)
+    written = write_results_page(content, title, page)
     _say(f"{page}: {written / 1e6:.1f} MB")
 
 
@@ -1504,11 +1557,11 @@ def _print(renderable: RenderableType) -> None:
     Console().print(renderable, crop=False)
 
 
-def _print_table(result: Evaluation, store: Store | None) -> None:
+def _print_table(result: Evaluation, store: Store | None, beside: Beside | None = None) -> None:
     from mmearth_model.evaluation.terminal import render_results
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
-    _print(render_results(f"{_title(result)}{synthetic}", result))
+    _print(render_results(f"{_title(result)}{synthetic}", result, beside=beside))
 
 
 def _title(result: Evaluation) -> str:

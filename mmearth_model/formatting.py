@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-PERCENT = frozenset({"accuracy", "f1", "jaccard", "map", "map_macro", "recall_macro"})
+PERCENT = frozenset({"accuracy", "accuracy_macro", "f1", "jaccard", "map", "map_macro", "micro_map", "recall_macro"})
 """Metrics shown in per cent."""
 
 

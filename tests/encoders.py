@@ -28,12 +28,13 @@ def write_encoder(
     targets: Sequence[str] = ("sentinel2", "era5"),
     patch_size: int = 8,
     widths: tuple[int, int, int, int] = (8, 12, 16, 24),
+    depths: tuple[int, int, int, int] = (1, 1, 1, 1),
 ) -> Checkpoint:
     """Write a checkpoint that takes ``inputs`` and seems to have learned ``targets`` on a store."""
     learned = [store.modalities[name] for name in targets]
     taken = [store.modalities[name] for name in inputs]
     encoder = EncoderConfig(
-        depths=(1, 1, 1, 1),
+        depths=depths,
         widths=widths,
         patch_size=patch_size,
         image_size=2 * patch_size,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import NO_TIME
 from mmearth_data.errors import FileInputError
 from mmearth_data.words import os_problem, reason_of
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.browse.index import TileIndex
 
-ID_COLUMN, TEXT_COLUMN, VALUE_COLUMN = "tile_id", "id", "embedding"
+ID_COLUMN, TEXT_COLUMN, TIME_COLUMN, VALUE_COLUMN = "tile_id", "id", "time", "embedding"
 BESIDE = (".embeddings.parquet", "-embeddings.parquet", ".parquet")
 """Suffixes of embedding files next to a store: planet.zarr has planet.embeddings.parquet, or planet.parquet."""
 EXPECTED = "expected a Parquet file written by mmearth-train embed (columns tile_id and embedding)"
@@ -67,7 +68,7 @@ def beside(store: str | Path) -> Path | None:
 
 
 def read_neighbours(path: Path, index: TileIndex) -> Neighbours:
-    """Read embeddings, and match them with the tiles of a store by id.
+    """Read embeddings, and match them with the tiles of a store by id; also by time, if several tiles have the same id.
 
     Raises
     ------
@@ -75,7 +76,8 @@ def read_neighbours(path: Path, index: TileIndex) -> Neighbours:
         If the file is missing, damaged, has other columns, or describes no tile of the store.
     """
     ids, units = _read(path)
-    tiles = index.positions(ids)
+    times = None if index.ids_are_unique else _times(path)
+    tiles = index.positions(ids) if times is None else index.matching(ids, times)
     if not (tiles >= 0).any():
         raise FileInputError(
             path,
@@ -123,6 +125,22 @@ def _read(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any]]:
     except (pa.ArrowException, OSError) as error:
         raise FileInputError(path, f"{EXPECTED}, got a file that cannot be read ({reason_of(error)}).") from error
     return ids, units
+
+
+def _times(path: Path) -> NDArray[np.int64] | None:
+    """Read the times (m,) of the scenes: UTC milliseconds since 1970, `NO_TIME` if unknown; None if the file has none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if TIME_COLUMN not in pq.read_schema(path).names:
+        return None
+    column = pq.read_table(path, columns=[TIME_COLUMN]).column(TIME_COLUMN)
+    if not pa.types.is_timestamp(column.type):
+        return None
+    times: NDArray[np.int64] = (
+        column.cast(pa.timestamp("ms", column.type.tz)).cast(pa.int64()).fill_null(NO_TIME).to_numpy()
+    )
+    return times
 
 
 def _width(path: Path, schema: pa.Schema) -> int:

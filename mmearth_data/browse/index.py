@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.tile import NO_TIME, parse_tile_id
+from mmearth_data.catalog.tile import NO_TIME, format_tile_id, parse_tile_id
 from mmearth_data.errors import InputError
 from mmearth_data.inspection.maps import coloured_label
 from mmearth_data.store.schema import SPLIT_NONE
@@ -137,8 +137,8 @@ class TileIndex:
 
     @cached_property
     def order(self) -> NDArray[np.intp]:
-        """(n,) positions by ascending tile id."""
-        return np.argsort(self.tile_id, kind="stable")
+        """(n,) positions by ascending tile id, and by time for tiles with the same id."""
+        return np.lexsort((self.time_ms, self.tile_id))
 
     @cached_property
     def period(self) -> tuple[int, int] | None:
@@ -152,8 +152,26 @@ class TileIndex:
         ids = self.tile_id[self.order]
         return not bool((ids[1:] == ids[:-1]).any())
 
+    def with_id(self, tile_id: int) -> NDArray[np.intp]:
+        """Positions of the tiles with an id, by time."""
+        wanted = np.uint64(tile_id)
+        first, last = (np.searchsorted(self.tile_id, wanted, side, sorter=self.order) for side in ("left", "right"))
+        return self.order[int(first) : int(last)]
+
+    def name(self, position: int) -> str:
+        """Id of a tile of which the page shows one; tiles with the same id are numbered by time, from ``ID.1``."""
+        same = self.with_id(int(self.tile_id[position]))
+        number = f".{int(np.flatnonzero(same == position)[0]) + 1}" if len(same) > 1 else ""
+        return f"{format_tile_id(int(self.tile_id[position]))}{number}"
+
+    def matching(self, tile_ids: NDArray[np.uint64], time_ms: NDArray[np.int64]) -> NDArray[np.intp]:
+        """(m,) position of the tile with each id and time, -1 if there is none."""
+        known = {key: at for at, key in enumerate(zip(self.tile_id.tolist(), self.time_ms.tolist(), strict=True))}
+        found = [known.get(key, -1) for key in zip(tile_ids.tolist(), time_ms.tolist(), strict=True)]
+        return np.array(found, dtype=np.intp)
+
     def positions(self, tile_ids: NDArray[np.uint64]) -> NDArray[np.intp]:
-        """(m,) position of each of some tile ids, -1 for those of no tile."""
+        """(m,) position of each of some tile ids, -1 for those of no tile; of several with an id, the earliest."""
         if not len(self):
             return np.full(len(tile_ids), -1, dtype=np.intp)
         at = np.searchsorted(self.tile_id, tile_ids, sorter=self.order)
@@ -161,18 +179,19 @@ class TileIndex:
         return np.where(self.tile_id[found] == tile_ids, found, -1)
 
     def position(self, text: str) -> int:
-        """Position of a tile id of 16 hex digits.
+        """Position of a tile id of 16 hex digits, or of one of several tiles with an id (see `name`).
 
         Raises
         ------
         InputError
             If the text is not an id, or there is no such tile.
         """
-        wanted = parse_tile_id(text.strip())
-        found = int(self.positions(np.array([wanted], dtype=np.uint64))[0])
-        if found < 0:
+        identity, dot, number = text.strip().partition(".")
+        found = self.with_id(parse_tile_id(identity))
+        at = int(number) if number.isascii() and number.isdigit() else 0 if dot else 1
+        if not 1 <= at <= len(found):
             raise InputError(f"Expected the id of a tile of this store, got {text.strip()}; copy one from ids.txt.")
-        return found
+        return int(found[at - 1])
 
     # ------------------------------------------------------------ histograms
 

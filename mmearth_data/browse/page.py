@@ -27,7 +27,6 @@ from mmearth_data.browse.texts import (
     tile_html,
 )
 from mmearth_data.browse.views import nearest, step_in
-from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.errors import InputError, MMEarthError
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ class Visit:
         if self.map.choose(position):
             self._moved()
         thumbnail, problem = _thumbnail(world, position)
-        name = format_tile_id(int(world.index.tile_id[position]))
+        name = world.index.name(position)
         channel.tile = json.dumps({"id": name, "html": tile_html(world, position, thumbnail, problem)})
         channel.figure = template("working.html").render(id=name)
         self._when_done(world.pictures.figure(position), position, self._show_figure)
@@ -229,7 +228,7 @@ class Visit:
             self.channel.neighbours = neighbours_html(self.world, found)
 
     def _give_up(self, position: int) -> None:
-        waiting = template("working.html").render(id=format_tile_id(int(self.world.index.tile_id[position])))
+        waiting = template("working.html").render(id=self.world.index.name(position))
         if position == self.position and self.channel.figure == waiting:
             text = f"The figure takes longer than {LONGEST_MS // 1000} s; select the tile again to keep waiting."
             self.channel.figure = template("problem.html").render(problem=text)

@@ -186,7 +186,7 @@ def _policy(hosts: list[str]) -> str:
 def _routes(world: World) -> list[Any]:
     return [
         (rf"/{re.escape(IDS_FILE)}", _Ids, {"world": world}),
-        (r"/tile/([0-9a-f]{16})\.png", _Figure, {"world": world}),
+        (r"/tile/([0-9a-f]{16}(?:\.[0-9]{1,6})?)\.png", _Figure, {"world": world}),
     ]
 
 

@@ -12,7 +12,6 @@ from mmearth_data.browse.commands import subset_command
 from mmearth_data.browse.facets import modality_counts
 from mmearth_data.browse.filters import LEVELS, SPLITS, label_names
 from mmearth_data.browse.pictures import data_uri
-from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.inspection.facts import format_lonlat, format_time
 from mmearth_data.pages.writing import TEMPLATES
 
@@ -89,7 +88,7 @@ def tile_facts(world: World, position: int) -> list[tuple[str, str]]:
 def tile_html(world: World, position: int, thumbnail: bytes | None, problem: str) -> str:
     """Head, small picture and facts of a tile."""
     return template("tile.html").render(
-        id=format_tile_id(int(world.index.tile_id[position])),
+        id=world.index.name(position),
         picture=None if thumbnail is None else data_uri(thumbnail),
         problem=problem,
         facts=tile_facts(world, position),
@@ -98,7 +97,7 @@ def tile_html(world: World, position: int, thumbnail: bytes | None, problem: str
 
 def figure_html(world: World, position: int, prefix: str) -> str:
     """Figure of all modalities of a tile, which links to itself in full size."""
-    identity = format_tile_id(int(world.index.tile_id[position]))
+    identity = world.index.name(position)
     return template("figure.html").render(id=identity, address=f"{prefix}/tile/{identity}.png")
 
 
@@ -107,7 +106,7 @@ def neighbours_html(world: World, found: Sequence[tuple[int, float, bytes | None
     index, names = world.index, label_names(world.index)
     tiles = [
         {
-            "id": format_tile_id(int(index.tile_id[position])),
+            "id": index.name(position),
             "similarity": f"{similarity:.3f}",
             "label": names.get(int(index.label[position]), "") if index.label_of is not None else "",
             "picture": None if png is None else data_uri(png),

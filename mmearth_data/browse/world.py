@@ -87,5 +87,8 @@ class World:
                 "committed when the page was started. mmearth-data subset requires a finished store."
             )
         if not self.index.ids_are_unique:
-            notes.append("Some tile ids occur with several dates; a subset by ids includes all dates of an id.")
+            notes.append(
+                "Some tile ids occur with several dates: the page numbers them by time (ID.1, ID.2, ...); a subset by ids "
+                "includes all dates of an id."
+            )
         return tuple(notes)

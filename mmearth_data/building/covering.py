@@ -65,9 +65,8 @@ def labels_of(
     if not any(m.stored and m.kind is Kind.TILE_CATEGORICAL for m in modalities):
         if recipe.ecoregions is not None:
             raise InputError(
-                "ecoregions (--ecoregions): expected none with --cover and these --modalities, which include no "
-                "ecoregion "
-                "labels; leave it out, or add biome or eco_region to --modalities."
+                f"ecoregions (--ecoregions): expected none with {'--cover' if recipe.cover else '--polygons'} and these "
+                "--modalities, which include no ecoregion labels; leave it out, or add biome or eco_region to --modalities."
             )
         return None
 

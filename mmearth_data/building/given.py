@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmearth_data.catalog.tile import NO_TIME
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.sampling import largest_remainder
 from mmearth_data.sampling.grouping import empty_splits, groups_of_tiles, split_at_random, split_by_blocks
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.tile import Place
     from mmearth_data.recipes import BuildRecipe
+    from mmearth_data.sampling.published import Published
     from mmearth_data.sources.base import Source
 
 
@@ -60,10 +62,12 @@ def given_tiles(source: Source, recipe: BuildRecipe) -> GivenTiles:
     notes: tuple[str, ...] = ()
     if recipe.tiles_file is not None:
         tiles = own_tiles(surveys)
-        published = read_published(recipe.tiles_file, tiles, recipe.split_column)
+        published = read_published(recipe.tiles_file, tiles, recipe.split_column, recipe.date_column)
         if len(published.kept) < len(surveys):
             notes = (f"{recipe.tiles_file}: {len(published.kept)} of the {len(surveys)} tiles of the source",)
         surveys = [surveys[position] for position in published.kept]
+        if published.date_ms is not None:
+            surveys = _dated(recipe, surveys, published)
         if published.split is not None:
             _refuse_second_split(recipe)
             kept = own_tiles(surveys)
@@ -71,6 +75,24 @@ def given_tiles(source: Source, recipe: BuildRecipe) -> GivenTiles:
             return GivenTiles(places=[one.place for one in surveys], split=published.split, notes=notes)
     split, words = _split(surveys, recipe)
     return GivenTiles(places=[one.place for one in surveys], split=split, notes=(*notes, *words))
+
+
+def _dated(recipe: BuildRecipe, surveys: list[Survey], published: Published) -> list[Survey]:
+    """Surveys whose locations have the dates of their rows.
+
+    Raises
+    ------
+    InputError
+        When no file has a date.
+    """
+    if all(one.time_ms == NO_TIME for one in surveys):
+        raise InputError(
+            f"date_column (--date-column): expected files with dates, got none of {recipe.source} with one; add the field "
+            "date to the layer of the scenes, or leave the option out."
+        )
+    assert published.date_ms is not None
+    dates = zip(surveys, published.date_ms.tolist(), strict=True)
+    return [replace(one, place=replace(one.place, date_ms=date)) for one, date in dates]
 
 
 def surveyed_tiles(source: Source, recipe: BuildRecipe) -> list[Survey]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.recipes import BuildRecipe
+    from mmearth_data.sampling.polygon_tiles import PolygonTiles
     from mmearth_data.sources.base import Source
     from mmearth_data.sources.labels.table import Label
     from mmearth_data.store.reader import Store
@@ -47,11 +48,14 @@ class Labelling:
         Those of the labels.
     notes
         How the columns were interpreted, for the user.
+    tiles
+        Tiles over the recipe's polygons; None if it has none.
     """
 
     source: Source
     modalities: tuple[Modality, ...] = ()
     notes: tuple[str, ...] = ()
+    tiles: PolygonTiles | None = None
 
 
 def has_rows(recipe: BuildRecipe) -> bool:
@@ -60,19 +64,36 @@ def has_rows(recipe: BuildRecipe) -> bool:
 
 
 def with_labels(recipe: BuildRecipe, source: Source, catalog: Catalog) -> Labelling:
-    """Read the labels of a recipe's table, and give them to the tiles of a source.
+    """Read the labels of a recipe's table or polygons, and give them to the tiles of a source.
 
-    Raises FileInputError if the table or the description of its labels cannot be used.
+    Raises InputError if the file or the description of its labels cannot be used.
     """
+    if recipe.polygons is not None:
+        return _burnt(recipe, source, catalog)
     if recipe.tiles_file is None or not has_rows(recipe):
         return Labelling(source=source)
-    taken = {*catalog.modalities, *COORDINATE_NAMES, *RESERVED_NAMES}
+    taken = _taken(catalog)
     if recipe.source_file is not None:
         table = _labels_of_tiles(recipe, recipe.tiles_file, source, taken)
     else:
         table = _labels_of_places(recipe, recipe.tiles_file, taken)
     labelled = LabelledSource(source, table)
     return Labelling(source=labelled, modalities=labelled.labels, notes=tuple(label.note for label in table.labels))
+
+
+def _taken(catalog: Catalog) -> set[str]:
+    """Names that labels cannot have."""
+    return {*catalog.modalities, *COORDINATE_NAMES, *RESERVED_NAMES}
+
+
+def _burnt(recipe: BuildRecipe, source: Source, catalog: Catalog) -> Labelling:
+    """Give the tiles of a source the maps of a recipe's polygons."""
+    from mmearth_data.sources.burning import open_burner
+
+    burner = open_burner(recipe, _taken(catalog))
+    labelled = LabelledSource(source, burner=burner)
+    notes = (*burner.notes, *burner.tiles.notes)
+    return Labelling(source=labelled, modalities=labelled.labels, notes=notes, tiles=burner.tiles)
 
 
 def _labels_of_places(recipe: BuildRecipe, path: Path, taken: Collection[str]) -> LabelTable:

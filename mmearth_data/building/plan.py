@@ -13,7 +13,7 @@ from mmearth_data.sampling import deal_reserves, largest_remainder
 from mmearth_data.sampling.blocks import NO_SPLIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 NO_BIOME, NO_ECO_REGION = 255, 65535
 """Class ids that mean "not known", as in the catalog."""
 PLACE_COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region")
-OPTIONAL_COLUMNS = ("date_ms",)
+DATE = "date_ms"
+OPTIONAL_COLUMNS = (DATE,)
 """Columns that only some samples have: the dates of labelled locations."""
+OTHER_DATES = ("date_before_ms", "date_after_ms")
+"""Nearest dates of other rows with the same location, `NO_TIME` if there is none."""
 GRID_COLUMNS = ("epsg", "ulx", "uly")
 """Columns of locations with given pixel grids."""
 
@@ -65,8 +68,8 @@ class BuildPlan:
     layout
         Shape of the store.
     places
-        Columns tile_id, lon, lat, biome, eco_region, split, and date_ms if locations have dates: one entry per slot, in
-        order, then the reserves.
+        Columns tile_id, lon, lat, biome, eco_region, split; date_ms, date_before_ms and date_after_ms if locations have
+        dates: one entry per slot, in order, then the reserves.
     pools
         For every planned shard the positions of its reserves in ``places``, in order of use.
     first_row
@@ -124,7 +127,7 @@ class BuildPlan:
         if GRID_COLUMNS[0] in found:
             corners = zip(*(found[name] for name in GRID_COLUMNS), strict=True)
             grids = [TileGrid(epsg=epsg, ulx=ulx, uly=uly, size_px=size_px) for epsg, ulx, uly in corners]
-        dates = [None if day == NO_TIME else day for day in found.get("date_ms", [NO_TIME] * len(grids))]
+        dated = _dates_of(found, len(grids))
         places = [
             Place(
                 tile_id=tile_id,
@@ -134,13 +137,35 @@ class BuildPlan:
                 biome=None if biome == NO_BIOME else biome,
                 eco_region=None if eco_region == NO_ECO_REGION else eco_region,
                 grid=grid,
-                date_ms=date_ms,
+                **known,
             )
-            for tile_id, lon, lat, biome, eco_region, grid, date_ms in zip(
-                *(found[name] for name in PLACE_COLUMNS), grids, dates, strict=True
+            for tile_id, lon, lat, biome, eco_region, grid, known in zip(
+                *(found[name] for name in PLACE_COLUMNS), grids, dated, strict=True
             )
         ]
         return found["split"], places
+
+
+def _dates_of(found: Mapping[str, list[Any]], count: int) -> list[dict[str, Any]]:
+    """Dates of some locations: fields of `Place`."""
+    dates, before, after = (found.get(name, [NO_TIME] * count) for name in (DATE, *OTHER_DATES))
+    return [
+        {
+            "date_ms": None if date == NO_TIME else date,
+            "other_dates_ms": tuple(other for other in others if other != NO_TIME),
+        }
+        for date, *others in zip(dates, before, after, strict=True)
+    ]
+
+
+def other_dates(tile_id: NDArray[np.uint64], date_ms: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Columns of `OTHER_DATES` of some rows (n,)."""
+    order = np.lexsort((date_ms, tile_id))
+    ids, dates = tile_id[order], date_ms[order]
+    same = ids[1:] == ids[:-1]
+    before, after = np.full(len(order), NO_TIME), np.full(len(order), NO_TIME)
+    before[order[1:][same]], after[order[:-1][same]] = dates[:-1][same], dates[1:][same]
+    return dict(zip(OTHER_DATES, (before, after), strict=True))
 
 
 @dataclass(frozen=True)
@@ -174,9 +199,11 @@ def plan_sampled(frame: GeoDataFrame, layout: StoreLayout, first_row: int = 0) -
     reserves = frame[frame["slot"].isna()]
     places = {
         name: np.concatenate([primaries[name].to_numpy(), reserves[name].to_numpy()])
-        for name in (*PLACE_COLUMNS, "split", *OPTIONAL_COLUMNS)
+        for name in (*PLACE_COLUMNS, "split", *OPTIONAL_COLUMNS, *GRID_COLUMNS)
         if name in frame.columns
     }
+    if DATE in places:
+        places |= other_dates(places["tile_id"], places[DATE])
     pools = [
         len(primaries) + np.asarray(pool, dtype=np.intp)
         for pool in deal_reserves(frame, layout.tiles_per_shard, first_row)
@@ -205,6 +232,9 @@ def plan_given(
         "eco_region": np.array([NO_ECO_REGION if p.eco_region is None else p.eco_region for p in ordered], np.uint16),
         "split": split,
     }
+    if any(place.date_ms is not None for place in ordered):
+        columns[DATE] = np.array([NO_TIME if p.date_ms is None else p.date_ms for p in ordered], dtype=np.int64)
+        columns |= other_dates(columns["tile_id"], columns[DATE])
     if len(np.unique(columns["tile_id"])) < len(ordered):
         raise InputError("Expected tiles at different locations, got one twice; two sites cover the same area.")
     return BuildPlan(layout=layout, places=columns, pools=())

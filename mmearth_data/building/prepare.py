@@ -14,8 +14,9 @@ from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import format_tile_ids
 from mmearth_data.errors import InputError
 from mmearth_data.geography.regions import resolve_region
-from mmearth_data.sampling import PlaceColumns, SamplingOptions, read_sample, sample
-from mmearth_data.sources.opening import given_ecoregions, make_source, over_network, sample_ecoregions
+from mmearth_data.sampling import PlaceColumns, read_sample, sample
+from mmearth_data.sampling.polygon_tiles import sample_of_polygons
+from mmearth_data.sources.opening import given_ecoregions, make_source, options_of, over_network, sample_ecoregions
 from mmearth_data.sources.wanted import adjusted_catalog, deliverable, wanted_modalities
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.recipes import BuildRecipe
     from mmearth_data.sampling import Sample
+    from mmearth_data.sampling.polygon_tiles import PolygonTiles
     from mmearth_data.sources.base import Source
 
 
@@ -82,12 +84,15 @@ class Inputs:
         Those of the store.
     notes
         How the labels of the locations were interpreted, for the user.
+    tiles
+        Tiles over the recipe's polygons; None if it has none.
     """
 
     source: Source
     ecoregions: GeoDataFrame | None
     modalities: tuple[Modality, ...]
     notes: tuple[str, ...] = ()
+    tiles: PolygonTiles | None = None
 
     def ecoregions_to_sample(self) -> GeoDataFrame:
         """Ecoregions of the recipe's file, or else of the source."""
@@ -104,7 +109,13 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
     labelled = with_labels(recipe, source, catalog)
     wanted = (*wanted_modalities(catalog, recipe), *labelled.modalities)
     modalities = deliverable(labelled.source, wanted, recipe)
-    return Inputs(source=labelled.source, ecoregions=ecoregions, modalities=modalities, notes=labelled.notes)
+    return Inputs(
+        source=labelled.source,
+        ecoregions=ecoregions,
+        modalities=modalities,
+        notes=labelled.notes,
+        tiles=labelled.tiles,
+    )
 
 
 def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
@@ -137,8 +148,12 @@ def planned(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
         layout = layout_of(recipe, inputs.modalities, len(given.places))
         plan = plan_given(given.places, recipe.split_shares, recipe.seed, layout, given.split)
         return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None, notes=(*given.notes, *inputs.notes))
-    chosen = draw_sample(recipe, inputs.ecoregions_to_sample())
-    _refuse_overlaps(recipe, chosen.frame)
+    if inputs.tiles is not None:
+        labels = labels_of(recipe, inputs.modalities, inputs.ecoregions_to_sample)
+        chosen = sample_of_polygons(inputs.tiles, options_of(recipe), labels)
+    else:
+        chosen = draw_sample(recipe, inputs.ecoregions_to_sample())
+        _refuse_overlaps(recipe, chosen.frame)
     layout = layout_of(recipe, inputs.modalities, chosen.report.tiles)
     plan = plan_sampled(chosen.frame, layout)
     return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=chosen, notes=inputs.notes)
@@ -206,20 +221,14 @@ def draw_sample(
             f"source (--source): expected one whose locations are sampled, got {recipe.source}, which has its own; "
             "build it directly, or sample with --source earthengine or synthetic."
         )
+    if recipe.polygons is not None:
+        raise InputError(
+            "polygons (--polygons): expected a recipe that samples locations, got one whose tiles cover polygons; build it "
+            "directly."
+        )
     if ecoregions is None:
         ecoregions = sample_ecoregions(recipe)
-    options = SamplingOptions(
-        tiles=recipe.tiles,
-        size_px=recipe.tile_size,
-        seed=recipe.seed,
-        balance=recipe.balance,
-        oversample=recipe.oversample,
-        split=recipe.split or "block",
-        split_shares=recipe.split_shares,
-        split_guard_m=recipe.split_guard_m,
-        min_distance_m=recipe.min_distance_m,
-        threads=recipe.threads,
-    )
+    options = options_of(recipe)
     if recipe.tiles_file is not None:
         names = PlaceColumns(split=recipe.split_column, date=recipe.date_column, keeps_sea=has_rows(recipe))
         return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options, names=names)

@@ -55,7 +55,8 @@ def profile(recipe: BuildRecipe, tiles: int, *, catalog: Catalog | None = None) 
     plan = planned(recipe.model_copy(update={"tiles": tiles, "tiles_per_shard": tiles}), inputs).plan
     places = plan.spread(tiles)
     found = profile_tiles(inputs.source, places, plan.layout)
-    all_tiles = plan.layout.tiles if recipe.cover or recipe.source_file is not None else recipe.tiles
+    given = recipe.cover or recipe.source_file is not None or recipe.table is not None
+    all_tiles = plan.layout.tiles if given else recipe.tiles
     measured = recipe.model_copy(
         update={"latency_s": seconds_of(found, "image:computePixels"), "eecu_per_tile": found["eecu_per_tile"] or None}
     )

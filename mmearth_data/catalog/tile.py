@@ -262,6 +262,8 @@ class Place:
     """Pixel grid of the tile if it is given, as in a cover; None if the scene determines it."""
     date_ms: int | None = None
     """Start of the day (UTC, milliseconds since 1970) whose nearest scene the tile has; None if the recipe chooses."""
+    other_dates_ms: tuple[int, ...] = ()
+    """Last date before it and first one after it of other rows with the same location."""
 
     @property
     def own_grid(self) -> TileGrid:

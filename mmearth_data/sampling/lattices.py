@@ -183,9 +183,8 @@ class _Clusters:
     def centred(self) -> NDArray[np.bool_]:
         """(m,) whether a cluster has its block rather than cells of the lattice; no square overlaps another one."""
         chosen = self.few.copy()
-        blocks, cells = (
-            shapely.box(*(edges + INSET_M * np.array([1, 1, -1, -1])).T) for edges in (self.block, self.cell)
-        )
+        inset = INSET_M * np.array([1, 1, -1, -1])
+        blocks, cells = (np.asarray(shapely.box(*(edges + inset).T)) for edges in (self.block, self.cell))
         tree = shapely.STRtree(blocks)
         one, other = tree.query(blocks, predicate="intersects")
         chosen[one[(one != other) & chosen[one] & chosen[other]]] = False

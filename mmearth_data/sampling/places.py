@@ -11,6 +11,7 @@ from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT, WGS84, format_tile_id, r
 from mmearth_data.errors import FileInputError
 from mmearth_data.geography.ecoregions import NO_BIOME, NO_ECO_REGION, label_points
 from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES
+from mmearth_data.sampling.dates import DATE_FORMS, day_ms
 from mmearth_data.sampling.grouping import groups_of_points, split_at_random, split_by_blocks
 from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions, sample_frame
 from mmearth_data.sampling.quotas import split_totals
@@ -64,7 +65,8 @@ def sample_of_places(
     """Make a sample of given locations: all primaries, no reserves.
 
     ``table`` has one row per location (see `mmearth_data.sampling.files.read_sample`), and row numbers in its index;
-    ``path``, its file, is for messages. ``ecoregions`` label locations without labels. Dates become the column ``date_ms`` of the sample.
+    ``path``, its file, is for messages. ``ecoregions`` label locations without labels. Dates become the column ``date_ms``
+    of the sample.
 
     Raises FileInputError for missing columns, and locations that occur twice (on the same day, if they have dates), are
     outside the UTM zones or in no ecoregion.
@@ -77,12 +79,20 @@ def sample_of_places(
     biome, eco_region = _labels(path, table, ecoregions, lon, lat, refuse_sea=not names.keeps_sea)
     split, width = _splits(path, table, names.split, lon, lat, options)
     shuffled = np.random.default_rng(options.seed).permutation(len(lon))
+    if dates is not None:
+        shuffled = _by_location(shuffled, lon, lat, options.size_px)
     order = shuffled[np.argsort(split[shuffled], kind="stable")]
     columns: list[NDArray[Any]] = [lon, lat, biome, eco_region, split]
     frame = sample_frame(options.size_px, len(order), *(column[order] for column in columns))
     if dates is not None:
         frame["date_ms"] = dates[order]
     return Sample(frame, report_of_places(path.name, frame, options, width))
+
+
+def _by_location(order: NDArray[np.intp], lon: Floats, lat: Floats, size_px: int) -> NDArray[np.intp]:
+    """Order of rows in which those of one location follow the first of them, so that a source answers them together."""
+    _, first, location = np.unique(tile_ids(lon, lat, size_px)[order], return_index=True, return_inverse=True)
+    return order[np.argsort(first[location], kind="stable")]
 
 
 def column_of(path: Path, table: pd.DataFrame, name: str, option: str) -> pd.Series[Any]:
@@ -95,26 +105,28 @@ def column_of(path: Path, table: pd.DataFrame, name: str, option: str) -> pd.Ser
 
 
 def days_of(path: Path, table: pd.DataFrame, name: str) -> NDArray[np.int64]:
-    """Start of the day of each row, UTC milliseconds since 1970 (n,), from ISO 8601 dates or times.
+    """Start of the day of each row, UTC milliseconds since 1970 (n,), from dates or times (`day_ms` has the forms).
 
     Raises FileInputError for rows without a date, or with one in another form.
     """
-    import pandas as pd
-
     column = column_of(path, table, name, "--date-column")
-    texts = column if pd.api.types.is_datetime64_any_dtype(column) else column.astype("string").str.strip()
-    times = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
-    rows = np.flatnonzero(times.isna())
-    if len(rows):
-        shown = "; ".join(f"row {column.index[row]}: {column.iloc[row]!r}" for row in rows[:SHOWN])
+    days = [day_ms(value) for value in column]
+    rows = [row for row, day in enumerate(days) if day is None]
+    if rows:
+        shown = "; ".join(f"row {column.index[row]}: {_text_of(column.iloc[row])}" for row in rows[:SHOWN])
         raise FileInputError(
             path,
-            f"expected dates such as 2020-05-31 in {name}, {len(rows)} of {len(column)} are not ({shown}); correct them.",
+            f"expected dates such as {DATE_FORMS} in {name}, {len(rows)} of {len(column)} are not ({shown}); "
+            "correct them.",
         )
-    days: NDArray[np.int64] = (
-        times.dt.tz_localize(None).to_numpy("datetime64[D]").astype("datetime64[ms]").astype(np.int64)
-    )
-    return days
+    return np.array(days, dtype=np.int64)
+
+
+def _text_of(value: object) -> str:
+    """Value of a table for a message."""
+    import pandas as pd
+
+    return "empty" if pd.isna(value) else repr(str(value))  # type: ignore[call-overload]
 
 
 def report_of_places(
@@ -247,7 +259,7 @@ def _splits(
 
 
 def given_splits(path: Path, column: pd.Series[Any]) -> NDArray[np.uint8]:
-    """Splits of a column of names (train, val, test) or codes (0, 1, 2); FileInputError with the row of another value."""
+    """Return the splits of a column of names (train, val, test) or codes (0, 1, 2); FileInputError with the row of another value."""
     codes: dict[str, int] = {name: code for code, name in SPLIT_NAMES.items()}
     codes |= {str(code): code for code in SPLIT_NAMES}
     split = np.array([codes.get(str(value).strip().lower(), NO_SPLIT) for value in column], dtype=np.uint8)

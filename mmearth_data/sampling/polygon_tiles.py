@@ -46,10 +46,12 @@ from mmearth_data.sampling.quotas import split_totals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from mmearth_data.geography.equal_area import Floats, Ints
     from mmearth_data.geography.pieces import Geometries
+    from mmearth_data.sampling.covering import Labels
     from mmearth_data.sampling.options import SamplingOptions
     from mmearth_data.sampling.polygons import LabelledPolygons
 
@@ -188,10 +190,9 @@ def tiles_over(
     size_px = options.size_px
     pieces = _pieces_of(polygons)
     found = squares_over(pieces.geometry, pieces.zone, PIXEL_M * size_px)
-    corners = np.stack([pieces.zone[found.polygon], found.west, found.north], axis=1)
-    unique, square = np.unique(corners, axis=0, return_inverse=True)
-    squares = _Squares(*unique.T, size_px)
-    pairs = _Pairs(found.polygon, pieces.polygon[found.polygon], square.reshape(-1))
+    (epsg, west, north), square = _distinct(pieces.zone[found.polygon], found.west, found.north)
+    squares = _Squares(epsg, west, north, size_px)
+    pairs = _Pairs(found.polygon, pieces.polygon[found.polygon], square)
     pieces, pairs = _across_zones(polygons, squares, pairs, pieces)
     notes = []
     if not touched:
@@ -206,7 +207,7 @@ def tiles_over(
     return _assembled(polygons, options, names.date, squares, pairs, split, block_m, (*notes, *words))
 
 
-def sample_of_polygons(tiles: PolygonTiles, options: SamplingOptions, labels: Callable[..., Any] | None) -> Sample:
+def sample_of_polygons(tiles: PolygonTiles, options: SamplingOptions, labels: Labels | None) -> Sample:
     """Make a sample of tiles over polygons: all primaries, no reserves, with their pixel grids.
 
     ``labels`` returns the biome and the ecoregion of points; None leaves them unknown.
@@ -265,7 +266,9 @@ def _wide_pieces(polygons: LabelledPolygons) -> _Pieces:
     return _Pieces(parts, np.array([part.epsg for part, _ in found])[of], np.array([at for _, at in found])[of])
 
 
-def _across_zones(polygons: LabelledPolygons, squares: _Squares, pairs: _Pairs, pieces: _Pieces) -> tuple[_Pieces, _Pairs]:
+def _across_zones(
+    polygons: LabelledPolygons, squares: _Squares, pairs: _Pairs, pieces: _Pieces
+) -> tuple[_Pieces, _Pairs]:
     """Add the polygons of neighbouring zones to the squares that extend beyond their own zone."""
     grids = squares.grids()
     shapes = footprints(grids)
@@ -281,7 +284,9 @@ def _across_zones(polygons: LabelledPolygons, squares: _Squares, pairs: _Pairs, 
     square = np.array(beyond)[square]
     known = np.isin(square * len(polygons) + polygon, pairs.square * len(polygons) + pairs.polygon)
     square, polygon = square[~known], polygon[~known]
-    near = [polygons.around(np.array([at]), grids[of])[0] for of, at in zip(square.tolist(), polygon.tolist(), strict=True)]
+    near = [
+        polygons.around(np.array([at]), grids[of])[0] for of, at in zip(square.tolist(), polygon.tolist(), strict=True)
+    ]
     boxes = [shapely.box(*grids[of].bounds).buffer(-TOUCH_M) for of in square.tolist()]
     hit = np.flatnonzero(shapely.intersects(np.array(near, dtype=object), np.array(boxes, dtype=object)))
     parts, of = polygons_of(np.array(near, dtype=object)[hit])
@@ -360,7 +365,7 @@ def _split(
 
 
 def _joined(groups: Ints, pairs: _Pairs) -> Ints:
-    """Groups of squares in which those of one polygon are together."""
+    """Group squares so that those of one polygon are together."""
     order = np.lexsort((pairs.square, pairs.polygon))
     same = pairs.polygon[order][:-1] == pairs.polygon[order][1:]
     left, right = groups[pairs.square[order][:-1][same]], groups[pairs.square[order][1:][same]]
@@ -379,7 +384,7 @@ def _kept_whole(
     np.add.at(counts, (pairs.polygon, split[pairs.square]), 1)
     own = 2 - counts[:, ::-1].argmax(axis=1)
     small = counts.sum(axis=1) <= 4
-    return ~small[pairs.polygon] | (split[pairs.square] == own[pairs.polygon])
+    return np.asarray(~small[pairs.polygon] | (split[pairs.square] == own[pairs.polygon]))
 
 
 def _assembled(
@@ -397,10 +402,8 @@ def _assembled(
     if date is not None:
         column = column_of(polygons.path, polygons.table, date, "--date-column")
         days = _of_used(polygons, column, lambda used: days_of(polygons.path, used.to_frame(), date))[polygons.row]
-    keys = np.stack([pairs.square, days[pairs.polygon]], axis=1)
-    unique, tile = np.unique(keys, axis=0, return_inverse=True)
-    square, day = unique.T
-    burnt = np.unique(np.stack([tile.reshape(-1), pairs.polygon], axis=1), axis=0)
+    (square, day), tile = _distinct(pairs.square, days[pairs.polygon])
+    (tile, burnt), _ = _distinct(tile, pairs.polygon)
     lon, lat = (of_square[square] for of_square in squares.centres())
     lon, ids = _each_once(lon, lat, options.size_px)
     return PolygonTiles(
@@ -413,11 +416,22 @@ def _assembled(
         tile_id=ids,
         split=split[square],
         date_ms=None if date is None else day,
-        polygon=burnt[:, 1],
-        stop=np.cumsum(np.bincount(burnt[:, 0], minlength=len(square))),
+        polygon=burnt,
+        stop=np.cumsum(np.bincount(tile, minlength=len(square))),
         block_m=block_m,
         notes=(*polygons.notes, *notes),
     )
+
+
+def _distinct(*columns: Ints) -> tuple[tuple[Ints, ...], Ints]:
+    """Distinct rows of some columns (n,), sorted, and the position (n,) of each row among them."""
+    order = np.lexsort(columns[::-1])
+    rows = [column[order] for column in columns]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = np.any([row[1:] != row[:-1] for row in rows], axis=0)
+    at = np.empty(len(order), dtype=np.int64)
+    at[order] = np.cumsum(first) - 1
+    return tuple(row[first] for row in rows), at
 
 
 def _each_once(lon: Floats, lat: Floats, size_px: int) -> tuple[Floats, NDArray[np.uint64]]:
@@ -435,9 +449,11 @@ def _each_once(lon: Floats, lat: Floats, size_px: int) -> tuple[Floats, NDArray[
 
 
 def _of_used(
-    polygons: LabelledPolygons, column: Any, parse: Callable[[Any], NDArray[Any]]  # noqa: ANN401 - a pandas Series
+    polygons: LabelledPolygons,
+    column: pd.Series[Any],
+    parse: Callable[[pd.Series[Any]], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Parsed values of a column; rows whose polygons are not used have the value of one that is."""
+    """Parse a column; rows whose polygons are not used get the value of one that is."""
     used = np.zeros(len(column), dtype=bool)
     used[polygons.row] = True
     return parse(column.where(used, column.iloc[int(polygons.row[0])]))

@@ -14,7 +14,6 @@ from mmearth_data.catalog.tile import WGS84, transformer
 from mmearth_data.errors import FileInputError
 from mmearth_data.geography.pieces import polygons_of
 from mmearth_data.geography.regions import read_vector, repaired, to_degrees
-from mmearth_data.geography.zones import SEGMENT_DEG
 from mmearth_data.sampling.grouping import footprints
 from mmearth_data.sampling.places import SHOWN, column_of
 from mmearth_data.sampling.spacing import METRES_PER_DEGREE_LAT
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     from mmearth_data.geography.pieces import Geometries
 
 AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON, shapely.GeometryType.GEOMETRYCOLLECTION)
-SEGMENT_M = 500.0
-"""Maximum length of an edge before it is projected to another zone, where it becomes a curve; the error is below 2 mm."""
+SEGMENT_DEG, SEGMENT_M = 0.001, 100.0
+"""Maximum length of an edge before it is projected, since straight lines become curves; the error is below 0.2 mm."""
 WIDE_M = 50_000.0
 """A polygon wider or higher than this is divided among the UTM zones; others are in the zone of their centre."""
 NEAR_DEG = 0.02
@@ -100,11 +99,11 @@ class LabelledPolygons:
         return (lon + 180) % 360 - 180, lat
 
     def projected(self, index: NDArray[Any], epsg: int) -> Geometries:
-        """Some of the polygons, none of them wide, in the coordinates of a UTM zone.
+        """Project some of the polygons, none of them wide, to a UTM zone.
 
         Long edges are divided first, since straight lines become curves.
         """
-        geometry = self.geometry[index]
+        geometry: Geometries = self.geometry[index]
         if self.crs.to_epsg() == epsg:
             return geometry
         step = SEGMENT_DEG if self.crs.is_geographic else SEGMENT_M / self._unit_m
@@ -112,7 +111,7 @@ class LabelledPolygons:
         return found
 
     def around(self, index: NDArray[Any], grid: TileGrid) -> Geometries:
-        """Some of the polygons in the coordinates of a tile; what is far from it may be cut off."""
+        """Project some of the polygons to the zone of a tile; what is far from it may be cut off."""
         wide = self.wide[index]
         found = np.empty(len(index), dtype=object)
         found[~wide] = self.projected(index[~wide], grid.epsg)
@@ -132,7 +131,9 @@ class LabelledPolygons:
 
     @property
     def _unit_m(self) -> float:
-        factor: float = METRES_PER_DEGREE_LAT if self.crs.is_geographic else self.crs.axis_info[0].unit_conversion_factor
+        factor: float = (
+            METRES_PER_DEGREE_LAT if self.crs.is_geographic else self.crs.axis_info[0].unit_conversion_factor
+        )
         return factor
 
     def _transform(self, epsg: int, points: Floats) -> Floats:
@@ -270,7 +271,7 @@ def _refuse_coordinates(path: Path, geometry: Geometries, rows: Ints, crs: CRS) 
 def _refuse_jumps(path: Path, parts: Geometries, rows: Ints, crs: CRS) -> None:
     """Refuse polygons that span most of the Earth because their longitudes jump at 180 degrees."""
     bounds = shapely.bounds(parts)
-    wide = crs.is_geographic & (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG)
+    wide: NDArray[np.bool_] = (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG) & bool(crs.is_geographic)
     _refuse(path, bounds, rows, wide, "polygons that are cut at 180 degrees, or continue beyond it")
 
 

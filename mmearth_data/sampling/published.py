@@ -2,7 +2,8 @@
 
 The table is CSV, Parquet or GeoParquet. A row names a site (column ``site``), a tile (``tile_id``, 16 hex digits or
 decimal) or the tile that a point is in (``lon`` and ``lat``, degrees). A column ``split`` gives train, val (also valid,
-validation, dev) or test, or 0, 1, 2; without it, the table only selects. Tiles without a row are not built.
+validation, dev) or test, or 0, 1, 2; without it, the table only selects. Tiles without a row are not built. Another
+column can have the date of each row.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.errors import FileInputError
 from mmearth_data.files.tables import read_table
 from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES, TEST, TRAIN, VAL
+from mmearth_data.sampling.dates import DATE_FORMS, day_ms
 from mmearth_data.sampling.grouping import footprints
 from mmearth_data.words import did_you_mean
 
@@ -57,30 +59,56 @@ class Published:
     """(k,) their splits; None if the table has no such column."""
     lines: NDArray[np.int64]
     """(k,) line of each in the table."""
+    date_ms: NDArray[np.int64] | None = None
+    """(k,) start of their days, UTC milliseconds since 1970; None without a column of dates."""
 
 
-def read_published(path: Path, tiles: OwnTiles, split_column: str | None = None) -> Published:
+def read_published(
+    path: Path, tiles: OwnTiles, split_column: str | None = None, date_column: str | None = None
+) -> Published:
     """Match a table with the tiles of a source.
 
-    Raises FileInputError if it cannot be read, lacks columns, or has a row of an unknown site or tile, two rows for
-    one, or an unknown split; with the line.
+    ``split_column`` and ``date_column`` are the columns of splits, by default ``split``, and of dates, if the table has one. Raises FileInputError if it cannot be read, lacks columns, or
+    has a row of an unknown site or tile, two rows for one, an unknown split or no date; with the line.
     """
     table = _rows(path, split_column)
     _check_columns(table)
+    days = None if date_column is None else _days_of(table, date_column)
     if not len(table):
         raise FileInputError(path, "expected rows that name sites or tiles, got none; add the ones to build.")
     line_of: dict[int, int] = {}
     split = np.full(len(tiles.site), NO_SPLIT, dtype=np.uint8)
-    for (line, row), found_at in zip(table.rows(), _positions(table, tiles), strict=True):
+    row_of = np.zeros(len(tiles.site), dtype=np.intp)
+    for number, ((line, row), found_at) in enumerate(zip(table.rows(), _positions(table, tiles), strict=True)):
         kind = _split_of(path, line, row["split"]) if "split" in row else TRAIN
         for position in found_at:
             if line_of.setdefault(position, line) != line:
                 twice = f"{tiles.name(position)} is also in line {line_of[position]}"
                 raise FileInputError(path, f"expected every tile once, {twice}; keep one row.", line)
-            split[position] = kind
+            split[position], row_of[position] = kind, number
     kept = np.array(sorted(line_of), dtype=np.intp)
     lines = np.array([line_of[position] for position in kept.tolist()], dtype=np.int64)
-    return Published(kept=kept, split=split[kept] if "split" in table.columns else None, lines=lines)
+    splits = split[kept] if "split" in table.columns else None
+    return Published(kept=kept, split=splits, lines=lines, date_ms=None if days is None else days[row_of[kept]])
+
+
+def _days_of(table: Table, date: str) -> NDArray[np.int64]:
+    """Start of the day of each row, UTC milliseconds since 1970; FileInputError with the line if one is not a date."""
+    name = date.strip().casefold()
+    if name not in table.columns:
+        found = ", ".join(table.columns)[:200]
+        hint = did_you_mean(name, table.columns)
+        raise FileInputError(table.path, f"expected the column {date!r} (--date-column), got {found}; {hint}")
+    days = np.empty(len(table), dtype=np.int64)
+    for k, (line, value) in enumerate(zip(table.lines, table.columns[name], strict=True)):
+        day = day_ms(value)
+        if day is None:
+            got = repr(value) if value else "none"
+            raise FileInputError(
+                table.path, f"expected a date such as {DATE_FORMS} in {date}, got {got}; correct it.", line
+            )
+        days[k] = day
+    return days
 
 
 def _check_columns(table: Table) -> None:

@@ -84,8 +84,8 @@ class Rejection:
     reason: str
     """``outside_utm`` (`catalog.tile`), ``sentinel2_missing``, ``sentinel2_grid`` and ``sentinel2_nodata`` (Earth
     Engine's `survey` and `pixels`, and `synthetic`), ``earthengine_refused`` and ``earthengine_too_large``
-    (`failures`, `session`), ``not_in_source`` (rasters), ``at_sea`` and ``same_scene`` (rows of labelled tables,
-    `labelled`), or ``duplicate`` (imports of published data).
+    (`failures`, `session`), ``not_in_source`` (rasters), ``at_sea`` (rows of labelled tables, `labelled`),
+    ``no_scene``, ``date_outside_archive`` and ``same_scene`` (locations with dates, `dated`), or ``duplicate`` (imports of published data).
     """
     detail: str = ""
     """The service's message, or the figures behind the reason."""

@@ -14,11 +14,12 @@ from mmearth_data.catalog.modality import Kind
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.errors import FileInputError
 from mmearth_data.recipes import LabelColumn, file_digest
-from mmearth_data.sampling import PlaceColumns, SamplingOptions
+from mmearth_data.sampling import PlaceColumns
 from mmearth_data.sampling.polygon_tiles import tiles_over
 from mmearth_data.sampling.polygons import read_labelled_polygons
 from mmearth_data.sources.labels.reading import read_columns
 from mmearth_data.sources.labels.table import Label
+from mmearth_data.sources.opening import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -127,25 +128,16 @@ def open_burner(recipe: BuildRecipe, taken: Collection[str]) -> Burner:
     labels = tuple(Label(column.modality(KINDS[column.content]), column.values, column.note) for column in found)
     labelled = np.any([label.modality.observed(label.values) for label in labels], axis=0)[polygons.row]
     without = int((~labelled).sum())
-    notes = [f"{path.name}: {without:,} of {len(polygons):,} polygons have no label and are left out."] if without else []
+    notes = (
+        [f"{path.name}: {without:,} of {len(polygons):,} polygons have no label and are left out."] if without else []
+    )
     tiles = tiles_over(
         polygons.take(labelled, notes),
-        sampling_options(recipe),
+        options_of(recipe),
         PlaceColumns(split=recipe.split_column, date=recipe.date_column),
         touched=recipe.burn == "touched",
     )
     return Burner(tiles, labels, recipe.burn == "touched", (_absolute(recipe), frozenset(taken)))
-
-
-def sampling_options(recipe: BuildRecipe) -> SamplingOptions:
-    """Options for tiles over polygons."""
-    return SamplingOptions(
-        tiles=1,
-        size_px=recipe.tile_size,
-        seed=recipe.seed,
-        split=recipe.split or "block",
-        split_shares=recipe.split_shares,
-    )
 
 
 def burn(shapes: Geometries, rank: Ints, grid: TileGrid, *, touched: bool) -> NDArray[np.int32]:
@@ -167,16 +159,14 @@ def burn(shapes: Geometries, rank: Ints, grid: TileGrid, *, touched: bool) -> ND
     ndarray
         (y, x) rank of each pixel, `UNLABELLED` or `AMBIGUOUS`.
     """
-    origin = np.array([grid.ulx, grid.uly])
-    pixels = shapely.transform(shapes, lambda points: (points - origin) / [PIXEL_M, -PIXEL_M])
+    corner = np.array([grid.ulx, grid.uly])
+    own = shapely.transform(shapes, lambda points: points - corner)
     order = np.argsort(rank, kind="stable")
-    order = order[~shapely.is_empty(pixels[order])]
+    order = order[~shapely.is_empty(own[order])]
     if not len(order):
         return np.full((grid.size_px, grid.size_px), UNLABELLED, dtype=np.int32)
     # The last polygon wins, so that the two passes differ where labels do.
-    highest, lowest = (
-        _rasterized(pixels[way], rank[way], grid.size_px, touched=touched) for way in (order, order[::-1])
-    )
+    highest, lowest = (_rasterized(own[way], rank[way], grid.size_px, touched=touched) for way in (order, order[::-1]))
     return np.where(highest == lowest, highest, np.int32(AMBIGUOUS))
 
 
@@ -185,7 +175,7 @@ def _rasterized(shapes: Geometries, rank: Ints, size_px: int, *, touched: bool) 
         zip(shapes, rank.tolist(), strict=True),
         out_shape=(size_px, size_px),
         fill=UNLABELLED,
-        transform=Affine.identity(),
+        transform=Affine(PIXEL_M, 0, 0, 0, -PIXEL_M, 0),
         all_touched=touched,
         dtype="int32",
     )
@@ -202,6 +192,7 @@ def _opened_again(recipe: BuildRecipe, taken: frozenset[str], identity: dict[str
     found = open_burner(recipe, taken)
     if found.identity() != identity:
         raise FileInputError(
-            recipe.polygons or "", "expected the polygons and labels that the build began with, got others; restore them."
+            recipe.polygons or "",
+            "expected the polygons and labels that the build began with, got others; restore them.",
         )
     return found

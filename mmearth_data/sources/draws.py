@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,9 @@ _SPECIAL_YEARS = {2018: ("2018-01-01", "2018-12-01"), 2019: ("2018-12-01", "2020
 """MMEarth's years: December 2018, the first month in which Level 2A covers the whole Earth, counts as 2019."""
 
 
-FIRST_YEARS = {"L1C": 2015, "L2A": 2017}
-"""First year with scenes of each level: the collections begin on 2015-06-27 and 2017-03-28 (Earth Engine data catalog:
-COPERNICUS/S2_HARMONIZED, COPERNICUS/S2_SR_HARMONIZED); the synthetic planet's scenes begin in the same years."""
+FIRST_DAYS = {"L1C": date(2015, 6, 27), "L2A": date(2017, 3, 28)}
+"""First days of the collections of each level (Earth Engine data catalog: COPERNICUS/S2_HARMONIZED,
+COPERNICUS/S2_SR_HARMONIZED); the synthetic planet's scenes begin in the same years."""
 
 
 def check_years(years: Sequence[int], levels: Sequence[str], source: str, given: str = "years (--years)") -> None:
@@ -27,7 +27,7 @@ def check_years(years: Sequence[int], levels: Sequence[str], source: str, given:
 
     ``given`` is the field with the years.
     """
-    first, last = min(FIRST_YEARS[level] for level in levels), datetime.now(UTC).year
+    first, last = min(FIRST_DAYS[level] for level in levels).year, datetime.now(UTC).year
     wrong = [year for year in years if not first <= year <= last]
     if wrong:
         raise InputError(
@@ -60,5 +60,5 @@ def year_window_ms(year: int) -> tuple[int, int]:
     return _milliseconds(start), _milliseconds(end)
 
 
-def _milliseconds(date: str) -> int:
-    return int(np.datetime64(date, "ms").astype(np.int64))
+def _milliseconds(day: str) -> int:
+    return int(np.datetime64(day, "ms").astype(np.int64))

@@ -5,24 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from mmearth_data.catalog.tile import NO_TIME
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from geopandas import GeoDataFrame
 
     from mmearth_data.catalog.modality import Modality
-    from mmearth_data.catalog.tile import Place, TileGrid
+    from mmearth_data.catalog.tile import Place
     from mmearth_data.geography.zones import ZonePart
     from mmearth_data.sources.base import Source
     from mmearth_data.sources.labels.table import LabelTable
 
 AT_SEA = "at_sea"
-SAME_SCENE = "same_scene"
 SEA_DETAIL = "the location is in no ecoregion (sea, ice or outside the ecoregion file)"
 
 
@@ -38,7 +36,7 @@ class Burner(Protocol):
         """Everything that determines the maps, JSON-ready and without paths."""
         ...
 
-    def read(self, grid: TileGrid) -> Mapping[str, np.ndarray[Any, Any]]:
+    def read(self, survey: Survey) -> Mapping[str, np.ndarray[Any, Any]]:
         """Modality -> array of one tile, as stored (shape `Modality.array_shape`); safe to call from several threads."""
         ...
 
@@ -106,7 +104,7 @@ class LabelledSource:
             return self.inner.survey(places)
         table = self._table
         asked = [place for place in places if not table.at_sea(place)]
-        answers = iter(self._distinct(self.inner.survey(asked), table))
+        answers = iter(self.inner.survey(asked))
         found: list[Survey | Rejection] = []
         for place in places:
             answer = Rejection(place=place, reason=AT_SEA, detail=SEA_DETAIL) if table.at_sea(place) else next(answers)
@@ -122,39 +120,9 @@ class LabelledSource:
             raise TileUnavailable(refusal.reason, _detail(row, refusal.detail)) from None
         wanted = {m.name for m in modalities}
         if self._burner is not None and any(m.name in wanted for m in self._burner.modalities):
-            burnt = self._burner.read(survey.grid)
+            burnt = self._burner.read(survey)
             arrays |= {name: array for name, array in burnt.items() if name in wanted}
         return arrays
-
-    def _distinct(self, answers: Sequence[Survey | Rejection], table: LabelTable) -> Iterator[Survey | Rejection]:
-        """Reject the rows of a location whose scene is also that of another row with a nearer date.
-
-        A tile of a store is identified by its location and the time of its scene.
-        """
-        for answer in answers:
-            others = table.other_dates(answer.place) if isinstance(answer, Survey) else []
-            if not others or isinstance(answer, Rejection):
-                yield answer
-                continue
-            rivals = [
-                rival
-                for rival in self.inner.survey([replace(answer.place, date_ms=date) for date in others])
-                if isinstance(rival, Survey) and rival.time_ms == answer.time_ms != NO_TIME
-            ]
-            best = min([answer, *rivals], key=_distance)
-            yield answer if best is answer else _same_scene(answer, best, table)
-
-
-def _distance(survey: Survey) -> tuple[int, int]:
-    """Milliseconds between the date of a location and its scene, then the date."""
-    date = survey.place.date_ms or 0
-    return abs(survey.time_ms - date), date
-
-
-def _same_scene(answer: Survey, best: Survey, table: LabelTable) -> Rejection:
-    row = table.row_of(best.place)
-    detail = f"the nearest scene is also that of row {row}, whose date is nearer to it"
-    return Rejection(place=answer.place, reason=SAME_SCENE, detail=detail)
 
 
 def _labelled(survey: Survey, table: LabelTable) -> Survey:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.sampling import SamplingOptions
 from mmearth_data.sources.base import SourceOverNetwork
+from mmearth_data.sources.dated import NearDates
 from mmearth_data.sources.draws import check_years
 from mmearth_data.sources.labelled import LabelledSource
 from mmearth_data.sources.period import Period
@@ -25,12 +27,14 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
         from mmearth_data.sources.rasters import RasterSource
 
         recipe.refuse_unused(RasterSource.recipe_fields)
-        return RasterSource(recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions)
+        return RasterSource(
+            recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions, near=_near_dates(recipe)
+        )
     period = _period(recipe)
-    if period is None:
-        check_years(recipe.years, recipe.levels, recipe.source)
-    else:
+    if period is not None:
         check_years(period.years, recipe.levels, recipe.source, "date_range (--date-range)")
+    elif recipe.date_column is None:  # dates outside the archive are refused row by row
+        check_years(recipe.years, recipe.levels, recipe.source)
     return _synthetic(recipe) if recipe.source == "synthetic" else _earth_engine(recipe, catalog)
 
 
@@ -40,6 +44,11 @@ def _period(recipe: BuildRecipe) -> Period | None:
         return None
     first, last = recipe.date_range
     return Period(first=first, last=last)
+
+
+def _near_dates(recipe: BuildRecipe) -> NearDates | None:
+    """Choice of scenes by the dates of locations; None if they have no dates."""
+    return None if recipe.date_column is None else NearDates(days=recipe.days)
 
 
 def _synthetic(recipe: BuildRecipe) -> Source:
@@ -52,6 +61,7 @@ def _synthetic(recipe: BuildRecipe) -> Source:
         levels=recipe.levels,
         cloud_percent=recipe.cloud_percent,
         period=_period(recipe),
+        near=_near_dates(recipe),
     )
 
 
@@ -76,6 +86,8 @@ def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
         levels=recipe.levels,
         cloud_percent=recipe.cloud_percent,
         period=_period(recipe),
+        near=_near_dates(recipe),
+        grids=recipe.polygons is not None,
     )
     limiter = LocalLimiter(recipe.in_flight, recipe.per_second, recipe.restricted_in_flight)
     return EarthEngineSource(catalog, wanted_modalities(catalog, recipe), rules, options, limiter)
@@ -102,3 +114,19 @@ def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:
     if ecoregions is not None:
         return ecoregions
     return make_source(recipe, adjusted_catalog(load_catalog(), recipe), None).ecoregions()
+
+
+def options_of(recipe: BuildRecipe) -> SamplingOptions:
+    """Options of the sampler of a recipe."""
+    return SamplingOptions(
+        tiles=recipe.tiles,
+        size_px=recipe.tile_size,
+        seed=recipe.seed,
+        balance=recipe.balance,
+        oversample=recipe.oversample,
+        split=recipe.split or "block",
+        split_shares=recipe.split_shares,
+        split_guard_m=recipe.split_guard_m,
+        min_distance_m=recipe.min_distance_m,
+        threads=recipe.threads,
+    )

@@ -21,6 +21,7 @@ from mmearth_data.planet.scenes import Box, OpticalScene, RadarScene, closest_ra
 from mmearth_data.planet.world import PLANET_VERSION
 from mmearth_data.recipes import PLACING, SCENES
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey, refuse_gaps, to_stored
+from mmearth_data.sources.dated import date_of, days_from
 from mmearth_data.sources.draws import draw, year_window_ms
 from mmearth_data.sources.rasters.terrain import slope_degrees
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mmearth_data.planet.grids import Grid
     from mmearth_data.planet.products import Product
     from mmearth_data.planet.resample import Reader
+    from mmearth_data.sources.dated import NearDates
     from mmearth_data.sources.period import Period
 
 CLEARANCE_M = 200.0
@@ -57,7 +59,8 @@ class SyntheticSource:
 
     ``seed`` determines the planet and every random choice; ``years`` and ``levels`` are those of the Sentinel-2 scenes,
     which have a lower percentage of cloudy pixels than ``cloud_percent``. With a ``period``, for covers, a tile has the
-    least cloudy scene of the period instead of a random one, at the first of the levels.
+    least cloudy scene of the period instead of a random one, at the first of the levels. With ``near``, a tile has the
+    scene nearest to the date of its location (`mmearth_data.sources.dated`).
 
     Examples
     --------
@@ -78,12 +81,14 @@ class SyntheticSource:
         levels: Sequence[str] = ("L2A", "L1C"),
         cloud_percent: float = 10.0,
         period: Period | None = None,
+        near: NearDates | None = None,
     ) -> None:
         self.seed = seed
         self.years = tuple(years)
         self.levels = tuple(levels)
         self.cloud_percent = float(cloud_percent)
         self.period = period
+        self.near = near
         self.planet = Planet(seed)
 
     def identity(self) -> dict[str, Any]:
@@ -92,10 +97,17 @@ class SyntheticSource:
             "name": self.name,
             "planet": PLANET_VERSION,
             "seed": self.seed,
-            **({"years": list(self.years)} if self.period is None else {"date_range": self.period.identity()}),
+            **self._choice,
             "levels": list(self.levels),
             "cloud_percent": self.cloud_percent,
         }
+
+    @property
+    def _choice(self) -> dict[str, Any]:
+        """Choice of scenes: random ones of some years, the least cloudy ones of a period, or those nearest to dates."""
+        if self.near is not None:
+            return {"days": self.near.days}
+        return {"years": list(self.years)} if self.period is None else {"date_range": self.period.identity()}
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         """Return those of the requested modalities whose assets the planet has."""
@@ -117,15 +129,18 @@ class SyntheticSource:
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         """One result per location, in order."""
+        return self._surveys(places) if self.near is None else self.near.survey(places, self._surveys)
+
+    def _surveys(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         return [self._survey(place) for place in places]
 
     def _survey(self, place: Place) -> Survey | Rejection:
         try:
-            level, scene = self._drawn(place) if self.period is None else self._least_cloudy(place, self.period)
+            level, scene = self._chosen(place)
         except TileUnavailable as refusal:
             return Rejection(place=place, reason=refusal.reason, detail=refusal.detail)
         grid = place.grid_in(scene.epsg)
-        radar = self._radar(grid, scene.time_ms)
+        radar = self._radar(grid, scene.time_ms, self._years_ms(place))
         return Survey(
             place=place,
             grid=grid,
@@ -136,6 +151,32 @@ class SyntheticSource:
             facts=_facts(scene, level, radar),
             request=Request(scene, level, radar),
         )
+
+    def _chosen(self, place: Place) -> tuple[str, OpticalScene]:
+        """Level and scene of a tile; TileUnavailable if there is none."""
+        if self.near is not None:
+            return self._nearest(place, self.near)
+        return self._drawn(place) if self.period is None else self._least_cloudy(place, self.period)
+
+    def _nearest(self, place: Place, near: NearDates) -> tuple[str, OpticalScene]:
+        """Level and scene nearest to the date of a location, by the rule in `mmearth_data.sources.dated`."""
+        near.require_archive(place, self.levels)
+        box = _box(place.own_grid, CLEARANCE_M)
+        found = [
+            (abs(days_from(scene.time_ms, date_of(place))), position, scene)
+            for position, level in enumerate(self.levels)
+            for scene in self._scenes_of(level, box, near.window_ms(place))
+        ]
+        if not found:
+            raise near.no_scene(place, self.levels, self.cloud_percent)
+        _, position, scene = min(found, key=lambda f: (*f[:2], f[2].cloud_percent, f[2].time_ms, f[2].index))
+        return self.levels[position], scene
+
+    def _scenes_of(self, level: str, box: Box, window_ms: tuple[int, int]) -> list[OpticalScene]:
+        """Scenes of a level with few enough clouds whose footprint contains a box."""
+        product = self.planet.products[ASSETS[level]]
+        assert isinstance(product, Sentinel2)
+        return product.scenes(box, *window_ms, cloud_limit=self.cloud_percent, whole=True)
 
     def _drawn(self, place: Place) -> tuple[str, OpticalScene]:
         """Level and scene of a tile, at random; TileUnavailable if there is none."""
@@ -149,10 +190,7 @@ class SyntheticSource:
     def _least_cloudy(self, place: Place, period: Period) -> tuple[str, OpticalScene]:
         """Level and least cloudy scene of a tile, among equals the nearest to the middle of the period; TileUnavailable if none."""
         level = self.levels[0]
-        product = self.planet.products[ASSETS[level]]
-        assert isinstance(product, Sentinel2)
-        box = _box(place.own_grid, CLEARANCE_M)
-        scenes = product.scenes(box, *period.window_ms, cloud_limit=self.cloud_percent, whole=True)
+        scenes = self._scenes_of(level, _box(place.own_grid, CLEARANCE_M), period.window_ms)
         if not scenes:
             raise _without_scene(level, period.words(), self.cloud_percent)
         return level, min(scenes, key=lambda s: (s.cloud_percent, abs(s.time_ms - period.middle_ms), s.index))
@@ -161,20 +199,23 @@ class SyntheticSource:
         """Scenes of the chosen level; of Level 1C if there are none of Level 2A."""
         scenes: list[OpticalScene] = []
         for name in dict.fromkeys((level, "L1C")):
-            product = self.planet.products[ASSETS[name]]
-            assert isinstance(product, Sentinel2)
             level = name
-            scenes = product.scenes(box, *year_window_ms(year), cloud_limit=self.cloud_percent, whole=True)
+            scenes = self._scenes_of(level, box, year_window_ms(year))
             if scenes:
                 break
         return level, scenes
 
-    def _radar(self, grid: TileGrid, time_ms: int) -> dict[str, RadarScene | None]:
-        start, end = year_window_ms(min(self.years))[0], year_window_ms(max(self.years))[1]
+    def _years_ms(self, place: Place) -> tuple[int, int]:
+        """[start, end) of the radar scenes of a location."""
+        if self.near is not None:
+            return self.near.years_ms(place)
         if self.period is not None:
-            start, end = self.period.years_ms
+            return self.period.years_ms
+        return year_window_ms(min(self.years))[0], year_window_ms(max(self.years))[1]
+
+    def _radar(self, grid: TileGrid, time_ms: int, years_ms: tuple[int, int]) -> dict[str, RadarScene | None]:
         box, world = _box(grid, CLEARANCE_M), self.planet.views.world
-        return {way: closest_radar_scene(world, way, box, time_ms, start, end) for way in SENTINEL1}
+        return {way: closest_radar_scene(world, way, box, time_ms, *years_ms) for way in SENTINEL1}
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
         """Arrays of one tile, as stored; TileUnavailable if too many of its 10 m pixels are masked (`refuse_gaps`)."""

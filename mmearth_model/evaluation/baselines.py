@@ -34,39 +34,52 @@ STATISTICS = "image statistics"
 RCF = "random convolutional features"
 CONVNEXT = "ConvNeXt V2"
 
+PERCENTILES = (5, 25, 50, 75, 95)
 FILTERS = 512
-FILTER_PX = (3, 7)
-"""Sides of the filters, half of them each."""
+FILTER_PX = (3, 5, 7)
+"""Sides of the filters, a third of them each."""
 PATCHES = 20_000
 """Random patches whose covariance defines the whitening."""
 PATCH_IMAGES = 500
-WHITENING = 0.1
+WHITENING = 1e-3
 """Added to the variance of each principal direction, relative to the patches' variance; weaker directions are noise."""
 BIAS = 1.0
+IMAGES_TOGETHER = 1
+"""Images per convolution on a CPU: responses of one image stay in the cache, three times as fast as four (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageStatistics:
-    """Mean, deviation, minimum and maximum of every band."""
+    """Mean, deviation, minimum, maximum and `PERCENTILES` of every band."""
 
     bands: int
 
     @property
     def width(self) -> int:
-        """Four statistics per band."""
-        return 4 * self.bands
+        """Nine statistics per band."""
+        return (4 + len(PERCENTILES)) * self.bands
 
     @property
     def digest(self) -> str:
-        """Name and number of bands, which determine the features."""
-        return f"{STATISTICS} {self.bands}"
+        """Number of bands, and the statistics, which determine the features."""
+        return f"{STATISTICS} {self.bands}: mean, deviation, minimum, maximum, percentiles {PERCENTILES}"
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         """(B, bands, H, W) to (B, width)."""
-        flat = images.flatten(2)
-        found = torch.cat([flat.mean(-1), flat.std(-1), flat.amin(-1), flat.amax(-1)], dim=1)
+        parts = torch.split(images.flatten(2), slice_length(images.device, len(images)))
+        found = torch.cat([self._some(part) for part in parts])
         values: NDArray[np.float32] = found.float().cpu().numpy()
         return values
+
+    def _some(self, flat: Tensor) -> Tensor:
+        """(B, bands, pixels) to (B, width); percentiles are interpolated as by numpy."""
+        ranked = flat.sort(dim=-1).values
+        found = [flat.mean(-1), flat.std(-1), ranked[..., 0], ranked[..., -1]]
+        for percentile in PERCENTILES:
+            below, share = divmod(percentile * (flat.shape[-1] - 1), 100)
+            above = min(below + 1, flat.shape[-1] - 1)
+            found.append(torch.lerp(ranked[..., below], ranked[..., above], share / 100))
+        return torch.cat(found, dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +96,8 @@ class RandomFilters:
 
     @property
     def digest(self) -> str:
-        """Digest of the filters."""
-        content = hashlib.blake2b(digest_size=16)
+        """Digest of the filters and of the threshold."""
+        content = hashlib.blake2b(f"mean excess over {BIAS} in both directions".encode(), digest_size=16)
         for part in (*self.filters, *self.offsets):
             content.update(part.numpy().tobytes())
         return content.hexdigest()
@@ -92,15 +105,17 @@ class RandomFilters:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         """(B, bands, H, W) to (B, width)."""
-        parts = [self._some(part) for part in torch.split(images, slice_length(images.device, len(images)))]
+        each = IMAGES_TOGETHER if images.device.type == "cpu" else len(images)
+        parts = [self._some(part) for part in torch.split(images, each)]
         values: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
         return values
 
     def _some(self, images: Tensor) -> Tensor:
         found = []
         for filters, offsets in zip(self.filters, self.offsets, strict=True):
-            response = functional.conv2d(images, filters.to(images.device), offsets.to(images.device)).flatten(2)
-            found += [(response - BIAS).relu().mean(-1), (-response - BIAS).relu().mean(-1)]
+            over = functional.conv2d(images, filters.to(images.device), offsets.to(images.device) - BIAS).flatten(2)
+            found.append(over.clamp_min(0).mean(-1))
+            found.append(-over.add_(2 * BIAS).clamp_(max=0).mean(-1))  # in place: the response plus the threshold
         return torch.cat(found, dim=1)
 
     @classmethod
@@ -110,9 +125,9 @@ class RandomFilters:
         chosen = rng.permutation(task.parts.train)[:PATCH_IMAGES]
         batches = task.images.batches(np.sort(chosen), 64, normaliser.stored)
         images = torch.cat([normaliser.images(batch) for batch in batches])
-        pairs = [
-            _whitened_filters(images, min(side, images.shape[-1]), FILTERS // len(FILTER_PX), rng) for side in FILTER_PX
-        ]
+        counts = [len(part) for part in np.array_split(np.arange(FILTERS), len(FILTER_PX))]
+        sides = [min(side, *images.shape[-2:]) for side in FILTER_PX]
+        pairs = [_whitened_filters(images, side, count, rng) for side, count in zip(sides, counts, strict=True)]
         return cls(tuple(f for f, _ in pairs), tuple(o for _, o in pairs))
 
 

@@ -22,6 +22,14 @@ from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Questi
 from mmearth_model.evaluation.results import Evaluation, Row
 from mmearth_model.evaluation.speed import images_per_second
 from mmearth_model.evaluation.testing import check_network, measure_network
+from mmearth_model.evaluation.torchgeo_bench import (  # fmt: skip
+    TORCHGEO_BENCH,
+    Bench,
+    TorchgeoInput,
+    bench_details,
+    bench_notes,
+    prepared,
+)
 from mmearth_model.heads.network import Network, save_network
 from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, StoreImages, open_task
 from mmearth_model.tasks.store import redraw
@@ -37,8 +45,8 @@ if TYPE_CHECKING:
     from mmearth_model.evaluation.external.encoder import ExternalEncoder
     from mmearth_model.weights.checkpoints import Checkpoint
 
-Protocol = Literal["knn", "linear", "probe", "paper"]
-PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear", "probe", "paper")
+Protocol = Literal["knn", "linear", "probe", "paper", "torchgeo-bench"]
+PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear", "probe", "paper", "torchgeo-bench")
 DEFAULT_PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear")
 
 
@@ -83,6 +91,7 @@ class Job:
     cache: Path | None
     steps: Steps
     keep: Path | None = None  # folder for the probe of the checkpoint, with its first seed
+    bench: Bench | None = None  # the only protocol, if it is that of torchgeo-bench
     kept: list[tuple[Path, Network]] = field(default_factory=list)
     memo: dict[tuple[int, str, str], NDArray[np.float32]] = field(default_factory=dict)
     divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
@@ -140,6 +149,7 @@ def evaluate(
     keep: Path | None = None,
     cache: Path | None = None,
     device: str = "auto",
+    torchgeo: TorchgeoInput | None = None,
     report: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
     """Probe frozen encoders and baselines, and evaluate networks without fitting anything.
@@ -158,7 +168,8 @@ def evaluate(
         ``knn`` (k = 5 and 20, cosine), ``linear`` (L-BFGS), ``probe`` (our own: AdamW on frozen features, 100 epochs,
         the learning rate chosen on validation samples), ``paper`` (the linear probe as implemented in the paper's
         released code, see `mmearth_model.evaluation.paper`; it needs an encoder and a task of whole images). Tasks per
-        pixel always get one linear probe, whatever protocols are requested.
+        pixel always get one linear probe, whatever protocols are requested. ``torchgeo-bench``, alone: that of
+        torchgeo-bench, see `mmearth_model.evaluation.torchgeo_bench`.
     seeds
         Number of seeds.
     test_share
@@ -183,6 +194,8 @@ def evaluate(
         Folder that caches features.
     device
         ``auto``, ``cpu``, ``cuda``, ...
+    torchgeo
+        Input of the protocol ``torchgeo-bench``; None: red, green and blue in 224 px.
     report
         Called with the number of finished probes, their total, and the current step (``""`` after each probe).
 
@@ -200,6 +213,10 @@ def evaluate(
     opened = [task if isinstance(task, LabelledSet) else open_task(task, images) for task in dict.fromkeys(tasks)]
     _check_protocols(opened, protocols)
     _check_names(opened)
+    bench = Bench(torchgeo or TorchgeoInput()) if TORCHGEO_BENCH in protocols else None
+    if bench is not None:
+        _check_bench(protocols, networks, test_share)
+        opened = prepared(opened, bench.input)
     constant = quantities(opened) if TRAIN_MEAN in compared else []
     if keep is not None:
         check_keep(keep, pretrained, opened, protocols, labels, test_share)
@@ -207,7 +224,7 @@ def evaluate(
     found = candidates(pretrained, opened, seeds, baselines=compared, convnext=convnext, encoders=encoders)
     total = len(opened) * (len(networks) + len(labels) * sum(len(candidate.seeds) for candidate in found))
     total += len(constant) * len(labels) * seeds
-    job = Job(opened, protocols, labels, test_share, where, cache, Steps(total, report), keep, timed=speed)
+    job = Job(opened, protocols, labels, test_share, where, cache, Steps(total, report), keep, bench, timed=speed)
     _check(found, job)
     for network, task in itertools.product(networks, opened):
         check_network(network, task)
@@ -278,6 +295,7 @@ def _notes(
     kept = [task for task in job.tasks if job.test_share is None or not task.images.redrawn]
     known = [checkpoint.normaliser.statistics for checkpoint in checkpoints]
     return (
+        *(() if job.bench is None else bench_notes(job.tasks, job.bench.input)),
         *(note for c in found for task in job.tasks for note in c.model.notes(task)),
         *(note for task in kept for note in data_notes(task, known, store)),
         *(f"{name}: no network that can be trained, so not probed by protocol paper." for name in skipped),
@@ -300,6 +318,19 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
         raise InputError(
             "--protocol paper: expected an encoder that can be trained, got none; give a checkpoint or a module, or add --protocol linear."
         )
+
+
+def _check_bench(protocols: Sequence[Protocol], networks: Sequence[Network], test_share: float | None) -> None:
+    """Refuse what cannot be combined with the protocol of torchgeo-bench."""
+    others = [name for name in protocols if name != TORCHGEO_BENCH]
+    problems = (
+        (bool(others), f"--protocol {', '.join(others)}, whose images and metrics differ; evaluate twice"),
+        (bool(networks), "a network, which has an input of its own; evaluate it alone"),
+        (test_share is not None, "--test-share; it uses the splits of the data"),
+    )
+    for given, problem in problems:
+        if given:
+            raise InputError(f"--protocol {TORCHGEO_BENCH}: expected neither other protocols, networks nor --test-share, got {problem}.")  # fmt: skip
 
 
 def _check_names(tasks: Sequence[LabelledSet]) -> None:
@@ -342,6 +373,7 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
                 chosen=prediction.chosen,
                 leaky=candidate.leaky_for(divided),
                 train_tiles=len(train),
+                details=prediction.details,
                 images_per_s=job.speed(candidate, divided, seed),
             )
             _keep(candidate, divided, prediction, row, job)
@@ -378,6 +410,10 @@ def _answers(
     whole = LabelledFeatures(job.features(candidate, task, seed), task.labels)
     fit, choose, test = (whole.take(rows) for rows in (train, task.parts.validation, task.parts.test))
     question = Question(task.kind, task.outputs, fit, choose, test, seed, task.metric)
+    if job.bench is not None:
+        details = bench_details(task, job.bench.input, train, model.input(task), candidate.checkpoint is not None)
+        yield from job.bench.answers(question, details, (id(whole.values), train.tobytes()), job.steps.tell)
+        return
     for prediction in _predictions(question, job.protocols):
         answers = (prediction.predicted, test.labels, question.classes, prediction.scores)
         yield prediction, score(task.kind, *answers, metric=task.metric)

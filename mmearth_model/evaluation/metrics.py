@@ -9,6 +9,7 @@ Classes, labels or samples for which a figure is not defined are left out of it,
 - ``accuracy_macro`` is the mean over the classes with a test sample; a class without one has no recall.
 - ``f1`` is micro: hits and misses of all labels are summed first, so a label without a positive contributes its false
   alarms and nothing is left out. Without any positive, true or predicted, it is undefined (NaN).
+- ``micro_map`` (of `mmearth_model.evaluation.torchgeo_bench`) is the average precision of all labels together.
 - ``map`` is the mean over the labels with a positive test sample; a label without one has no average precision.
 - ``map_macro`` and ``recall_macro`` are torchmetrics' own means over all labels, in which a label without a positive test
   sample counts as 0: the figures of MMEarth-Bench's published code. A label is predicted above a score of 1/2.
@@ -30,6 +31,7 @@ Axes: N samples, K classes, T targets, S numbers per sample, R resamples.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -132,9 +134,15 @@ def from_sums(kind: TaskKind, sums: Sums) -> NDArray[np.float64]:
 
 
 def bootstrap(kind: TaskKind, sums: Sequence[Sums], metric: str = "") -> NDArray[np.float64]:
-    """(R,) the main metric on resampled test samples, averaged over runs; all runs use the same resamples."""
+    """(R,) the main metric on resampled test samples, averaged over runs; all runs use the same resamples.
+
+    A part (R,) is already the metric on resampled test samples, of a protocol that resamples in its own way.
+    """
     values = []
     for part in sums:
+        if part.ndim == 1:
+            values.append(part)
+            continue
         n = len(part)
         counts = np.random.default_rng([0, n]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
         if metric == RANKED:
@@ -207,6 +215,15 @@ def _mean_precision(scores: NDArray[Any], truth: torch.Tensor) -> dict[str, floa
     if not each:
         return {"map": float("nan"), "map_macro": 0.0}
     return {"map": float(torch.stack(each).mean()), "map_macro": float(torch.stack(each).sum()) / truth.shape[1]}
+
+
+def average_precision(truth: NDArray[Any], scores: NDArray[Any]) -> float:
+    """Micro average precision: of all labels together; 0 if there is no positive."""
+    from sklearn.metrics import average_precision_score
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No positive class found")
+        return float(average_precision_score(truth, scores, average="micro"))
 
 
 def _mean(each: torch.Tensor, counts: NDArray[np.bool_]) -> float:

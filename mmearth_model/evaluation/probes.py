@@ -8,9 +8,8 @@ shares are meaningful.
 
 from __future__ import annotations
 
-import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from mmearth_model.devices import one_thread
+from mmearth_model.evaluation.logistic import Logistic, PrincipalAxes
 from mmearth_model.evaluation.metrics import from_sums, sample_sums, score
 from mmearth_model.heads.answers import decide
 from mmearth_model.tasks import TaskKind
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NEIGHBOURS = (5, 20)
 REGULARISATION = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Inverse strengths C tried on the validation samples, strongest regularisation first."""
-TOLERANCE = 1e-5
+TOLERANCE = 1e-6
 MAX_ITERATIONS = 2000
 EPOCHS = 100
 """Epochs of the linear layer, as many as in the paper."""
@@ -71,6 +71,7 @@ class Prediction:
     converged: bool | None = None  # whether the optimiser reached its tolerance; None if that does not apply
     chosen: str = ""  # what was chosen on validation samples
     model: Linear | None = None  # the fitted function, if it is linear
+    details: dict[str, Any] = field(default_factory=dict)  # settings and figures that only this protocol has
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,9 @@ def linear(
 ) -> Prediction:
     """Linear model on standardised features in double precision, its regularisation chosen on validation samples.
 
-    Logistic regression by L-BFGS, one for each label of a multi-label task; ridge regression of quantities. The inverse
-    strengths are tried in ascending order, each fit starting from the previous one; among equal values, the first is chosen.
+    Logistic regression by L-BFGS (`mmearth_model.evaluation.logistic`), one for each label of a multi-label task; ridge
+    regression of quantities. The inverse strengths are tried in ascending order, each fit starting from the previous one;
+    among equal values, the first is chosen.
     A probe that needs more than ``max_iterations`` is reported as not converged.
     """
     strength, model, best = fit_path(question, regularisation, max_iterations)
@@ -232,9 +234,12 @@ def _fits(
             yield strength, Linear(kind, features, weight, offset, labels=labels)
         return
     columns = [train.labels] if kind is TaskKind.SINGLE_LABEL else list(train.labels.T)
-    models = [Logistic(max_iterations) for _ in columns]
+    models = [Logistic(max_iterations, TOLERANCE) for _ in columns]
+    with one_thread() if values.size < SMALL else nullcontext():
+        axes = PrincipalAxes.of(values)
     for strength in path:
-        fits = [model.fit(values, column, strength) for model, column in zip(models, columns, strict=True)]
+        with one_thread() if values.size < SMALL else nullcontext():
+            fits = [model.fit(axes, column, strength) for model, column in zip(models, columns, strict=True)]
         classes, weights, offsets = zip(*fits, strict=True)
         if kind is TaskKind.SINGLE_LABEL:
             model = Linear(kind, features, weights[0], offsets[0], classes[0], converged=models[0].converged)
@@ -245,34 +250,6 @@ def _fits(
                     offset[row] = np.inf if known[0] else -np.inf
             model = Linear(kind, features, weight, offset, converged=all(m.converged for m in models))
         yield strength, model
-
-
-class Logistic:
-    """Logistic regression by scikit-learn's L-BFGS, each fit starting from the previous one."""
-
-    def __init__(self, max_iterations: int) -> None:
-        from sklearn.linear_model import LogisticRegression
-
-        self.model = LogisticRegression(tol=TOLERANCE, max_iter=max_iterations, warm_start=True)
-        self.converged = True
-
-    def fit(self, values: Floats, labels: NDArray[Any], strength: float) -> tuple[NDArray[Any], Floats, Floats]:
-        """Fit to standardised features: classes (K,), weights (K, D) and offsets (K,); one class needs no fit."""
-        from sklearn.exceptions import ConvergenceWarning
-
-        classes = np.unique(labels)
-        if len(classes) < 2:
-            return classes, np.zeros((1, values.shape[1])), np.zeros(1)
-        self.model.C = strength
-        small = one_thread() if values.size < SMALL else nullcontext()
-        with small, warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            self.model.fit(values, labels)
-        self.converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
-        weight, offset = self.model.coef_.copy(), self.model.intercept_.copy()
-        if len(classes) > 2:
-            return classes, weight, offset
-        return classes, np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros(1), offset])
 
 
 def _layer(question: Question, train: LabelledFeatures, rate: float, epochs: int) -> Linear:

@@ -13,8 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmearth_data import write_text
-from mmearth_model.evaluation.metrics import PRIMARY, RANKED, RESAMPLES, bootstrap, from_sums, interval, sample_sums
+from mmearth_model.evaluation.metrics import (  # fmt: skip
+    PRIMARY,
+    RANKED,
+    RESAMPLES,
+    average_precision,
+    bootstrap,
+    from_sums,
+    interval,
+    sample_sums,
+)
 from mmearth_model.formatting import PERCENT, shown
+from mmearth_model.published import compare
+from mmearth_model.published.drawing import draw_comparison, panel_inches
+from mmearth_model.published.rendering import cells_of
 from mmearth_model.saving import save_figure_forms
 from mmearth_model.tasks import TaskKind
 
@@ -26,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_model.evaluation.metrics import Score
+    from mmearth_model.published import Beside, Published
     from mmearth_model.tasks import LabelledSet
 
 NOUNS = {"map": "labels", "r2": "targets"}
@@ -66,6 +79,8 @@ class Row:
     resamples: int = RESAMPLES
     images_per_s: float | None = None  # speed of the encoder, from normalised images to features; None: not measured
     guess: float | None = None  # the metric of the best constant answer; None for tasks per pixel. See `guessing`
+    drawn: int = RESAMPLES  # number of resamples
+    details: dict[str, Any] = field(default_factory=dict)  # settings and figures that only this protocol has
 
     @classmethod
     def of(cls, task: LabelledSet, found: Score, **fields: Any) -> Row:
@@ -73,6 +88,8 @@ class Row:
         metric = task.metric or PRIMARY[task.kind]
         resampled = bootstrap(task.kind, [found.sums], metric)
         low, high = interval(resampled)
+        if metric not in found.metrics:  # of a protocol with a metric of its own
+            metric = next(iter(found.metrics))
         return cls(
             task=task.name,
             kind=task.kind.value,
@@ -84,7 +101,8 @@ class Row:
             test_tiles=len(task.parts.test),
             counts={name: asdict(count) for name, count in found.counts.items()},
             resamples=int(np.isfinite(resampled).sum()),
-            guess=guessing(task),
+            guess=guessing(task, metric),
+            drawn=len(resampled),
             **fields,
         )
 
@@ -105,10 +123,10 @@ class Row:
     def _settings(self) -> tuple[str, ...]:
         few = f"interval of {self.resamples} resamples, undefined in the others"
         named = (self.chosen,) if self.protocol in SETTINGS_SHOWN else ()
-        return named + (few,) * (self.resamples < RESAMPLES)
+        return named + (few,) * (self.resamples < self.drawn)
 
 
-def guessing(task: LabelledSet) -> float | None:
+def guessing(task: LabelledSet, metric: str = "") -> float | None:
     """Metric of the same answer for all test samples: the most frequent training label (of each label), or the mean.
 
     None for tasks per pixel.
@@ -116,6 +134,8 @@ def guessing(task: LabelledSet) -> float | None:
     if task.kind.per_pixel:
         return None
     train, test = task.labels[task.parts.train], task.labels[task.parts.test]
+    if metric == "micro_map":
+        return average_precision(test, np.broadcast_to(train.mean(axis=0), test.shape))
     if task.metric == RANKED:  # samples of one score: the precision is the share of positives
         return float(test.mean())
     if task.kind is TaskKind.SINGLE_LABEL:
@@ -182,7 +202,8 @@ class Evaluation:
     rows
         Every probe.
     sums
-        For each row, (test samples, S) contributions of each test sample; see `mmearth_model.evaluation.metrics`.
+        For each row, (test samples, S) contributions of each test sample, or (R,) the metric on resampled ones; see
+        `mmearth_model.evaluation.metrics.bootstrap`.
     filled
         (Task, encoder) -> bands that the encoder takes and the task lacks: ``sentinel2.B10`` if the band's mean is
         used, ``sentinel2.B1 from B2`` if another band is.
@@ -245,6 +266,13 @@ class Evaluation:
             low, high = interval(self.draws(group) - self.draws(other))
             found.append(Difference(*group, baseline, means[group] - means[other], low, high))
         return found
+
+    def beside(self, published: Iterable[Published]) -> Beside:
+        """Compare the results with those that others have published on the same tasks (`mmearth_model.read_published`).
+
+        Results with different tasks, metrics or protocols are in different comparisons.
+        """
+        return compare(self.summaries(), published)
 
     def to_dict(self, baseline: str | None = None) -> dict[str, Any]:
         """JSON-ready form, with the differences from a ``baseline`` if there is one; undefined figures are None."""
@@ -327,29 +355,50 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def write_results(result: Evaluation, folder: Path, about: dict[str, Any]) -> None:
-    """Write ``results.md``, ``.csv``, ``.json``, ``.png``, ``.pdf`` and ``.svg`` into a folder."""
+def write_results(result: Evaluation, folder: Path, about: dict[str, Any], beside: Beside | None = None) -> None:
+    """Write ``results.md``, ``.csv``, ``.json``, ``.png``, ``.pdf`` and ``.svg`` into a folder.
+
+    The table in CSV contains only what was measured; the others also contain the comparisons with published results.
+    """
     cells = table_rows(result.summaries())
-    write_text(folder / "results.json", json.dumps({**about, **result.to_dict()}, indent=1) + "\n")
+    content = {**about, **result.to_dict(), **beside_dict(beside)}
+    write_text(folder / "results.json", json.dumps(content, indent=1) + "\n")
     write_text(folder / "results.csv", to_csv(COLUMNS, cells))
-    write_text(folder / "results.md", to_markdown(COLUMNS, cells))
-    figure = results_figure(result, synthetic=bool(about.get("synthetic")))
+    write_text(folder / "results.md", to_markdown(COLUMNS, cells) + _beside_markdown(beside))
+    figure = results_figure(result, synthetic=bool(about.get("synthetic")), beside=beside)
     save_figure_forms(figure, folder / "results")
 
 
-def results_figure(result: Evaluation, *, synthetic: bool = False) -> Figure:
+def beside_dict(beside: Beside | None) -> dict[str, Any]:
+    """Comparisons with published results in the JSON form of results; empty if there are none."""
+    return {} if beside is None else {"beside": defined(beside.to_dict())}
+
+
+def _beside_markdown(beside: Beside | None) -> str:
+    if beside is None:
+        return ""
+    tables = [f"\n## {one.heading}\n\n{to_markdown(*cells_of(one))}" for one in beside.comparisons]
+    return "".join([*tables, *(f"\n{note}\n" for note in beside.notes())])
+
+
+def results_figure(result: Evaluation, *, synthetic: bool = False, beside: Beside | None = None) -> Figure:
     """Draw every encoder's metric with its 95 % interval and the level of guessing.
 
-    One panel per task, with a row per encoder and protocol; curves over the label shares if there are several.
+    One panel per task, with a row per encoder and protocol; curves over the label shares if there are several. Below them
+    is one panel for each comparison with published results.
     """
     from matplotlib.figure import Figure
 
     summaries = result.summaries()
     panels = panels_of(summaries)
     heights = [max(1.7, 0.9 + ROW_INCHES * len(entries)) if bars else CURVES_INCHES for _, _, entries, bars in panels]
+    comparisons = () if beside is None else beside.comparisons
+    heights += [panel_inches(one) for one in comparisons]
     figure = Figure(figsize=(7.5, sum(heights) + 0.5), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axis, (task, protocol, entries, bars) in zip(axes, panels, strict=True):
+    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, one in zip(axes[len(panels) :], comparisons, strict=True):
+        draw_comparison(axis, one)
+    for axis, (task, protocol, entries, bars) in zip(axes[: len(panels)], panels, strict=True):
         guess = next((row.guess for row in result.rows if row.task == task), None)
         (_draw_forest if bars else _draw_curves)(axis, entries)
         _mark_guess(axis, entries[0].metric, guess, upright=bars)
@@ -357,6 +406,7 @@ def results_figure(result: Evaluation, *, synthetic: bool = False) -> Figure:
         axis.set_title(
             f"{name}{' (synthetic)' if synthetic else ''}", fontsize=9, loc="left", fontweight="bold", pad=16
         )
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure
 

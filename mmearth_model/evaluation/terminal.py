@@ -11,6 +11,7 @@ from rich.text import Text
 from mmearth_data import FittedTable, Paragraphs, TableColumn, wrapped_path
 from mmearth_model.evaluation.results import notes, speed_text
 from mmearth_model.formatting import PERCENT, shown
+from mmearth_model.published import render_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from mmearth_model.evaluation.results import Difference, Evaluation, Summary
+    from mmearth_model.published import Beside
 
 DASH = "\N{EN DASH}"
 ENCODER = 24
@@ -33,6 +35,7 @@ class RenderedResults:
     title: str
     result: Evaluation
     baseline: str | None = None
+    beside: Beside | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         summaries = self.result.summaries()
@@ -46,6 +49,8 @@ class RenderedResults:
             yield _task_table(mine, compared, remarks, options.max_width)
         yield Text()
         yield Paragraphs([*remarks.lines(), INTERVALS, *self._notes()])
+        if self.beside is not None:
+            yield render_beside(self.beside)
 
     def _differences(self, baseline: str) -> dict[tuple[str, str, str, str], Difference]:
         return {(d.task, d.protocol, d.labels, d.encoder): d for d in self.result.differences(baseline)}
@@ -93,7 +98,9 @@ class Remarks:
         return [f"[{number}] {text}" for text, number in self.texts.items()]
 
 
-def render_results(title: str, result: Evaluation, baseline: str | None = None) -> RenderedResults:
+def render_results(
+    title: str, result: Evaluation, baseline: str | None = None, beside: Beside | None = None
+) -> RenderedResults:
     """Tables of an evaluation for a terminal.
 
     Parameters
@@ -104,8 +111,10 @@ def render_results(title: str, result: Evaluation, baseline: str | None = None) 
         The evaluation.
     baseline
         Encoder from which differences are shown; None shows none.
+    beside
+        Comparisons with published results, shown below.
     """
-    return RenderedResults(title, result, baseline)
+    return RenderedResults(title, result, baseline, beside)
 
 
 def _seeds(summaries: Sequence[Summary]) -> str:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool
 from bokeh.models.annotations import Span, Whisker
 
-from mmearth_data import Columns, Legend, Notice, PageTable, Paragraph, Plot, Section, class_styles, page_figure
+from mmearth_data import Columns, Legend, Notice, PageTable, Paragraph, Plot, Section, Tone, class_styles, page_figure
 from mmearth_model.formatting import PERCENT, shown
+from mmearth_model.published import ELSEWHERE, HERE
+from mmearth_model.published.rendering import cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
     from bokeh.plotting import figure as BokehFigure  # noqa: N812 - a class that Bokeh spells in lower case
 
     from mmearth_data import Part
+    from mmearth_model.published import Beside, Comparison, Line
     from mmearth_model.report.results import Difference, Entry, ResultSet
 
 PROTOCOL_PX, GAP_PX, HEAD_PX = 16, 14, 110
-NAME = 34
+NAME, PUBLISHED_NAME = 34, 46
+"""Maximum length of the name of an encoder in a figure, and in one of published results."""
 MOST_ROWS = 60
 """Rows of one forest plot; further ones are in the table only."""
 
@@ -40,6 +44,7 @@ def results_section(found: ResultSet, number: int) -> Section:
             *(part for task in found.tasks for part in _task(found, task)),
             *([Notice(warning)] if leaky else []),
             *notes,
+            *([] if found.beside is None else _beside(found.beside)),
         ],
         lead=f"{found.name}: means over the seeds, with 95 % intervals (bootstrap over the test samples).",
     )
@@ -59,6 +64,34 @@ def _task(found: ResultSet, task: str) -> Iterator[Part]:
         plots.append(Plot(difference_figure(differences, metric, protocols), f"Differences from {differences[0].baseline} on {task}"))  # fmt: skip
     yield Columns(plots, 420)
     yield _table(entries, found.differences)
+
+
+def _beside(beside: Beside) -> Iterator[Part]:
+    """Comparisons with published results: a forest plot and a table of each."""
+    for comparison in beside.comparisons:
+        yield Paragraph(f"{comparison.heading} ({comparison.unit})")
+        styles = class_styles([HERE, ELSEWHERE])
+        yield Legend([style for style in styles if style.name in {line.kind for line in comparison.lines}])
+        drawn = [line for line in comparison.lines if math.isfinite(line.value)]
+        if drawn:
+            yield Columns([Plot(published_figure(comparison, drawn), comparison.heading)], 420)
+        yield _published_table(comparison)
+    yield from (Notice(note, Tone.PLAIN) for note in beside.notes())
+
+
+def published_figure(comparison: Comparison, lines: Sequence[Line]) -> BokehFigure:
+    """Draw measured and published results of one task, metric and protocol, by colour and shape."""
+    rows = []
+    for line in lines:
+        low, high = (line.value if end is None else end for end in (line.low, line.high))
+        rows.append((_short(line.encoder, PUBLISHED_NAME), line.kind, (line.value, low, high), line.source))
+    return _figure(rows, [HERE, ELSEWHERE], comparison.metric, comparison.unit, [])
+
+
+def _published_table(comparison: Comparison) -> PageTable:
+    columns, rows = cells_of(comparison)
+    values = [_rounded(comparison.metric, line.value) for line in comparison.lines]
+    return PageTable(columns, [(row[0], value, *row[2:]) for row, value in zip(rows, values, strict=True)])
 
 
 def forest_figure(entries: Sequence[Entry], protocols: Sequence[str]) -> BokehFigure:
@@ -150,8 +183,11 @@ def interval_text(metric: str, mean: float, low: float, high: float) -> str:
 
 
 def _row_name(entry: Entry) -> str:
-    name = entry.encoder if len(entry.encoder) <= NAME else "\N{HORIZONTAL ELLIPSIS}" + entry.encoder[1 - NAME :]
-    return f"{name}{'*' if entry.leaky else ''}{'' if entry.labels == '100%' else f', {entry.labels}'}"
+    return f"{_short(entry.encoder)}{'*' if entry.leaky else ''}{'' if entry.labels == '100%' else f', {entry.labels}'}"
+
+
+def _short(encoder: str, most: int = NAME) -> str:
+    return encoder if len(encoder) <= most else "\N{HORIZONTAL ELLIPSIS}" + encoder[1 - most :]
 
 
 def _tip(entry: Entry) -> str:

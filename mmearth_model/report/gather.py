@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import InputError, is_there, short_path
+from mmearth_model.published import compare
 from mmearth_model.report.results import (
     EXPERIMENT_FILE,
     RESULTS_FILE,
@@ -22,6 +23,8 @@ from mmearth_model.training.layout import CONFIG_FILE, RUN_FILE, STEP_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mmearth_model.published import Published
 
 STORE_FILE = "zarr.json"
 TABLE_SUFFIX = ".parquet"
@@ -50,6 +53,22 @@ class Report:
     def synthetic(self) -> bool:
         """Whether any run was trained, or any result measured, on synthetic tiles."""
         return any(run.synthetic for run in self.runs) or any(found.synthetic for found in self.results)
+
+    def beside(self, published: Sequence[Published]) -> Report:
+        """Return the report with comparisons of its results with published ones.
+
+        Raises
+        ------
+        InputError
+            If it has no results.
+        """
+        if not self.results:
+            raise InputError(
+                "--beside: expected results of evaluate, finetune or an experiment, got only runs; add the folder of "
+                "--out, or leave --beside out."
+            )
+        results = tuple(replace(found, beside=compare(found.entries, published)) for found in self.results)
+        return replace(self, results=results)
 
     def differences(self) -> dict[str, list[str]]:
         """Field -> its value in each run, of the fields in which the runs' recipes differ."""

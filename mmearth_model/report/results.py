@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data import FileInputError, short_path
 from mmearth_model.formatting import title_of
+from mmearth_model.published import Beside
 from mmearth_model.report.files import read_json, read_object
 from mmearth_model.training.layout import CONFIG_FILE
 
@@ -88,6 +89,8 @@ class ResultSet:
         Remarks, one sentence each.
     synthetic
         Whether the labels come from a synthetic store.
+    beside
+        Comparisons with published results; None: they were not requested.
     """
 
     name: str
@@ -97,6 +100,7 @@ class ResultSet:
     differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
     synthetic: bool = False
+    beside: Beside | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -134,6 +138,7 @@ def results_of(content: Mapping[str, Any], name: str, title: str | None = None) 
         differences=tuple(_difference(part) for part in content.get("differences", ())),
         notes=(*fitted, *filled, *map(str, content.get("notes", ()))),
         synthetic=bool(content.get("synthetic")),
+        beside=None if content.get("beside") is None else Beside.from_dict(content["beside"]),
     )
 
 

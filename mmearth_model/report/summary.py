@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmearth_model.formatting import PERCENT, shown
+from mmearth_model.published import render_beside
 from mmearth_model.report.log import TOTAL
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def _results(results: Iterable[ResultSet]) -> Iterator[RenderableType]:
             entries = [entry for entry in found.entries if entry.task == task]
             yield from _task(entries, found.differences)
         yield from (Text(clean(note)) for note in (*_legend(found), *found.notes))
+        if found.beside is not None:
+            yield render_beside(found.beside)
 
 
 def _legend(found: ResultSet) -> Iterator[str]:

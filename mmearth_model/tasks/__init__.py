@@ -64,11 +64,13 @@ def open_task(text: str, store: Store | StoreImages | None = None) -> LabelledSe
 def open_files(spec: TaskSpec, path: Path) -> LabelledSet:
     """Open the data of a task file; see `open_task`."""
     from mmearth_model.tasks.geobench import open_geobench
+    from mmearth_model.tasks.geobench2 import open_geobench2
     from mmearth_model.tasks.mmearth_bench import open_mmearth_bench
     from mmearth_model.tasks.rasters import open_folder, open_table
 
     openers = {
         "geobench": open_geobench,
+        "geobench2": open_geobench2,
         "folder": open_folder,
         "table": open_table,
         "mmearth-bench": open_mmearth_bench,

@@ -133,13 +133,13 @@ class BenchImages:
             )  # fmt: skip
         return found
 
-    def _times(self) -> NDArray[np.int64]:
-        """(N,) UTC milliseconds of the day of the Sentinel-2 image; the code of an unknown time if the file has none."""
+    def _times(self) -> NDArray[np.datetime64]:
+        """(N,) day of the Sentinel-2 image, NaT if the file has none."""
         if "sentinel2_date" not in self.file:
-            return np.full(len(self), np.datetime64("NaT", "ms")).astype(np.int64)
+            return np.full(len(self), np.datetime64("NaT", "ms"))
         days = texts(self.file, "sentinel2_date")
         try:
-            return np.array(days, dtype="datetime64[ms]").astype(np.int64)
+            return np.array(days, dtype="datetime64[ms]")
         except ValueError as error:
             raise FileInputError(
                 self.origin, f"sentinel2_date: expected dates such as 2020-07-31, got: {error}."

@@ -21,7 +21,7 @@ from mmearth_data import (
 )
 from mmearth_model.tasks.labelled import TaskKind, meant
 
-Layout = Literal["geobench", "folder", "table", "mmearth-bench"]
+Layout = Literal["geobench", "geobench2", "folder", "table", "mmearth-bench"]
 BENCH_LAYOUT = "mmearth-bench"
 BENCH_KINDS = (TaskKind.REGRESSION, TaskKind.PIXEL_REGRESSION, TaskKind.MULTI_LABEL)
 OF_BENCH = frozenset(
@@ -114,10 +114,13 @@ class TaskSpec(BaseModel):
         path, here or in the table, is replaced by the files' names of ``bands``, with one file per band:
         ``path: "{patch_id}/{patch_id}_{band}.tif"`` and ``bands: {B02: B2, B11: B11}`` read BigEarthNet. Coarser
         bands are resampled to the finest grid (bilinear); pixels next to missing ones become missing.
+        GEO-Bench 2: member of a sample with the image: its position, its name, or its modality (the first one).
     label
-        Table: column of the label; several for multi-label and regression. MMEarth-Bench: array of the labels.
+        Table: column of the label; several for multi-label and regression. GEO-Bench 2: column of names of classes or
+        lists of them. MMEarth-Bench: array of the labels.
     mask
-        Table: column of the mask files, or a pattern of columns, as for ``path``.
+        Table: column of the mask files, or a pattern of columns, as for ``path``. GEO-Bench 2: member of a sample with the
+        mask, as for ``path``.
     ids
         Table: column of the samples' names.
     separator
@@ -194,11 +197,17 @@ class TaskSpec(BaseModel):
         lacking = [band for band in SWAPPED if band not in self.catalog_bands]
         if self.band_order == "paper" and lacking:
             raise InputError(f"band_order: paper exchanges B8 and B8A; expected both in bands, got no {lacking[0]}.")
-        if self.kind.per_pixel and self.layout == "table" and self.mask is None:
-            raise InputError("mask: expected the column of the mask files, got none; name it.")
+        if self.kind.per_pixel and self.layout in ("table", "geobench2") and self.mask is None:
+            raise InputError(
+                "mask: expected the column of the mask files (GEO-Bench 2: the member), got none; name it."
+            )
+        if self.layout == "geobench2" and self.kind is TaskKind.REGRESSION:
+            raise InputError("kind: expected no regression of whole images for layout geobench2, got it; use a table.")
+        if self.layout == "geobench2" and not self.kind.continuous and not self.classes:
+            raise InputError("classes: expected the names of the classes for layout geobench2, got none; list them.")
         if self.kind.per_pixel and self.layout == "folder":
             raise InputError(
-                "layout: expected table or geobench for masks, got folder; list rasters and masks in a CSV."
+                "layout: expected table, geobench or geobench2 for masks, got folder; list rasters and masks in a CSV."
             )
         self._check_layout()
         self._check_labels()

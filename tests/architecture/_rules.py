@@ -38,7 +38,22 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (7, frozenset({"cli"})),
     ),
     MODEL: (
-        (0, frozenset({"claims", "devices", "fields", "formatting", "geoparquet", "saving", "spreading", "threads"})),
+        (
+            0,
+            frozenset(
+                {
+                    "claims",
+                    "devices",
+                    "fields",
+                    "formatting",
+                    "geoparquet",
+                    "published",
+                    "saving",
+                    "spreading",
+                    "threads",
+                }
+            ),
+        ),
         (1, frozenset({"network", "data", "datasets"})),
         (2, frozenset({"training", "weights"})),
         (2, frozenset({"benchmarking"})),
@@ -80,6 +95,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "rasterio": (
         "mmearth_data.emulator.server.encoding",
         "mmearth_data.rasterfile",
+        "mmearth_data.sources.burning",
         "mmearth_data.sources.rasters",
         "mmearth_data.interchange",
         "mmearth_model.tasks",

@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +19,14 @@ from mmearth_data import BuildRecipe, load_catalog
 from mmearth_data.building.quota import SharedLimiter
 from mmearth_data.catalog.modality import Kind, Modality
 from mmearth_data.catalog.tile import Place, tile_ids
+from mmearth_data.sampling.files import read_rows
 from mmearth_data.sources.base import Rejection, Source, Survey
 from mmearth_data.sources.earthengine.session import SessionOptions
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.earthengine.survey import SceneRules
+from mmearth_data.sources.labelled import LabelledSource
+from mmearth_data.sources.labels.reading import read_labels
+from mmearth_data.sources.labels.table import LabelTable
 from mmearth_data.sources.opening import over_network
 from mmearth_data.sources.synthetic import SyntheticSource
 
@@ -44,6 +49,8 @@ class World(NamedTuple):
     places: list[Place]
     """Locations, of which the last one is rejected."""
     answers: list[Survey | Rejection]
+    labels: tuple[Modality, ...] = ()
+    """Modalities that the source adds to those of the catalog."""
 
     @property
     def surveys(self) -> list[Survey]:
@@ -54,24 +61,44 @@ class World(NamedTuple):
         """Modalities that a build reads."""
         return self.source.modalities([m for m in STORED if m.kind is not Kind.TILE_CATEGORICAL])
 
+    @property
+    def known(self) -> dict[str, Modality]:
+        return {**CATALOG.modalities, **{m.name: m for m in self.labels}}
 
-@pytest.fixture(scope="module", params=("synthetic", "rasters", "earthengine"))
+
+@pytest.fixture(scope="module", params=("synthetic", "rasters", "earthengine", "labelled"))
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     places = [place(*lonlat) for lonlat in LOCATIONS]
     make: Callable[[], Source]
+    labels: tuple[Modality, ...] = ()
     if request.param == "synthetic":
         make = lambda: SyntheticSource(SEED)  # noqa: E731
     elif request.param == "rasters":
         files = small_world(tmp_path_factory.mktemp("rasters"))
         make = files.source
         places = [*files.source().places(SIZE_PX)[:3], place(0.0, 0.0)]
+    elif request.param == "labelled":
+        places = [replace(place, biome=3) for place in places]
+        table = labelled_table(tmp_path_factory.mktemp("labelled") / "points.csv")
+        labels = table.modalities
+        make = lambda: LabelledSource(SyntheticSource(SEED), table)  # noqa: E731
     else:
         url = request.getfixturevalue("emulator_url")
         rules = SceneRules(seed=SEED, years=(2018, 2019), levels=("L2A", "L1C"), cloud_percent=10.0)
         options = SessionOptions(url=url, connections=4, timeout_s=120)
         make = lambda: EarthEngineSource(CATALOG, CATALOG.select(), rules, options)  # noqa: E731
     source = make()
-    return World(make, source, places, source.survey(places))
+    return World(make, source, places, source.survey(places), labels)
+
+
+def labelled_table(path: Path) -> LabelTable:
+    """Labels of the locations, from a table in another order."""
+    cells = ["4.5,oak,a;b", ",beech,b", "7,,", "3,oak,c"]
+    rows = [f"{lon},{lat},{text}" for (lon, lat), text in zip(LOCATIONS, cells, strict=True)]
+    path.write_text("\n".join(["lon,lat,ph,tree,plants", *rows[::-1]]))
+    frame = read_rows(path)
+    ids = tile_ids(frame["lon"], frame["lat"], SIZE_PX)
+    return LabelTable(ids, None, frame.index.to_numpy(), read_labels(path, frame, ("ph", "tree", "plants"), None, ()))
 
 
 def arrays_of(source: Source, survey: Survey, wanted: tuple[Modality, ...]) -> dict[str, np.ndarray[Any, Any]]:
@@ -134,8 +161,21 @@ def test_surveys_have_a_grid_of_the_size_and_facts_for_the_record(world: World) 
         assert survey.grid.size_px == SIZE_PX
         assert json.loads(json.dumps(survey.facts)) == survey.facts
         for name, values in survey.values.items():
-            m = CATALOG.modalities[name]
-            assert (values.shape, values.dtype) == (m.array_shape(SIZE_PX), m.dtype)
+            m = world.known[name]
+            assert (np.shape(values), values.dtype) == (m.array_shape(SIZE_PX), m.dtype)
+
+
+def test_labels_are_those_of_the_row_of_the_location(world: World) -> None:
+    if world.labels:
+        found = [survey.values for survey in world.surveys]
+        assert [float(values["ph"][0]) for values in found[:1]] == [4.5]
+        assert [int(values["tree"]) for values in found] == [1, 0, 255]
+        assert [values["plants"].tolist() for values in found] == [[1, 1, 0], [0, 1, 0], [255, 255, 255]]
+        assert [survey.facts["table_row"] for survey in world.surveys] == [5, 4, 3]
+        (sea,) = world.source.survey([replace(world.places[0], biome=None)])
+        assert isinstance(sea, Rejection)
+        assert (sea.reason, sea.detail.partition(":")[0]) == ("at_sea", "row 5")
+        assert world.source.modalities([*STORED, *world.labels])[-3:] == world.labels
 
 
 def test_arrays_have_the_declared_shapes_and_types(world: World) -> None:

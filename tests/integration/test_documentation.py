@@ -7,7 +7,7 @@ an earlier page has run is not run again. `test_wheel` runs the installed progra
 
 A comment before a block says what is special about it (`notes_before`): ``<!-- slow -->`` blocks run under `make prove`
 only, together with all others; ``<!-- not run: REASON -->`` is required for blocks that nothing runs, such as those that
-need an account; ``<!-- mapping file: NAME.yaml -->`` and the like write a YAML block to that file and read it (`READERS`).
+need an account; ``<!-- mapping file: NAME.yaml -->`` and the like write a YAML block to that file and read it (`READERS`); ``<!-- module: NAME.py -->`` writes a Python block to it.
 
 `ELSEWHERE` lists the commands that would take too long here, each with where it runs instead. They are left
 out whole. Running them with smaller settings would test another command than the one that the reader sees.
@@ -87,6 +87,10 @@ def _experiment(path: Path) -> object:
     return import_module("mmearth_model.experiments.spec").read_experiment(str(path))
 
 
+def _encoder(path: Path) -> object:
+    return import_module("mmearth_model.evaluation.external.description").read_description(path)
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "mapping file": _mapping,
     "task file": _task,
@@ -94,6 +98,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "build recipe": _build,
     "training recipe": _training,
     "experiment": _experiment,
+    "encoder": _encoder,
 }
 """Kind of a YAML block -> what reads it."""
 PROGRAMS = {"mmearth-data": "mmearth_data.cli", "mmearth-train": "mmearth_model.cli"}
@@ -236,7 +241,9 @@ def run(block: Block, done: set[str], names: dict[str, Any]) -> None:
 
     ``names`` are those that earlier blocks of the page define.
     """
-    if block.language == "python":
+    if "module" in block.notes:
+        Path(block.notes["module"]).write_text(block.text, encoding="utf-8")
+    elif block.language == "python":
         exec(compile(block.text, block.where, "exec"), names)
     if block.language == "yaml":
         write_file(block)
@@ -279,7 +286,7 @@ def test_every_block_ends_well(folder: Path) -> None:
 
 
 def test_every_block_runs_or_says_why_not() -> None:
-    known = {"slow", "not run", *READERS}
+    known = {"slow", "not run", "module", *READERS}
     for block in all_blocks():
         assert block.notes.keys() <= known, f"{block.where}: expected {known}, got {block.notes}"
         assert block.runs or GENERATED.match(block.language) or block.notes.get("not run"), f"{block.where}: no reason"

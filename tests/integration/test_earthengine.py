@@ -6,6 +6,7 @@ pixels are brought to the tile's grid by resamplers written apart.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
@@ -13,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,7 @@ from mmearth_data.planet.planet import ERA5
 from mmearth_data.planet.products import Era5
 from mmearth_data.sampling.covering import cover
 from mmearth_data.sources.base import Rejection, Survey
+from mmearth_data.sources.dated import NearDates
 from mmearth_data.sources.earthengine.quota import LocalLimiter
 from mmearth_data.sources.earthengine.retry import Backoff
 from mmearth_data.sources.earthengine.session import SessionOptions, close_session, open_session
@@ -172,7 +175,7 @@ def assert_parity(server: Emulator, wanted: list[Place], **rules: Any) -> set[st
         np.testing.assert_array_equal(
             [survey.s1_asc_days, survey.s1_desc_days], [expected.s1_asc_days, expected.s1_desc_days]
         )
-        for fact in ("sentinel2", "sentinel1_ascending", "sentinel1_descending"):
+        for fact in ("sentinel2", "sentinel1_ascending", "sentinel1_descending", "label_date", "label_days"):
             assert survey.facts.get(fact) == expected.facts.get(fact)
         for m in MODALITIES:
             for k, band in enumerate(m.bands):
@@ -230,6 +233,62 @@ def test_tiles_of_a_cover_equal_the_planet(server: Emulator) -> None:
     met = assert_parity(server, [*cells, *cells_at(-38.5, 82.9)[:1]], **year)
     assert met >= {"L2A", "south", "resampled scene", "sentinel2_missing"}
     assert "L1C" not in met
+
+
+def test_tiles_of_dates_equal_the_planet(server: Emulator) -> None:
+    met = assert_parity(server, dated_places()[:3], near=NearDates(days=40), levels=("L2A", "L1C"))
+    assert "L2A" in met
+
+
+@pytest.mark.parametrize(
+    ("levels", "days", "clouds", "reasons"),
+    [
+        (("L2A", "L1C"), 12, 40.0, {"same_scene", "no_scene", "date_outside_archive"}),
+        (("L1C", "L2A"), 40, 100.0, {"same_scene", "date_outside_archive"}),
+        (("L2A",), 0, 101.0, {"no_scene", "date_outside_archive"}),
+    ],
+)
+def test_scenes_of_dates_equal_the_planet(
+    server: Emulator, levels: tuple[str, ...], days: int, clouds: float, reasons: set[str]
+) -> None:
+    """Dates of one location, some too near to each other for two scenes; dates before the archive and ahead of time."""
+    one = places(1, seed=9)[0]
+    near = [datetime.date(2019, 7, 1) + datetime.timedelta(days=k) for k in (0, 2, 7, 30, 34)]
+    series = [dated(one, day, others=(*near[max(k - 1, 0) : k], *near[k + 1 : k + 2])) for k, day in enumerate(near)]
+    beyond = [dated(one, datetime.date(year, 1, 1)) for year in (1800, 2014, 2200)]
+    rules: dict[str, Any] = {"levels": levels, "cloud_percent": clouds, "near": NearDates(days=days)}
+    wanted = [*dated_places(), *series[::-1], *beyond]
+    ours = source(server, ["sentinel2", "sentinel1"], rules=rules)
+    before, theirs = ours.account()["requests"].get("value:compute", 0), SyntheticSource(SEED, **rules).survey(wanted)
+    answers = ours.survey(wanted)
+    assert ours.account()["requests"]["value:compute"] - before <= 2, "all dates in one request, and one for radar"
+    for mine, direct in zip(answers, theirs, strict=True):
+        if isinstance(direct, Rejection):
+            assert mine == direct
+        else:
+            assert isinstance(mine, Survey)
+            assert (mine.time_ms, mine.s2_level, mine.grid) == (direct.time_ms, direct.s2_level, direct.grid)
+            assert {**mine.facts, **direct.facts} == {**direct.facts, **mine.facts}
+            assert mine.facts["label_days"] == direct.facts["label_days"]
+    assert {answer.reason for answer in answers if isinstance(answer, Rejection)} == reasons
+    assert {answer.s2_level for answer in answers if isinstance(answer, Survey)} >= {LEVELS[levels[0]]}
+
+
+LEVELS = {"L1C": 0, "L2A": 1}
+
+
+def dated_places() -> list[Place]:
+    dates = [datetime.date(2017, 1, 1) + datetime.timedelta(days=211 * k) for k in range(12)]
+    return [dated(place, day) for place, day in zip(places(12, seed=8), dates, strict=True)]
+
+
+def dated(place: Place, day: datetime.date, others: tuple[datetime.date, ...] = ()) -> Place:
+    """Location with a date, and the dates before and after it of the same location."""
+    return replace(place, date_ms=day_ms(day), other_dates_ms=tuple(day_ms(other) for other in others))
+
+
+def day_ms(day: datetime.date) -> int:
+    return (day - datetime.date(1970, 1, 1)).days * 86_400_000
 
 
 def cells_at(lon: float, lat: float, size_px: int = 32) -> list[Place]:

@@ -139,7 +139,13 @@ def _locations(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scenes(source: Mapping[str, Any]) -> Iterator[str]:
-    """Describe the choice of scenes, for sources with years or a period of scenes."""
+    """Describe the choice of scenes, for sources with years, a period or dates of scenes."""
+    if "days" in source:
+        clouds = f" with a cloud cover below {source['cloud_percent']:g} %" if "cloud_percent" in source else ""
+        yield (
+            f"Each tile has the scene{clouds} nearest to the date of its location, at most {source['days']} days from it; "
+            "its facts have the date and the days from it to the scene."
+        )
     if "date_range" in source:
         first, last = source["date_range"]
         yield (

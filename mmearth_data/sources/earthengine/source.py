@@ -162,7 +162,9 @@ class EarthEngineSource:
 
     @property
     def _period_identity(self) -> dict[str, Any]:
-        """Choice of scenes: random ones of some years, or the least cloudy ones of a period."""
+        """Choice of scenes: random ones of some years, the least cloudy ones of a period, or those nearest to dates."""
+        if self.rules.near is not None:
+            return {"days": self.rules.near.days}
         if self.rules.period is not None:
             return {"date_range": self.rules.period.identity()}
         return {"seed": self.rules.seed, "years": list(self.rules.years)}
@@ -203,6 +205,14 @@ class EarthEngineSource:
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         """One answer per location, in order."""
+        near = self.rules.near
+        found = self._survey(places) if near is None else near.survey(places, self._survey)
+        for answer in found:
+            if isinstance(answer, Rejection):
+                self.ledger.rejection(answer.reason)
+        return found
+
+    def _survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         plan = self._survey_plan()
         answers: dict[int, Answered] = {}
         questions: dict[int, Question] = {}
@@ -219,11 +229,7 @@ class EarthEngineSource:
         }
         answers |= self._asked(further, again=True)
         read = (a if isinstance(a := answers[i], Rejection) else plan.read(place, a) for i, place in enumerate(places))
-        found = list(read)
-        for answer in found:
-            if isinstance(answer, Rejection):
-                self.ledger.rejection(answer.reason)
-        return found
+        return list(read)
 
     def _asked(self, questions: Mapping[int, Question], *, again: bool) -> dict[int, Answered]:
         """Answers of one survey, in requests of as many questions as the service has been shown to handle."""

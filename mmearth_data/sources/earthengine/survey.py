@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.catalog.tile import Place
+    from mmearth_data.sources.dated import NearDates
     from mmearth_data.sources.period import Period
 
 CLEARANCE_M = 200.0
@@ -45,8 +46,13 @@ FALLBACK = "L1C"
 HALF_BITS = 2**32
 DAY_MS = 86_400_000
 CLOUDS = "CLOUDY_PIXEL_PERCENTAGE"
+TIME, INDEX = "system:time_start", "system:index"
 AWAY = "milliseconds_from_middle"
 """Property of scenes during a survey of a cover: distance from the middle of the period."""
+RANK = "rank_by_day_and_level"
+"""Property of scenes during a survey by dates: distance in days times the number of levels, plus position of the level."""
+OWN_INDEX = "own_index"
+"""Property that keeps the index of a scene, which merging collections changes."""
 LEVEL_CODES = {name: code for code, name in LEVEL_NAMES.items()}
 
 
@@ -59,32 +65,48 @@ class SceneRules:
     levels: tuple[str, ...]  # Likewise; Level 2A falls back to 1C
     cloud_percent: float  # Scenes must have fewer clouds
     period: Period | None = None  # For a cover, whose tiles have its least cloudy scene instead of a random one
+    near: NearDates | None = None  # For locations with dates, whose tiles have the nearest scene instead
+    grids: bool = False  # Whether locations have pixel grids, to which scenes in another CRS are resampled
 
     def year(self, place: Place) -> int:
         """Year of a location's scene."""
         return self.years[draw(self.seed, place.tile_id, "year", len(self.years))]
 
-    def tried(self, place: Place) -> tuple[str, ...]:
-        """Levels to search, in order."""
-        if self.period is not None:
-            return self.levels
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Levels of which scenes may be used."""
+        drawn = self.period is None and self.near is None
+        return tuple(dict.fromkeys([*self.levels, FALLBACK])) if drawn else self.levels
+
+    def rounds(self, place: Place) -> tuple[tuple[str, ...], ...]:
+        """Levels to search at once, in rounds: each searches if those before it found no scene."""
+        if self.period is not None or self.near is not None:
+            return (self.levels,)
         level = self.levels[draw(self.seed, place.tile_id, "level", len(self.levels))]
-        return tuple(dict.fromkeys((level, FALLBACK)))
+        return tuple((name,) for name in dict.fromkeys((level, FALLBACK)))
 
     def window_ms(self, place: Place) -> tuple[int, int]:
         """[start, end) of a location's scenes."""
+        if self.near is not None:
+            return self.near.window_ms(place)
         return year_window_ms(self.year(place)) if self.period is None else self.period.window_ms
 
-    def words(self, place: Place) -> str:
-        """When a location's scenes are searched, as text."""
-        return f"of {self.year(place)}" if self.period is None else self.period.words()
-
-    @property
-    def all_years_ms(self) -> tuple[int, int]:
-        """[start, end) from the first year to the last."""
+    def years_ms(self, place: Place) -> tuple[int, int]:
+        """[start, end) of scenes of other collections: from the first year to the last, or around the location's date."""
+        if self.near is not None:
+            return self.near.years_ms(place)
         if self.period is not None:
             return self.period.years_ms
         return year_window_ms(min(self.years))[0], year_window_ms(max(self.years))[1]
+
+    def no_scene(self, place: Place) -> TileUnavailable:
+        """Refusal of a location without a scene."""
+        if self.near is not None:
+            return self.near.no_scene(place, self.levels, self.cloud_percent)
+        when = f"of {self.year(place)}" if self.period is None else self.period.words()
+        levels = " or ".join(self.rounds(place)[-1])
+        detail = f"no {levels} scene {when} with less than {self.cloud_percent:g} % clouds"
+        return TileUnavailable("sentinel2_missing", detail)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,18 +119,20 @@ class Question:
     scene: Mapping[str, Any] | None = None
 
 
-def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: str) -> dict[str, Any]:
+def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
     """Return what the survey receives about a candidate, JSON-ready.
 
-    ``levels`` are those of the expression, in its order, and ``wanted`` is the one to search. Raises `TileUnavailable` for
-    locations beyond 84 N or 80 S.
+    ``levels`` are those of the expression, in its order, and ``wanted`` those to search. Raises `TileUnavailable` for
+    locations beyond 84 N or 80 S, and dates outside the archive.
     """
     own = place.own_grid.epsg
     bits = draw_bits(rules.seed, place.tile_id, "scene")
     grids = {f"EPSG:{epsg}": place.grid_in(epsg) for epsg in possible_zones(place)}
     return {
         "crs": f"EPSG:{own}",
-        "windows": [list(rules.window_ms(place) if level == wanted else NEVER) for level in levels],
+        "windows": [list(rules.window_ms(place) if level in wanted else NEVER) for level in levels],
+        "years": list(rules.years_ms(place)),
+        **({} if rules.near is None else {"date": place.date_ms}),
         # The random number has 64 bits, the service's numbers have 53: it is multiplied by the number of scenes in two
         # halves.
         "high": bits // HALF_BITS,
@@ -157,21 +181,27 @@ class SurveyPlan:
         scenes = ee.List(hole("scenes")).map(lambda element: self._further(element))
         return Template(ee.List([candidates, scenes]))
 
-    def tried(self, place: Place) -> list[str]:
-        """Levels to search for a scene, in order."""
-        return [level for level in self.rules.tried(place) if level in self.levels]
+    def rounds(self, place: Place) -> list[tuple[str, ...]]:
+        """Levels to search for a scene, in rounds."""
+        return [levels for levels in self.rules.rounds(place) if not set(levels).isdisjoint(self.levels)]
 
     def question(self, place: Place) -> Question:
-        """First question about a location. Raises `TileUnavailable` for locations beyond 84 N or 80 S."""
-        return Question(place=place, given=candidate(place, self.rules, self.levels, self.tried(place)[0]))
+        """First question about a location.
+
+        Raises `TileUnavailable` for locations beyond 84 N or 80 S, and dates outside the archive.
+        """
+        if self.rules.near is not None:
+            self.rules.near.require_archive(place, self.rules.levels)
+        return Question(place=place, given=candidate(place, self.rules, self.levels, self.rounds(place)[0]))
 
     def further(self, question: Question, scene: Mapping[str, Any] | None) -> Question | None:
         """Second question, about a candidate whose first answer is incomplete; None if it is complete."""
         place = question.place
         if scene is None:
-            others = self.tried(place)[1:]
+            others = self.rounds(place)[1:]
             return Question(place=place, given=candidate(place, self.rules, self.levels, others[0])) if others else None
-        windows = {m.name: self._open(m, scene) for m in self._searched}
+        years = self.rules.years_ms(place)
+        windows = {m.name: _open(scene["answers"][m.name], years) for m in self._searched}
         epsg = epsg_of(scene)
         if not any(any(window != NEVER for window in of.values()) for of in windows.values()) or (
             epsg not in possible_zones(place)
@@ -179,16 +209,12 @@ class SurveyPlan:
             return None
         grid = place.grid_in(epsg)
         given = {"time": scene["time"], "crs": scene["crs"], "box": ring(grid, CLEARANCE_M), "windows": windows}
+        given["years"] = list(years)
         return Question(place=place, given=given, scene=scene)
 
     @property
     def _searched(self) -> list[Modality]:
         return [m for m in self.modalities if RECIPES[m.recipe["name"]].search is not None]
-
-    def _open(self, m: Modality, scene: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-        """Group of a modality's scenes -> window to search: all years where the first survey found none."""
-        found: Mapping[str, Any] = scene["answers"][m.name]
-        return {name: NEVER if scenes else self.rules.all_years_ms for name, scenes in found.items()}
 
     def expression(self, questions: Sequence[Question], *, again: bool) -> str:
         """Encode the expression for a batch of questions of the first or the second survey."""
@@ -213,11 +239,18 @@ class SurveyPlan:
     def _candidate(self, element: ee.ComputedObject, *, again: bool) -> ee.List:
         """List of zero or one: everything known about the candidate's scene."""
         given = ee.Dictionary(element)
+        scenes = self._chosen(given)
+        return scenes.map(lambda scene: self._describe(given, ee.Image(scene), again=again))
+
+    def _chosen(self, given: ee.Dictionary) -> ee.List:
+        """Scene of a candidate: a list of zero or one."""
+        if self.rules.near is not None:
+            return self._nearest(given)
         choose = self._drawn if self.rules.period is None else self._least_cloudy
         scenes = choose(given, 0, self.levels[0])
         for position, level in enumerate(self.levels[1:], 1):  # only one level has a window
             scenes = scenes.cat(choose(given, position, level))
-        return scenes.map(lambda scene: self._describe(given, ee.Image(scene), again=again))
+        return scenes
 
     def _eligible(self, given: ee.Dictionary, position: int, level: str) -> ee.ImageCollection:
         """Scenes of a level that a candidate may have."""
@@ -233,24 +266,31 @@ class SurveyPlan:
         )
 
     def _least_cloudy(self, given: ee.Dictionary, position: int, level: str) -> ee.List:
-        """Least cloudy scene of the period, among several the one nearest to its middle: a list of zero or one.
-
-        Each step keeps the scenes whose property equals that of the first one, since `ImageCollection.sort` sorts by one
-        property, and the order of scenes with equal values is not documented.
-        """
+        """Least cloudy scene of the period, among several the one nearest to its middle: a list of zero or one."""
         assert self.rules.period is not None
         middle = self.rules.period.middle_ms
         scenes = self._eligible(given, position, level).map(
-            lambda scene: scene.set(AWAY, ee.Number(scene.get("system:time_start")).subtract(middle).abs())
+            lambda scene: scene.set(AWAY, ee.Number(scene.get(TIME)).subtract(middle).abs())
         )
+        return least(scenes, (CLOUDS, AWAY, INDEX)).map(lambda scene: ee.Image(scene).set("level", level))
 
-        def nearest(cloudy: ee.ComputedObject) -> ee.Image:
-            equal = scenes.filter(ee.Filter.eq(CLOUDS, ee.Image(cloudy).get(CLOUDS)))
-            least = ee.Image(equal.sort(AWAY).first()).get(AWAY)
-            found = equal.filter(ee.Filter.eq(AWAY, least)).sort("system:index").first()
-            return ee.Image(found).set("level", level)
+    def _nearest(self, given: ee.Dictionary) -> ee.List:
+        """Scene nearest to the candidate's date, by the rule in `mmearth_data.sources.dated`: a list of zero or one."""
+        found = [self._ranked(given, position, level) for position, level in enumerate(self.levels)]
+        scenes = found[0]
+        for others in found[1:]:
+            scenes = scenes.merge(others)
+        return least(scenes, (RANK, CLOUDS, TIME, OWN_INDEX))
 
-        return scenes.sort(CLOUDS).toList(1).map(nearest)
+    def _ranked(self, given: ee.Dictionary, position: int, level: str) -> ee.ImageCollection:
+        """Eligible scenes of a level with their rank by day and level."""
+
+        def ranked(scene: ee.Image) -> ee.Image:
+            days = ee.Number(scene.get(TIME)).subtract(given.get("date")).divide(DAY_MS).floor().abs()
+            rank = days.multiply(len(self.levels)).add(position)
+            return ee.Image(scene.set({RANK: rank, "level": level, OWN_INDEX: scene.get(INDEX)}))
+
+        return self._eligible(given, position, level).map(ranked)
 
     def _drawn(self, given: ee.Dictionary, position: int, level: str) -> ee.List:
         """Scene chosen among the eligible scenes of a level: a list of zero or one."""
@@ -258,16 +298,14 @@ class SurveyPlan:
         count = scenes.size()
         low = ee.Number(given.get("low")).multiply(count).divide(HALF_BITS).floor()
         index = ee.Number(given.get("high")).multiply(count).add(low).divide(HALF_BITS).floor()
-        return (
-            scenes.sort("system:index").toList(1, index.toInt()).map(lambda scene: ee.Image(scene).set("level", level))
-        )
+        return scenes.sort(INDEX).toList(1, index.toInt()).map(lambda scene: ee.Image(scene).set("level", level))
 
     def _further(self, element: ee.ComputedObject) -> ee.Dictionary:
         given = ee.Dictionary(element)
         crs = given.get("crs")
         box = polygon(given.get("box"), crs)
         scene = Scene(
-            time=ee.Number(given.get("time")), crs=ee.String(crs), tile=box, box=box, years=self.rules.all_years_ms
+            time=ee.Number(given.get("time")), crs=ee.String(crs), tile=box, box=box, years=_pair(given.get("years"))
         )
         windows = ee.Dictionary(given.get("windows"))
         return ee.Dictionary(
@@ -281,22 +319,23 @@ class SurveyPlan:
         native = parameters(self.base)["native"][0]
         scene_crs = image.select(self.base.asset_bands.get(native, native)).projection().crs()
         own = given.get("crs")
-        crs = scene_crs if self.rules.period is None else ee.String(own)
+        fixed = self.rules.grids or self.rules.period is not None
+        crs = ee.String(own) if fixed else scene_crs
         tiles, boxes = ee.Dictionary(given.get("tiles")), ee.Dictionary(given.get("boxes"))
-        time = ee.Number(image.get("system:time_start"))
+        time = ee.Number(image.get(TIME))
         scene = Scene(
             time=time,
             crs=crs,
             tile=polygon(tiles.get(crs, tiles.get(own)), crs),
             box=polygon(boxes.get(crs, boxes.get(own)), crs),
-            years=self.rules.all_years_ms,
+            years=_pair(given.get("years")),
         )
         known = {
             "level": image.get("level"),
-            "index": image.get("system:index"),
+            "index": image.get(INDEX if self.rules.near is None else OWN_INDEX),
             "time": time,
             "crs": crs,
-            **({} if self.rules.period is None else {"scene_crs": scene_crs}),
+            **({"scene_crs": scene_crs} if fixed else {}),
             "bands": image.bandNames(),
             "clouds": image.get(CLOUDS),
         }
@@ -314,11 +353,7 @@ class SurveyPlan:
     def read(self, place: Place, scene: Mapping[str, Any] | None) -> Survey | Rejection:
         """Convert the answer for one candidate to the build's types."""
         if scene is None:
-            detail = (
-                f"no {self.rules.tried(place)[-1]} scene {self.rules.words(place)} "
-                f"with less than {self.rules.cloud_percent:g} % clouds"
-            )
-            return Rejection(place=place, reason="sentinel2_missing", detail=detail)
+            return outside(place, self.rules.no_scene(place))
         epsg = epsg_of(scene)
         if epsg not in possible_zones(place):
             return Rejection(place=place, reason="sentinel2_grid", detail=f"scene {scene['index']} is in EPSG:{epsg}")
@@ -359,8 +394,34 @@ class SurveyPlan:
 
 def scene_levels(base: Modality, rules: SceneRules) -> list[str]:
     """List the processing levels that are searched for scenes."""
-    searched = [*rules.levels, FALLBACK] if rules.period is None else rules.levels
-    return [level for level in dict.fromkeys(searched) if level in base.asset]
+    return [level for level in rules.searched if level in base.asset]
+
+
+def least(scenes: ee.ImageCollection, properties: Sequence[str]) -> ee.List:
+    """First scene in the order of several properties: a list of zero or one.
+
+    Each step keeps the scenes whose property equals that of the first one, since `ImageCollection.sort` sorts by one
+    property, and the order of scenes with equal values is not documented.
+    """
+
+    def first(_: ee.ComputedObject) -> ee.Image:
+        kept = scenes
+        for name in properties[:-1]:
+            kept = kept.filter(ee.Filter.eq(name, ee.Image(kept.sort(name).first()).get(name)))
+        return ee.Image(kept.sort(properties[-1]).first())
+
+    return scenes.toList(1).map(first)
+
+
+def _pair(window: ee.ComputedObject) -> tuple[ee.ComputedObject, ee.ComputedObject]:
+    """Start and end of a window of time."""
+    both = ee.List(window)
+    return both.get(0), both.get(1)
+
+
+def _open(found: Mapping[str, Any], years: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Group of a modality's scenes -> window to search: all years where the first survey found none."""
+    return {name: NEVER if scenes else years for name, scenes in found.items()}
 
 
 def epsg_of(scene: Mapping[str, Any]) -> int:

@@ -92,7 +92,9 @@ def read_description(table: Path, given: Path | None, columns: Collection[str]) 
 
 def _with_classes(file: YamlFile) -> dict[str, Any]:
     """Values of the file, with classes as fields: names alone, and CSV files, are replaced."""
-    labels = file.values["labels"] if isinstance(file.values.get("labels"), dict) else {}
+    labels = file.values.get("labels")
+    if not isinstance(labels, dict):
+        return file.values
     return {**file.values, "labels": {str(name): _replaced(file, str(name), entry) for name, entry in labels.items()}}
 
 

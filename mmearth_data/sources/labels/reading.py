@@ -82,6 +82,11 @@ class Column:
         """Stored value of a missing label."""
         return float("nan") if self.content == "value" else float(np.iinfo(self.values.dtype).max)
 
+    @property
+    def values_of_tiles(self) -> NDArray[Any]:
+        """Values in the form of a modality of tiles: (n,) codes, or (n, band)."""
+        return self.values[:, None] if self.content == "value" else self.values
+
     def modality(self, kind: Kind) -> Modality:
         """Describe the modality of this kind that has the label."""
         continuous, several = self.content == "value", self.content == "multi"
@@ -116,7 +121,9 @@ def read_labels(
 ) -> tuple[Label, ...]:
     """Read the labels of the locations of a table, each as a modality of tiles; see `read_columns`."""
     columns = read_columns(path, frame, asked, description, taken)
-    return tuple(Label(column.modality(KINDS[column.content]), column.values, column.note) for column in columns)
+    return tuple(
+        Label(column.modality(KINDS[column.content]), column.values_of_tiles, column.note) for column in columns
+    )
 
 
 def read_columns(
@@ -269,13 +276,12 @@ def _classes(cells: Cells, entry: LabelEntry, names: Iterator[str]) -> tuple[Cla
 
 def _check_classes(cells: Cells, classes: Sequence[ClassLabel]) -> None:
     codes, names = [label.code for label in classes], [label.name for label in classes]
-    if len(set(codes)) < len(codes) or len(set(names)) < len(names):
-        raise FileInputError(
-            cells.path, f"{cells.name}: expected classes with different names and codes; correct them."
-        )
     if codes and (min(codes) < 0 or max(codes) >= MOST_CLASSES):
         problem = f"{cells.name}: expected a code from 0 to {MOST_CLASSES - 1:,} for every class, or for none"
         raise FileInputError(cells.path, f"{problem}; correct the description.")
+    if len(set(codes)) < len(codes) or len(set(names)) < len(names):
+        problem = f"{cells.name}: expected classes with different names and codes; correct the description."
+        raise FileInputError(cells.path, problem)
 
 
 def _codes(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -94,10 +93,6 @@ class LabelTable:
             return {m.name: m.empty(m.array_shape(place.size_px)) for m in self.modalities}
         return {label.modality.name: label.values[position] for label in self.labels}
 
-    def other_dates(self, place: Place) -> Sequence[int]:
-        """Other dates of a location."""
-        return [date for date in self._dates.get(place.tile_id, ()) if date != place.date_ms]
-
     def _key(self, place: Place) -> tuple[int, int | None]:
         return place.tile_id, None if self.date_ms is None else place.date_ms
 
@@ -105,16 +100,6 @@ class LabelTable:
     def _positions(self) -> dict[tuple[int, int | None], int]:
         dates = [None] * len(self.tile_id) if self.date_ms is None else self.date_ms.tolist()
         return {key: position for position, key in enumerate(zip(self.tile_id.tolist(), dates, strict=True))}
-
-    @cached_property
-    def _dates(self) -> dict[int, list[int]]:
-        """Dates of the locations that have several."""
-        found = defaultdict[int, list[int]](list)
-        for tile_id, date in (
-            [] if self.date_ms is None else zip(self.tile_id.tolist(), self.date_ms.tolist(), strict=True)
-        ):
-            found[tile_id].append(date)
-        return {tile_id: dates for tile_id, dates in found.items() if len(dates) > 1}
 
 
 def _digest(content: bytes) -> str:

@@ -26,6 +26,7 @@ from mmearth_data.catalog.tile import (
 from mmearth_data.errors import FileInputError, InputError, TileUnavailable
 from mmearth_data.rasterfile import Siblings
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
+from mmearth_data.sources.dated import NO_SCENE, day_text, days_from
 from mmearth_data.sources.rasters.covering import SitesBelow, area_of_sites
 from mmearth_data.sources.rasters.layers import Selection, select_layers
 from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.tile import TileGrid
     from mmearth_data.geography.zones import ZonePart
     from mmearth_data.sources.base import Source
+    from mmearth_data.sources.dated import NearDates
     from mmearth_data.sources.rasters.files import SiteFile
     from mmearth_data.sources.rasters.mapping import RasterMapping
 
@@ -75,7 +77,8 @@ class RasterSource:
     """Delivers tiles cut from raster files, as a mapping file describes them (`mmearth_data.sources.rasters.mapping`).
 
     ``level`` (``L1C``, ``L2A``) is the one to use if the mapping has both. Locations get their biome and ecoregion from
-    ``ecoregions``; without them they have none. The constructor reads nothing; the first method call reads the mapping
+    ``ecoregions``; without them they have none. The files of a site have one date; with ``near``, a location whose date is
+    too far from it is rejected. The constructor reads nothing; the first method call reads the mapping
     and the headers of all files, and every method raises InputError if one of them cannot be used.
     """
 
@@ -90,11 +93,13 @@ class RasterSource:
         level: str | None = None,
         catalog: Catalog,
         ecoregions: GeoDataFrame | None = None,
+        near: NearDates | None = None,
     ) -> None:
         self._path = Path(mapping)
         self._level = level
         self._catalog = catalog
         self._ecoregions = ecoregions
+        self._near = near
         self._cut: dict[int, tuple[list[Place], dict[int, TileRef]]] = {}
 
     @cached_property
@@ -122,6 +127,7 @@ class RasterSource:
             "sites": sites,
             "files": self._file_digests,
             "notes": self.notes,
+            **({} if self._near is None else {"days": self._near.days}),
         }
 
     @property
@@ -164,6 +170,9 @@ class RasterSource:
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         """One result per location; locations from elsewhere are rejected."""
+        return self._surveys(places) if self._near is None else self._near.survey(places, self._surveys)
+
+    def _surveys(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         return [self._survey(place) for place in places]
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, np.ndarray[Any, Any]]:
@@ -247,6 +256,9 @@ class RasterSource:
         if reading is None:
             return Rejection(place=place, reason=NOT_IN_SOURCE, detail="no site of the mapping covers this tile")
         site = self.sites[reading.sites[0]]
+        late = None if self._near is None else _far_from_date(site, place, self._near)
+        if late is not None:
+            return Rejection(place=place, reason=NO_SCENE, detail=late)
         levels = {name: code for code, name in LEVEL_NAMES.items()}
         level = site.base.layer.level or self.selection.level
         days = _day_differences(site)
@@ -291,6 +303,19 @@ def _day_differences(site: Site) -> dict[str, float]:
         if orbit_pass and NO_TIME not in {file.time_ms, site.time_ms}:
             days[orbit_pass] = (file.time_ms - site.time_ms) / DAY_MS
     return days
+
+
+def _far_from_date(site: Site, place: Place, near: NearDates) -> str | None:
+    """Why the scene of a site is not near enough to the date of a location; None if it is, or the location has no date."""
+    if place.date_ms is None:
+        return None
+    if site.time_ms == NO_TIME:
+        return f"the files of the site {site.name} have no date, expected one {near.words(place)}"
+    days = days_from(site.time_ms, place.date_ms)
+    if abs(days) <= near.days:
+        return None
+    apart = f"{abs(days)} days {'after' if days > 0 else 'before'} {day_text(place.date_ms)}"
+    return f"the scene of the site {site.name} is of {day_text(site.time_ms)}, {apart}; expected at most {near.days}"
 
 
 def _facts(site: Site, reading: Reading) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmearth_data import NO_LEVEL, FileInputError, InputError, load_catalog, read_yaml, scale_of
+from mmearth_data import NO_LEVEL, FileInputError, InputError, Kind, load_catalog, read_yaml, scale_of
 from mmearth_model.data.targets import LEVELS, Normaliser
 from mmearth_model.evaluation.external.inputs import Clipped
 from mmearth_model.evaluation.features import check_bands, input_normaliser
@@ -210,9 +210,9 @@ class EncoderDescription(BaseModel):
 
 
 def _unknown_band(modality: Modality, bands: tuple[str, ...]) -> str | None:
+    if modality.kind is not Kind.RASTER_CONTINUOUS:
+        return f"modality: expected one of kind raster/continuous, got {modality.name} ({modality.kind}); correct it."
     unknown = next((band for band in bands if band not in modality.bands), None)
-    if unknown is None and modality.kind != "raster/continuous":
-        return f"modality: expected a modality of kind raster/continuous, got {modality.name} ({modality.kind})."
     if unknown is None:
         return None
     known = ", ".join(modality.bands)

@@ -194,5 +194,5 @@ def _digest(path: Path) -> str:
             with file.open("rb") as stream:
                 content.update(hashlib.file_digest(stream, "sha256").digest())
     except (OSError, ValueError) as error:
-        raise FileInputError(path, f"expected an ONNX file, got: {reason_of(error)}; correct the path.") from None
+        raise FileInputError(path, f"expected an ONNX file, got: {reason_of(error)}.") from None
     return content.hexdigest()

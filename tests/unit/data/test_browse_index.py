@@ -313,6 +313,32 @@ def test_a_tile_is_found_by_its_id_in_every_form(index: TileIndex) -> None:
             index.position(text)
 
 
+def several_dates(arrays: dict[str, Any]) -> None:
+    """Rows 3, 40 and 7 have one location; the scenes of 40, 7 and 3 follow each other."""
+    for row, moment in ((40, "2018-01-01"), (7, "2018-05-01"), (3, "2019-01-01")):
+        arrays["time"][row] = np.datetime64(moment, "ms").astype(np.int64)
+        for name in ("tile_id", "lon", "lat", "epsg", "ulx", "uly", "split"):
+            arrays[name][row] = arrays[name][3]
+
+
+@pytest.fixture(scope="module")
+def dated(tmp_path_factory: pytest.TempPathFactory) -> TileIndex:
+    path = tmp_path_factory.mktemp("dated") / "toy.zarr"
+    return TileIndex.of(toy_store.write_store(path, TILES, change=several_dates))
+
+
+def test_tiles_with_one_id_are_named_by_the_order_of_their_dates(dated: TileIndex, index: TileIndex) -> None:
+    name = format_tile_id(int(dated.tile_id[3]))
+    assert [dated.name(row) for row in (40, 7, 3)] == [f"{name}.1", f"{name}.2", f"{name}.3"]
+    assert [dated.position(f"{name}{end}") for end in ("", ".1", ".2", ".3")] == [40, 40, 7, 3]
+    assert dated.name(5) == format_tile_id(int(dated.tile_id[5]))
+    assert len({dated.name(row) for row in range(TILES)}) == TILES
+    for end in (".0", ".4", ".x", ".", ".-1", ".1.1", ".\u00b2"):
+        with pytest.raises(InputError, match="Expected the id of a tile"):
+            dated.position(f"{name}{end}")
+    assert [index.name(row) for row in range(TILES)] == [format_tile_id(number) for number in index.tile_id.tolist()]
+
+
 def test_ids_are_read_by_subset(index: TileIndex, store: Store, tmp_path: Path) -> None:
     selection = Selection(index)
     selection.apply(from_query("class=Tundra&from=2018-01-01", index))
@@ -403,6 +429,17 @@ def test_neighbours_are_those_of_the_cosine(index: TileIndex, tmp_path: Path) ->
         assert [value for _, value in near] == pytest.approx(similarity[expected].tolist(), abs=1e-5)
     without = next(k for k in range(TILES) if k not in set(order.tolist()))
     assert found.find(without, 8) is None
+
+
+def test_embeddings_of_tiles_with_one_id_are_told_apart_by_their_dates(dated: TileIndex, tmp_path: Path) -> None:
+    order = np.random.default_rng(1).permutation(TILES)
+    values = np.random.default_rng(2).normal(size=(TILES, 6))
+    file = write_embeddings(tmp_path / "e.parquet", dated.tile_id[order], values)
+    times = pa.array(dated.time_ms[order].view("datetime64[ms]"), pa.timestamp("ms", tz="UTC"))
+    pq.write_table(pq.read_table(file).append_column("time", times), file)
+    found = read_neighbours(file, dated)
+    assert found.tiles.tolist() == order.tolist()
+    assert found.of_tile.tolist() == np.argsort(order).tolist()
 
 
 def test_embeddings_beside_a_store_are_found_by_name(store: Store, index: TileIndex, tmp_path: Path) -> None:

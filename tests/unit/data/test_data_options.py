@@ -40,7 +40,11 @@ if TYPE_CHECKING:
 NAMES = ["Po Basin mixed forests", "Italian sclerophyllous and semi-deciduous forests"]
 BOXES = [shapely.box(10, 45, 10.4, 45.4), shapely.box(10.4, 45, 10.8, 45.4)]
 ISLANDS = [shapely.box(10, 45, 10.2, 45.2), shapely.box(10.4, 45, 10.8, 45.4)]
-POINTS = "lon,lat\n10.1,45.1\n10.5,45.2\n10.3,45.3\n"
+POINTS = """lon,lat,ph,part,day
+10.1,45.1,5.5,train,2019-05-01
+10.5,45.2,6,val,2019-07-20
+10.3,45.3,,test,2020-08-12
+"""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _vector(folder / "eco.gpkg", BOXES)
     _vector(folder / "other.gpkg", [BOXES[1], BOXES[0]])
     _vector(folder / "islands.geojson", ISLANDS)
+    _fields(folder / "fields.geojson", 3)
+    _fields(folder / "more.geojson", 4)
     (folder / "points.csv").write_text(POINTS)
+    (folder / "described.yaml").write_text("labels: {ph: {long_name: Acidity of the soil}}\n")
     (folder / "seed5.yaml").write_text("seed: 5\n")
     (folder / "extra").mkdir()
     (folder / "folder").mkdir()
@@ -64,6 +71,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _vector(path: Path, boxes: list[shapely.Polygon]) -> None:
     gpd.GeoDataFrame({"ECO_NAME": NAMES}, geometry=boxes, crs="EPSG:4326").to_file(path)
+
+
+def _fields(path: Path, count: int) -> None:
+    shapes = [shapely.Point(10.1 + 0.2 * k, 45.1).buffer(0.0004) for k in range(count)]
+    gpd.GeoDataFrame({"crop": ["rye", "oat", "rye", "hay"][:count]}, geometry=shapes, crs="EPSG:4326").to_file(path)
 
 
 WHERE = ("--source", "synthetic", "--ecoregions", "eco.gpkg", "--tile-size", "16")
@@ -84,6 +96,9 @@ FIELDS = {*BuildRecipe.model_fields}
 TWO_WORKERS = "test_two_processes_of_many_threads_keep_to_the_limits"
 MEADOW = ("--region", "bbox:10,45,10.002,45.001")
 CELLS = ("build", *WHERE, *COVER, *MEADOW, "--cover", "--out", "o.zarr")
+TABLE = (*FILE_BUILD, "--tiles-file", "points.csv")
+DATED = (*TABLE, "--cloud", "100", "--date-column", "day")
+BURNT = (*FILE_BUILD, "--label", "crop", "--polygons", "fields.geojson")
 EARTH = ("build", "--ecoregions", "eco.gpkg", "--tile-size", "16", *N, "--dry-run")
 
 
@@ -198,6 +213,31 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
             Followed((*FILE_BUILD, "--dry-run"), ("--tiles-file", "points.csv"), planned),
             Refused((*BUILD, "--tiles-file", "points.csv")),
         ],
+        "--label": [Followed(TABLE, ("--label", "ph"), built), Refused((*BUILD, "--label", "ph"))],
+        "--labels-file": [
+            Followed((*TABLE, "--label", "ph"), ("--labels-file", "described.yaml"), built),
+            Refused((*TABLE, "--labels-file", "described.yaml")),
+        ],
+        "--split-column": [
+            Followed(TABLE, ("--split-column", "part"), built),
+            Refused((*BUILD, "--split-column", "part")),
+        ],
+        "--date-column": [
+            Followed((*TABLE, "--cloud", "100"), ("--date-column", "day"), built),
+            Refused((*TABLE, "--date-column", "part")),
+        ],
+        "--days": [Followed(DATED, ("--days", "1"), built), Refused((*TABLE, "--days", "3"))],
+        "--polygons": [
+            Followed(BURNT, ("--polygons", "more.geojson"), built),
+            Refused((*FILE_BUILD, "--polygons", "fields.geojson")),
+            Refused((*BUILD, "--label", "crop", "--polygons", "fields.geojson")),
+            Refused((*BURNT, "--tiles-file", "points.csv")),
+        ],
+        "--burn": [
+            Followed(BURNT, ("--burn", "touched"), built),
+            Refused((*BUILD, "--burn", "touched")),
+            Refused((*BURNT, "--burn", "half")),
+        ],
         "--latency": [Followed(EARTH, ("--latency", "9"), planned), Refused((*BUILD, "--latency", "9"))],
         "--eecu-per-tile": [
             Followed(EARTH, ("--eecu-per-tile", "9"), planned),
@@ -249,6 +289,10 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         **sampling(FILE_SAMPLE, sampled),
         **service(("sample", "--out", "s.parquet")),
         "--tiles-file": [Followed((*FILE_SAMPLE, "--seed", "1"), ("--tiles-file", "points.csv"), sampled)],
+        "--split-column": [
+            Followed((*FILE_SAMPLE, "--tiles-file", "points.csv"), ("--split-column", "part"), sampled),
+            Refused((*SAMPLE, "--split-column", "part")),
+        ],
         "--out": [Followed(SAMPLE, ("--out", "t.parquet"), left)],
         "--map": [Followed(SAMPLE, ("--map", "m.png"), left), Refused((*SAMPLE, "--map", "m.jpg"))],
         "--colour": [
@@ -364,6 +408,8 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
             Followed(REPAIR, ("--ecoregions", "eco.gpkg"), printed),
         ],
         "--tiles-file": [Refused(("verify", "a.zarr", "--tiles-file", "points.csv"))],
+        "--labels-file": [Refused(("verify", "a.zarr", "--labels-file", "described.yaml"))],
+        "--polygons": [Refused(("verify", "a.zarr", "--polygons", "islands.geojson"))],
         "--catalog": [
             Refused(("verify", "a.zarr", "--catalog", "extra")),
             Followed((*REPAIR, "--ecoregions", "eco.gpkg"), ("--catalog", "nosuch"), printed),

@@ -297,3 +297,38 @@ def test_no_data_is_one_and_the_same_nan_from_yaml_and_from_json() -> None:
     stored = load_catalog().select(["sentinel1"])[0]
     again = Modality.from_dict(json.loads(json.dumps(stored.to_dict())))
     assert stored.empty((1,)).tobytes() == again.empty((1,)).tobytes() == np.float32("nan").tobytes()
+
+
+def make_labels(**changes: Any) -> Modality:
+    """Return a valid tile/multi-label modality, with changes."""
+    return make(**({"kind": Kind.TILE_MULTI_LABEL, "histogram_range": None, "resampling": "nearest"} | changes))
+
+
+def test_the_classes_of_a_multi_label_modality_are_its_bands() -> None:
+    plain = make_labels()
+    assert [(label.code, label.name) for label in plain.classes] == [(0, "top"), (1, "std")]
+    assert plain.array_shape(64) == (2,)
+    assert (plain.kind.is_raster, plain.kind.is_categorical, plain.kind.is_continuous) == (False, False, False)
+    coloured = make_labels(classes=(ClassLabel(0, "top", "#006400"), ClassLabel(1, "std")))
+    assert Modality.from_dict(json.loads(json.dumps(coloured.to_dict()))) == coloured != plain
+    many = tuple(f"species {k}" for k in range(300))
+    assert len(make_labels(bands=many).classes) == 300, "codes are positions, which need not fit the type"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"dtype": np.dtype("uint16")}, "dtype"),
+        ({"nodata": 0}, "dtype"),
+        ({"bands": ()}, "bands"),
+        ({"bands": ("oak", "oak")}, "bands"),
+        ({"classes": (ClassLabel(0, "oak"), ClassLabel(1, "std"))}, "classes"),
+        ({"classes": (ClassLabel(1, "top"), ClassLabel(0, "std"))}, "classes"),
+        ({"classes": (ClassLabel(0, "top"),)}, "classes"),
+        ({"pretext_norm": "patch"}, "pretext_norm"),
+    ],
+)
+def test_a_contradictory_multi_label_modality_is_refused(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(CatalogError) as refusal:
+        make_labels(**changes)
+    assert refusal.value.field == field

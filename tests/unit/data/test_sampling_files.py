@@ -152,7 +152,7 @@ def bad_tables() -> dict[str, tuple[pd.DataFrame, str]]:
     north = pd.concat([good, pd.DataFrame({"lon": [10.0], "lat": [84.5]})])
     return {
         "duplicate locations": (twice, r"got 2 of 20 ids more than once, first [0-9a-f]{16} in rows"),
-        "points at sea": (sea, r"1 of 21 locations are in no ecoregion .*row 20: -40, 30"),
+        "points at sea": (sea, r"1 of 21 locations are in no ecoregion .*row 22: -40, 30"),
         "beyond UTM": (north, r"1 of 21 locations are beyond 84 N"),
         "missing columns": (good.rename(columns={"lon": "east", "lat": "north"}), "got the columns east, north"),
         "one missing column": (good.drop(columns="lat"), "expected columns lon and lat"),
@@ -161,7 +161,7 @@ def bad_tables() -> dict[str, tuple[pd.DataFrame, str]]:
         "words": (good.astype(str).replace(good["lon"].iloc[0].astype(str), "east"), "have no longitude"),
         "no rows": (good.iloc[:0], "without rows"),
         "a label that wraps": (good.assign(biome=256 + 7, eco_region=300), "biome above 255"),
-        "unknown splits": (good.assign(split="dev"), "got 'dev' in row 0 and 20 in all"),
+        "unknown splits": (good.assign(split="dev"), "got 'dev' in row 2, and 20 such rows"),
     }
 
 

@@ -145,7 +145,15 @@ def test_every_field_that_rasters_declare_has_an_effect(tmp_path: Path) -> None:
         "tiles_per_shard": 4,
         "level": "L1C",
     }
-    assert set(changes) | {"threads", "cover", "overlap_px"} == RasterSource.recipe_fields
+    (tmp_path / "labelled.csv").write_text("site,ph,part\ns00,5,train\ns05,6,test\n")
+    (tmp_path / "described.yaml").write_text("labels: {ph: {range: [0, 14]}}\n")
+    labelled = {"source": base["source"], "tile_size": 64, "tiles_file": tmp_path / "labelled.csv", "labels": ("ph",)}
+    of_labels = {"labels": (), "labels_file": tmp_path / "described.yaml", "split_column": "part"}
+    of_others = {"date_column", "days", "polygons", "burn"}  # files with dates: test_dates; polygons: test_burning
+    assert {*changes, *of_labels, *of_others, "threads", "cover", "overlap_px"} == RasterSource.recipe_fields
+    before = effect(prepare(make_recipe(None, labelled)))
+    for field, value in of_labels.items():
+        assert effect(prepare(make_recipe(None, labelled | {field: value}))) != before, field
     before = effect(prepare(make_recipe(None, base)))
     for field, value in changes.items():
         assert effect(prepare(make_recipe(None, base | {field: value}))) != before, field

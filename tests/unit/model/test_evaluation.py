@@ -204,8 +204,13 @@ def test_image_statistics_are_numpys() -> None:
     images = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     found = ImageStatistics(2)(images)
     flat = images.numpy().reshape(3, 2, -1)
-    expected = np.concatenate([flat.mean(-1), flat.std(-1, ddof=1), flat.min(-1), flat.max(-1)], axis=1)
+    percentiles = np.percentile(flat, (5, 25, 50, 75, 95), axis=-1)
+    expected = np.concatenate([flat.mean(-1), flat.std(-1, ddof=1), flat.min(-1), flat.max(-1), *percentiles], axis=1)
     assert found == pytest.approx(expected, abs=1e-6)
+    assert found.shape[1] == ImageStatistics(2).width
+    assert (
+        ImageStatistics(2).digest != "image statistics 2"
+    )  # of releases with four statistics, whose files may be there
 
 
 @pytest.mark.usefixtures("_few_samples")
@@ -218,8 +223,10 @@ def test_random_filters_are_products_of_whitened_patches(store: Store, checkpoin
     filters, offsets = one.filters[0], one.offsets[0]
     patches = torch.nn.functional.unfold(images, filters.shape[-1])  # (B, C k k, L)
     response = torch.einsum("fc,bcl->bfl", filters.flatten(1), patches) + offsets[:, None]
-    expected = (response - 1).relu().mean(-1)
-    assert_near(torch.from_numpy(one(images)[:, : len(filters)]), expected, "filters")
+    expected = torch.cat([(response - 1).relu().mean(-1), (-response - 1).relu().mean(-1)], dim=1)
+    assert_near(torch.from_numpy(one(images)[:, : 2 * len(filters)]), expected, "filters")
+    assert [part.shape[-1] for part in one.filters] == [3, 5, 7]
+    assert sum(len(part) for part in one.filters) == baselines.FILTERS
 
 
 def test_plain_convnext_weights_are_read_under_both_names(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -345,13 +346,20 @@ def _read(images: Any, rows: NDArray[np.intp]) -> dict[str, Any]:
     return {name: batch[name] for name in ("sentinel2", "sentinel1")}
 
 
+def _read_apart(images: Any, rows: NDArray[np.intp]) -> tuple[bool, dict[str, Any]]:
+    """Whether the file was opened by this process, and its rows."""
+    found = _read(images, rows)
+    return images.file._mine.process == os.getpid(), found
+
+
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_processes_open_the_file_for_themselves(method: str, here: Path) -> None:
     task = opened(here, "soil_pH")
     expected = _read(task.images, np.array([3, 1]))  # opened here before the process begins
     with multiprocessing.get_context(method).Pool(1) as pool:
-        for found in pool.starmap(_read, [(task.images, np.array([3, 1]))] * 2):
+        for own, found in pool.starmap(_read_apart, [(task.images, np.array([3, 1]))] * 2):
+            assert own
             for name, values in found.items():
                 np.testing.assert_array_equal(values, expected[name])
 

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from raw_batches import CATALOG, raw_batch, statistics
 from small_disk import small_disk
 from torch import nn
+from toy_store import write_store
 
 from mmearth_data import InputError
 from mmearth_model import (
@@ -27,16 +28,19 @@ from mmearth_model import (
     Normaliser,
     Output,
     export_program,
+    open_encoder,
     save_network,
 )
 from mmearth_model.cli import cli
+from mmearth_model.evaluation.candidates import Weights
+from mmearth_model.evaluation.features import extract
 from mmearth_model.heads.paper_unet import PaperUNet
 from mmearth_model.heads.probes import PixelProbe, TileProbe
 from mmearth_model.heads.unet import UNet
 from mmearth_model.network.encoder import Classifier
 from mmearth_model.programs.describing import network_content
 from mmearth_model.programs.program import Pooled, Program
-from mmearth_model.tasks import TaskKind
+from mmearth_model.tasks import TaskKind, open_task
 from mmearth_model.weights.checkpoints import ENCODER_ONLY, write_checkpoint
 
 if TYPE_CHECKING:
@@ -189,6 +193,19 @@ def exported(encoder: ConvNeXtV2, tmp_path_factory: pytest.TempPathFactory) -> E
 
 
 # ---------------------------------------------------------------- what is computed
+
+
+def test_the_file_is_an_encoder_for_evaluation(
+    encoder: ConvNeXtV2, normaliser: Normaliser, exported: Exported, tmp_path: Path
+) -> None:
+    """On tiles of both levels, without a description, it gives the features of the encoder itself."""
+    task = open_task("store:biome", write_store(tmp_path / "toy.zarr", 48))
+    external, weights, cpu = open_encoder(exported.onnx), Weights(normaliser, lambda: encoder), torch.device("cpu")
+    ours, theirs = (
+        extract(model.extractor(task, 0, cpu), model.input(task), task.images, cpu) for model in (external, weights)
+    )
+    assert len({*task.images.coords["s2_level"]}) == 2
+    assert apart(ours, theirs) < 1e-5
 
 
 @pytest.mark.parametrize("fixed", [None, "L1C", "L2A"])

@@ -93,6 +93,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     write_store(inputs / "second.zarr", 40)
     (inputs / "tiny.yaml").write_text(TINY)
     (inputs / "tinier.yaml").write_text(TINY.replace("24]", "16]"))
+    (inputs / "nets.py").write_text("from torch import nn\n\ndef net():\n    return nn.Conv2d(2, 4, 8, stride=8)\n")
+    (inputs / "net.yaml").write_text("bands: [B4, B3]\nnormalise: task\n")
     (inputs / "folder").mkdir()
     (inputs / "binary").write_bytes(bytes(range(256)))
     (inputs / "task.yaml").write_text(TASK)
@@ -252,6 +254,8 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--protocol": [Followed(EVALUATE, ("--protocol", "linear"), rows), Refused((*EVALUATE, "--task", "store:esa_worldcover/pixels"))],
         "--baseline": [Followed(EVALUATE, ("--baseline", "statistics"), rows)],
         "--convnext": [Refused((*EVALUATE, "--convnext", "nosuch.pth"))],
+        "--encoder": [Followed(EVALUATE, ("--encoder", "nets:net"), rows), Refused((*EVALUATE, "--encoder", "nosuch.onnx"))],
+        "--speed": [Followed(EVALUATE, ("--speed",), lambda result: [row["images_per_s"] is None for row in json.loads(result.stdout)["rows"]])],
         "--labels": [Followed(EVALUATE, ("--labels", "50%"), rows)],
         "--seeds": [Followed(EVALUATE, ("--seeds", "2"), rows)],
         "--test-share": [Followed(EVALUATE, ("--test-share", "0.5"), rows), Refused(("evaluate", "run", *FILES, "--test-share", "0.5"))],
@@ -266,6 +270,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
     },
     "finetune": {
         "--task": [Followed(FINETUNE, ("--task", "store:eco_region"), tuned)],
+        "--encoder": [Refused((*FINETUNE, "--encoder", "nets:net")), Elsewhere("unit/model/test_external_encoders.py", "test_a_module_is_fine_tuned_by_command", "encoder")],
         "--store": [Followed(FINETUNE, ("--store", "second.zarr"), rows), Refused(("finetune", "run", *FILES, "--store", "toy.zarr"))],
         "--padding": [Followed(FINETUNE, ("--padding", "reference"), tuned)],
         "--out": [Followed(FINETUNE, ("--out", "o"), left)],

@@ -23,7 +23,7 @@ class Scene:
     crs: ee.String  # Code of its CRS
     tile: ee.Geometry  # Square of the tile
     box: ee.Geometry  # The same square with a margin of 200 m
-    years: tuple[int, int]  # [start, end) of all the years that scenes are taken from, UTC milliseconds
+    years: tuple[ee.ComputedObject, ee.ComputedObject]  # [start, end) of scenes of other collections, UTC milliseconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
