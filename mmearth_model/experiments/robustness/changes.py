@@ -47,17 +47,20 @@ class Scene:
     ----------
     inputs
         Continuous raster modalities that an encoder takes, in its order.
+    bands
+        Modality -> bands that the encoder takes and the images have.
     deviations
         Modality -> (C,) standard deviation of each band in stored units, measured on training images.
     """
 
     inputs: tuple[Modality, ...]
+    bands: Mapping[str, tuple[str, ...]]
     deviations: Mapping[str, Floats]
 
     @property
     def optical(self) -> tuple[Modality, ...]:
-        """Those whose bands have wavelengths."""
-        return tuple(m for m in self.inputs if m.wavelengths)
+        """Those with reflectances, of bands with wavelengths."""
+        return tuple(m for m in self.inputs if m.wavelengths and m.units == "1")
 
 
 class Change(ABC):
@@ -76,7 +79,7 @@ class Change(ABC):
 
     def obstacle(self, scene: Scene) -> str:
         """Return why the images cannot be changed in this way; "" if they can."""
-        return "" if self.changed(scene) else "it needs an optical modality, with the wavelengths of its bands"
+        return "" if self.changed(scene) else "it needs reflectances of bands with wavelengths"
 
     def changed(self, scene: Scene) -> tuple[Modality, ...]:
         """Return the modalities that change."""
@@ -121,12 +124,12 @@ def adjusted(stored: Array, modality: Modality, function: Callable[[Floats], Flo
     if stored.dtype.kind != "f":
         limits = np.iinfo(stored.dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)
-        step = 1.0 if modality.nodata < limits.max else -1.0
+        beside = modality.nodata + (1 if modality.nodata < limits.max else -1)
     else:
-        step = 1e-3
-    if not math.isnan(modality.nodata):
-        values = np.where(values == modality.nodata, modality.nodata + step, values)
-    return np.where(seen, values, stored).astype(stored.dtype)
+        beside = np.nextafter(stored.dtype.type(modality.nodata), stored.dtype.type(np.inf))
+    found = values.astype(stored.dtype)
+    found = np.where(modality.observed(found), found, stored.dtype.type(beside))
+    return np.where(seen, found, stored)
 
 
 def ranked_noise(position: int, cells: int, side: tuple[int, int]) -> Floats:
@@ -265,12 +268,11 @@ class MissingBands(Continuous):
 
     def obstacle(self, scene: Scene) -> str:
         """Need several bands, so that one is left."""
-        bands = sum(len(m.model_bands) for m in scene.inputs)
-        return "" if bands > 1 else "it needs several bands"
+        return "" if sum(len(scene.bands[m.name]) for m in scene.inputs) > 1 else "it needs several bands"
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
         """Remove the first bands of a random order; higher levels remove more of it."""
-        every = [(m.name, band) for m in scene.inputs for band in m.model_bands]
+        every = [(m.name, band) for m in scene.inputs for band in scene.bands[m.name]]
         order = np.random.default_rng(41).permutation(len(every))[: math.ceil(level * len(every) - 1e-9)]
         gone = {every[k] for k in order[: len(every) - 1]}
         found = stored.copy()
@@ -306,7 +308,7 @@ class Shift(Continuous):
 
 def _moved(stored: Array, columns: int, nodata: float) -> Array:
     moved = np.full_like(stored, nodata)
-    moved[..., columns:] = stored[..., : stored.shape[-1] - columns]
+    moved[..., columns:] = stored[..., : max(0, stored.shape[-1] - columns)]
     return moved
 
 

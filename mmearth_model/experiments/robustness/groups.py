@@ -40,7 +40,7 @@ class Grouping:
 def seasons(coords: Mapping[str, NDArray[Any]]) -> Groups:
     """Half-year of each tile (N,): 0 winter, 1 summer, -1 where the date of the scene is unknown."""
     time = coords["time"].astype("datetime64[ms]")
-    known = ~np.isnat(time)
+    known = ~np.isnat(time) & np.isfinite(coords["lat"])
     month = np.where(known, time, np.datetime64(0, "ms")).astype("datetime64[M]").astype(np.int64) % 12
     summer_in_north = (month >= 3) & (month <= 8)
     summer = summer_in_north == (coords["lat"] >= 0)

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("linear", "knn", "probe")
 """Protocols whose probe is fitted once and tested on any features."""
+WORK = "changed-features"
+"""Folder of the features of changed images in the folder of the results; removed at the end."""
 SPREAD_IMAGES = 512
 """Training images on which the standard deviation of the bands is measured."""
 CHANGES = (
@@ -119,7 +121,8 @@ class Subject:
         """Return the data of a probe without test samples."""
         whole = LabelledFeatures(self.features, self.task.labels)
         none = whole.take(np.zeros(0, dtype=np.intp))
-        return Question(self.task.kind, self.task.outputs, whole.take(train), whole.take(validation), none, self.seed)
+        fit, choose, task = whole.take(train), whole.take(validation), self.task
+        return Question(task.kind, task.outputs, fit, choose, none, self.seed, task.metric)
 
     def score(self, answer: Answer, features: NDArray[Any], rows: NDArray[np.intp]) -> Score:
         """Score the answers on some samples."""
@@ -183,7 +186,7 @@ def robustness(
         candidate.model.check(task, where)
     planned = [_planned(group, task, changes) for task in tasks for group in _groups(found)]
     total = sum(plan.levels for plan in planned)
-    setting = Setting(protocol, where, cache, out / "features", Steps(total, report))
+    setting = Setting(protocol, where, cache, out / WORK, Steps(total, report))
     curves: list[Curve] = []
     comparisons: list[Comparison] = []
     for plan in planned:
@@ -235,7 +238,8 @@ class Plan:
 
 def _planned(group: list[tuple[Candidate, int]], task: LabelledSet, names: Sequence[str]) -> Plan:
     candidate = group[0][0]
-    scene = Scene(_inputs(candidate.model.input(task), task), {})
+    inputs = _inputs(candidate.model.input(task), task)
+    scene = Scene(inputs, _bands(inputs, task), {})
     notes, used = [], []
     for change in all_changes(scene.inputs):
         if change.kind in names:
@@ -254,7 +258,7 @@ def _planned(group: list[tuple[Candidate, int]], task: LabelledSet, names: Seque
 
 def _grouping(name: str, task: LabelledSet) -> tuple[Grouping | None, str]:
     """Divide the samples of a task; the groups are those with enough samples, and at least two."""
-    if not task.images.coords:
+    if not {"time", "lat", "lon"} <= set(task.images.coords):
         return None, "locations and dates of the images are unknown"
     codes, names = GROUPS[name](task.images.coords)
     enough = []
@@ -284,7 +288,13 @@ def _subject(candidate: Candidate, seed: int, task: LabelledSet, setting: Settin
     setting.steps.tell(f"features of {candidate.name} on {task.name}")
     features = extract(extractor, reading, task.images, setting.device, cache=setting.cache)
     inputs = _inputs(reading, task)
-    return Subject(candidate, seed, task, reading, extractor, Scene(inputs, _deviations(task, inputs)), features)
+    scene = Scene(inputs, _bands(inputs, task), _deviations(task, inputs))
+    return Subject(candidate, seed, task, reading, extractor, scene, features)
+
+
+def _bands(inputs: Sequence[Modality], task: LabelledSet) -> dict[str, tuple[str, ...]]:
+    found = {m.name: set(task.images.found_bands(m)) for m in inputs}
+    return {m.name: tuple(band for band in m.model_bands if band in found[m.name]) for m in inputs}
 
 
 def _deviations(task: LabelledSet, inputs: Sequence[Modality]) -> Mapping[str, NDArray[np.float64]]:
@@ -334,8 +344,11 @@ def _curves(subjects: Sequence[Subject], changes: Sequence[Change], setting: Set
 
 
 def _tested(subject: Subject, answer: Answer, change: Change, level: float, setting: Setting) -> Score:
-    """Score a probe on the test images at one level."""
+    """Score a probe on the test images at one level; those of level 0 have the features that they always have."""
     rows = subject.task.parts.test
+    if not level:
+        setting.steps.finish()
+        return subject.score(answer, subject.features[rows], rows)
     setting.steps.tell(f"{subject.candidate.name} on {subject.task.name}: {change.name} {level:g}")
     changed = ChangedImages(subject.task.images, rows, change, level, subject.scene)
     features = extract(subject.extractor, subject.reading, changed, setting.device, cache=setting.work)
