@@ -1154,7 +1154,8 @@ def experiment(
     """Run an experiment: several runs and their comparison.
 
     Running the same command again resumes it and never repeats a finished run; several processes (such as a Slurm
-    array) share the work. Use `list` as NAME to list the experiments.
+    array) share the work. Use `list` as NAME to list the experiments. `robustness` as NAME is a command with options of its
+    own: see `mmearth-train robustness --help`.
     """
     from mmearth_data import NamedValues, meter
 
@@ -1175,7 +1176,10 @@ def experiment(
             "device",
             "threads",
         )
-        _print(NamedValues([(known, read_experiment(known).question) for known in EXPERIMENTS.names()]))
+        from mmearth_model.experiments.robustness.changes import QUESTION
+
+        questions = {known: read_experiment(known).question for known in EXPERIMENTS.names()}
+        _print(NamedValues(sorted({**questions, "robustness": QUESTION}.items())))
         return
     from mmearth_model.evaluation.terminal import render_results
     from mmearth_model.experiments.run import Setting, run_experiment
@@ -1212,16 +1216,32 @@ def experiment(
 @option(
     "--task TASK",
     WHAT,
-    "As for evaluate, with one label per image. Repeatable.",
+    "Task of whole images, as for evaluate.",
     name="tasks",
     multiple=True,
     required=True,
 )
 @STORE
 @option(
-    "--change CHANGE",
+    "--change",
     WHAT,
-    "A change of the test images; `mmearth-train experiment list` explains them. Repeatable.",
+    "A change of the test images, or another season or continent.",
+    click.Choice(
+        [
+            "clouds",
+            "haze",
+            "offset",
+            "gain",
+            "loss",
+            "noise",
+            "resolution",
+            "missing-bands",
+            "shift",
+            "missing-modality",
+            "season",
+            "continent",
+        ]
+    ),
     name="changes",
     multiple=True,
     shown="all that apply",
@@ -1236,13 +1256,13 @@ def experiment(
 @option(
     "--baseline",
     WHAT,
-    "As for evaluate. Repeatable.",
+    "As for evaluate.",
     click.Choice(["random", "statistics", "rcf", "none"]),
     name="baselines",
     multiple=True,
     shown="random",
 )
-@option("--encoder ENCODER", WHAT, f"{ENCODER_TEXT} Repeatable.", name="encoders", multiple=True)
+@option("--encoder ENCODER", WHAT, ENCODER_TEXT, name="encoders", multiple=True)
 @option("--seeds N", WHAT, "Number of random encoders and hold-outs.", Number(int, Interval(ge=1, le=1000)), default=3)
 @PADDING
 @DEVICE

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Floats = NDArray[np.float64]
 
+QUESTION = "How much does a probe lose when its test images change?"
 CLOUD_REFLECTANCE = 0.7
 """Reflectance of the clouds, in all bands."""
 EDGE = 0.08
@@ -247,7 +248,7 @@ class Resolution(Continuous):
         seen = modality.observed(stored)
         total, count = (_square_sums(part, side) for part in (np.where(seen, stored, 0), seen))
         mean = total / np.maximum(count, 1) * modality.scale + modality.offset
-        return adjusted(stored, modality, lambda x: mean)
+        return adjusted(stored, modality, lambda x: np.broadcast_to(mean, x.shape))
 
 
 def _square_sums(values: Array, side: int) -> Floats:

@@ -25,6 +25,7 @@ from mmearth_data import (
     write_text,
 )
 from mmearth_model.evaluation.results import MARKERS, OKABE_ITO, short_name, to_csv, to_markdown
+from mmearth_model.experiments.robustness.changes import QUESTION
 from mmearth_model.formatting import PERCENT, shown
 from mmearth_model.saving import save_figure_forms
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from mmearth_data import Part
     from mmearth_model.experiments.robustness.curves import Comparison, Curve, Point, Robustness
 
-QUESTION = "How much does a probe lose when its test images change?"
 HOW = (
     "The probes were fitted to clean training images. Means over the seeds, with 95 % intervals (bootstrap over the test "
     "samples); those of differences are paired. Kept: area under the curve, divided by the figure on clean images."
@@ -65,6 +65,8 @@ def write_robustness(result: Robustness, out: Path, about: Mapping[str, Any]) ->
     if groups:
         write_text(out / "groups.csv", to_csv(GROUP_COLUMNS, groups))
         text += f"\n{GROUPS_HOW}\n\n{to_markdown(GROUP_COLUMNS, groups)}"
+    else:
+        (out / "groups.csv").unlink(missing_ok=True)  # of another run
     text += "".join(f"\n{note}\n" for note in result.notes)
     write_text(out / "results.md", text)
     save_figure_forms(curves_figure(result, synthetic=bool(about.get("synthetic"))), out / "results")
@@ -166,9 +168,9 @@ def _draw_groups(axis: Any, found: Sequence[Comparison], encoders: Sequence[str]
         axis.errorbar(factor * c.difference, place, xerr=bars, **{**_style(c.encoder, encoders), "linestyle": ""})
     axis.axvline(0, color="0.3", linewidth=1)
     axis.set_yticks(range(len(groups)), groups, fontsize=7)
-    axis.invert_yaxis()
+    axis.set_ylim(len(groups) - 0.5, -0.5)
     _dress(axis, f"{first.task}: another {first.change}", "")
-    axis.set_xlabel(f"difference in {first.metric}", fontsize=7)
+    axis.set_xlabel(f"difference in {first.metric}{', points' if factor > 1 else ''}", fontsize=7)
 
 
 def write_robustness_page(result: Robustness, path: Path, about: Mapping[str, Any]) -> int:
@@ -184,7 +186,7 @@ def write_robustness_page(result: Robustness, path: Path, about: Mapping[str, An
         sections.append(Section("groups", "Other seasons and continents", [PageTable(GROUP_COLUMNS, rows)], lead=GROUPS_HOW))  # fmt: skip
     if result.notes:
         omitted: list[Part] = [Notice(note, Tone.PLAIN) for note in result.notes]
-        sections.append(Section("omitted", "Not measured", omitted))
+        sections.append(Section("notes", "Notes", omitted))
     badges = [Badge("synthetic tiles", Tone.WARNING)] if synthetic else []
     page = Page(title="Robustness", lead=QUESTION, badges=badges, sections=sections, footer=f"Made by mmearth {__version__}.")  # fmt: skip
     return write_page(page, path)

@@ -181,6 +181,10 @@ def robustness(
     _check(tasks, changes, protocol)
     where = resolve_device(device)
     found = candidates(checkpoints, tasks, seeds, baselines=baselines, encoders=encoders)
+    if not found or not tasks:
+        raise InputError(
+            "expected at least one checkpoint, encoder or baseline, and at least one task and seed; add them."
+        )
     for candidate, task in itertools.product(found, tasks):
         task.check()
         candidate.model.check(task, where)
@@ -240,7 +244,10 @@ def _planned(group: list[tuple[Candidate, int]], task: LabelledSet, names: Seque
     candidate = group[0][0]
     inputs = _inputs(candidate.model.input(task), task)
     scene = Scene(inputs, _bands(inputs, task), {})
-    notes, used = [], []
+    notes = [f"{candidate.name} was trained on the labels of {task.name}, or on related ones."] * candidate.leaky_for(
+        task
+    )
+    used = []
     for change in all_changes(scene.inputs):
         if change.kind in names:
             obstacle = change.obstacle(scene)

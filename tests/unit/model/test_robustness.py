@@ -44,12 +44,18 @@ def spoilt(arrays: dict[str, np.ndarray[Any, Any]]) -> None:
     """Put the tiles on two continents; the toy's kinds, and with them latitudes and seasons, stay as they are."""
     arrays["lon"] += 20.0
     arrays["lon"][1::2] += 55.0
-    arrays["lat"] += 12.0
+    arrays["lat"][::2], arrays["lat"][1::2] = 15.0, 42.0  # Chad and Sudan; Kyrgyzstan and China
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(tmp_path_factory.mktemp("toy") / "toy.zarr", 192, shares=(0.5, 0.1), size_px=16)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of two continents."""
+    return write_store(tmp_path_factory.mktemp("two") / "two.zarr", 192, shares=(0.5, 0.0), size_px=16, change=spoilt)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +179,9 @@ def test_resolution_is_the_mean_of_observed_pixels(level: int) -> None:
     before, side = batch()["sentinel1"].astype(np.float64), 2**level
     after = changed("resolution", level)["sentinel1"]
     cells = before.reshape(IMAGES, -1, SIDE // side, side, SIDE // side, side)
-    expected = np.nanmean(cells, axis=(3, 5)).repeat(side, 2).repeat(side, 3)
+    with np.errstate(invalid="ignore"):
+        mean = np.nansum(cells, axis=(3, 5)) / (~np.isnan(cells)).sum(axis=(3, 5))
+    expected = mean.repeat(side, 2).repeat(side, 3)
     seen = ~np.isnan(before)
     assert after[seen] == pytest.approx(expected[seen], rel=1e-5)
     odd = np.arange(25, dtype=S1.dtype).reshape(1, 1, 5, 5)
@@ -254,8 +262,9 @@ def figures(encoder: Any, task: LabelledSet, out: Path, **options: Any) -> Any:
     return robustness([], [task], out, encoders=encoder, device="cpu", seeds=2, **options)
 
 
-@pytest.mark.parametrize("protocol", ["linear", "knn", "probe"])
-@pytest.mark.parametrize("name", ["store:biome", "store:esa_worldcover/shares"])
+@pytest.mark.parametrize(
+    ("name", "protocol"), [("store:biome", "linear"), ("store:biome", "knn"), ("store:esa_worldcover/shares", "probe")]
+)
 def test_without_change_the_figure_is_that_of_evaluate(
     store: Store, both: Checkpoint, tmp_path: Path, name: str, protocol: str
 ) -> None:
@@ -372,9 +381,8 @@ def test_continents_are_those_of_the_map() -> None:
     assert [names[code] if code >= 0 else "" for code in codes] == [name.strip() for name in places]
 
 
-def test_probes_of_other_continents_are_compared_on_the_same_tiles(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "two.zarr", 192, shares=(0.5, 0.0), size_px=16, change=spoilt)
-    found = robustness([], [open_task("store:biome", store)], tmp_path / "o", baselines=["statistics"], changes=["continent"], seeds=1, device="cpu")  # fmt: skip
+def test_probes_of_other_continents_are_compared_on_the_same_tiles(two: Store, tmp_path: Path) -> None:
+    found = robustness([], [open_task("store:biome", two)], tmp_path / "o", baselines=["statistics"], changes=["continent"], seeds=1, device="cpu")  # fmt: skip
     assert [c.test for c in found.comparisons] == ["Africa", "Asia"]
     assert not found.curves
     for c in found.comparisons:
@@ -416,9 +424,9 @@ def test_an_interrupted_run_goes_on_where_it_was(store: Store, tmp_path: Path) -
     assert resumed == robustness([], [task], tmp_path / "b", **options)
 
 
-def test_results_are_written_as_tables_a_figure_and_a_page(store: Store, tmp_path: Path) -> None:
-    arguments = ("--store", str(store.path), "--task", "store:biome", "--baseline", "statistics", "--seeds", "1", "--change", "offset",
-                 "--change", "shift", "--change", "season", "--cache", str(tmp_path / "c"), "--out", str(tmp_path / "o"), "--html", str(tmp_path / "p.html"))  # fmt: skip
+def test_results_are_written_as_tables_a_figure_and_a_page(two: Store, tmp_path: Path) -> None:
+    arguments = ("--store", str(two.path), "--task", "store:biome", "--baseline", "statistics", "--seeds", "1", "--change", "offset",
+                 "--change", "shift", "--change", "season", "--change", "continent", "--cache", str(tmp_path / "c"), "--out", str(tmp_path / "o"), "--html", str(tmp_path / "p.html"))  # fmt: skip
     keep = tmp_path / "o" / "features" / "mine.npy"
     keep.parent.mkdir(parents=True)
     keep.touch()
@@ -438,6 +446,12 @@ def test_results_are_written_as_tables_a_figure_and_a_page(store: Store, tmp_pat
     assert "synthetic" in page
     alone = command("robustness", *arguments, "--json")
     assert json.loads(alone.stdout) == told
+    assert "robustness" in command("experiment", "list").stdout
+
+
+def test_the_command_names_all_changes() -> None:
+    (option,) = [p for p in cli.commands["robustness"].params if p.name == "changes"]
+    assert tuple(getattr(option.type, "choices", ())) == CHANGES
 
 
 @pytest.mark.parametrize(
@@ -458,7 +472,7 @@ def test_results_are_written_as_tables_a_figure_and_a_page(store: Store, tmp_pat
         (("--protocol", "paper"), "paper"),
         (("--device", "warp"), "warp"),
         (("--padding", "same"), "--padding"),
-        (("--baseline", "none"), "encoder"),
+        (("--baseline", "none"), "at least one checkpoint"),
         (("nosuch",), "nosuch"),
     ],
 )
