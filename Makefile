@@ -21,6 +21,7 @@ help:
 	@echo "              each in a separate environment (make prove-newest: the latter alone)"
 	@echo "make docs     build the documentation into build/docs, offline, and check its spelling"
 	@echo "make bench    all benchmarks; make bench-NAME runs tests/benchmarks/bench_NAME.py"
+	@echo "make real-pixels  pretrain on real photographs and compare (hours; resumes): tests/benchmarks/real_pixels.py"
 	@echo "make constraints  pin the dependencies of pyproject.toml in constraints.txt; UPGRADE=--upgrade pins the newest"
 	@echo "make clean    remove the virtual environment and the demo"
 
@@ -131,6 +132,11 @@ BENCHES := $(patsubst tests/benchmarks/bench_%.py,bench-%,$(sort $(wildcard test
 bench: $(BENCHES)
 $(BENCHES): bench-%: $(READY)
 	$(BIN)/python tests/benchmarks/bench_$*.py
+
+# Hours of two cores, so it is no part of `bench`; whatever is finished in build/real-pixels is kept.
+.PHONY: real-pixels
+real-pixels: $(READY)
+	$(BIN)/python tests/benchmarks/real_pixels.py
 
 bench-loader bench-icechunk: $(VENV)/.bench
 $(VENV)/.bench: $(READY)

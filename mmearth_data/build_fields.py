@@ -21,7 +21,8 @@ class SourceFields(Fields):
     """The source of the pixels, the connection to Earth Engine, and assumptions about its speed and cost."""
 
     source: Annotated[
-        str, About("Source of the pixels: earthengine, synthetic, or rasters:FILE.yaml.", SOURCE, "SOURCE")
+        str,
+        About("Source of the pixels: earthengine, synthetic, rasters:FILE.yaml or chips:FILE.yaml.", SOURCE, "SOURCE"),
     ] = "earthengine"
     ee_project: Annotated[
         str | None,

@@ -508,7 +508,9 @@ def browse(store: Path | None, port: int, embeddings: Path | None, open_page: bo
 @cli.command(resumes=lambda given: given["mend"])
 @click.argument("store", type=STORE, required=False)
 @option("--repair", WHAT, "Rebuild damaged shards from the recipe in the store.", name="mend", is_flag=True)
-@option("--source SOURCE", SOURCE, "With --repair: rasters:FILE.yaml, if the store was built from files.")
+@option(
+    "--source SOURCE", SOURCE, "With --repair: rasters:FILE.yaml or chips:FILE.yaml, if the store was built from files."
+)
 @option("--ecoregions FILE", SOURCE, BUILT_WITH, FILE)
 @option("--tiles-file FILE", SOURCE, BUILT_WITH, FILE)
 @option("--polygons FILE", SOURCE, BUILT_WITH, FILE)

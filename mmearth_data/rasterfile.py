@@ -90,6 +90,11 @@ class Raster:
             alpha=None if alpha is None or alpha not in bands else list(bands).index(alpha),
         )
 
+    def window(self, row: int, col: int, size_px: int) -> Self:
+        """Square part of the raster, by its upper-left pixel; without corners."""
+        part = (slice(None), slice(row, row + size_px), slice(col, col + size_px))
+        return replace(self, values=self.values[part], missing=self.missing[part], corners=None)
+
 
 def marked(values: NDArray[Any], marks: Sequence[float]) -> NDArray[np.bool_]:
     """Elementwise: NaN, infinite, or equal to one of the marks in the array's type."""

@@ -52,9 +52,21 @@ WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
     (SCENES, "brings its own scenes", "leave it out"),
     (SERVICE | {"assets", "era5_window"}, "asks nothing of Earth Engine", "leave it out, or use --source earthengine"),
     (frozenset({"level"}), "has no files of both levels", "leave it out, or name the levels to choose from: --levels"),
+    (
+        frozenset({"cover", "overlap_px", "ecoregions"}),
+        "has images without a location",
+        "leave it out",
+    ),
+    (
+        LABELLED | {"tiles_file"},
+        "brings its own labels, dates and splits",
+        "leave it out, and describe them in the file of the source",
+    ),
     (frozenset({"seed"}), "covers a region without random choices", "leave it out"),
 )
 """Fields, why a source does not use them, and what to do."""
+SOURCE_FORMS = ("earthengine", "synthetic", "rasters:FILE.yaml", "chips:FILE.yaml")
+"""Values of the field ``source``."""
 NOT_IDENTITY = SERVICE | {"source", "threads"}
 """Fields that a store does not record: it records `Source.identity` instead, and speed does not change its bytes."""
 ASSET_ID = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
@@ -225,6 +237,7 @@ class BuildRecipe(BuildFields, Recipe):
             unused = sorted((self.given & fields) - used)
             if unused:
                 name = f"{unused[0]} ({_flag(unused[0])})"
+                remedy = remedy if "tiles_file" in used else remedy.partition(",")[0]
                 raise InputError(f"{name}: expected none with the source {self.source}, which {why}; {remedy}.")
 
     @model_validator(mode="after")
@@ -337,9 +350,9 @@ class BuildRecipe(BuildFields, Recipe):
     @field_validator("source")
     @classmethod
     def _source(cls, value: str) -> str:
-        if re.fullmatch(r"earthengine|synthetic|rasters:.+", value) is None:
-            meant = did_you_mean(value, ("earthengine", "synthetic", "rasters:FILE.yaml"))
-            raise InputError(f"source: expected earthengine, synthetic or rasters:FILE.yaml, got {value!r}; {meant}")
+        if re.fullmatch(r"earthengine|synthetic|(rasters|chips):.+", value) is None:
+            meant = did_you_mean(value, SOURCE_FORMS)
+            raise InputError(f"source: expected one of {', '.join(SOURCE_FORMS)}, got {value!r}; {meant}")
         return value
 
     @field_validator("tile_size")
@@ -394,7 +407,7 @@ class BuildRecipe(BuildFields, Recipe):
 
     @property
     def source_file(self) -> Path | None:
-        """File of the source (``rasters:FILE``), if it has one."""
+        """File of the source (``rasters:FILE``, ``chips:FILE``), if it has one."""
         _, colon, file = self.source.partition(":")
         return Path(file) if colon else None
 

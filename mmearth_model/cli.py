@@ -112,9 +112,9 @@ HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
 BESIDE = option(
-    "--beside FILE.csv",
+    "--beside published|FILE.csv",
     OUTPUT,
-    "Show published results of the same tasks: published (those of catalog/published_results.csv), or a CSV file with its "
+    "Show published results of the same tasks: those of catalog/published_results.csv, or of a CSV file with its "
     "columns.",
 )
 ENCODER_TEXT = (

@@ -160,6 +160,11 @@ class RemoteSource(LoggedSource):
     """The same over a network: with all members of `SourceOverNetwork`."""
 
     recipe_fields: ClassVar[frozenset[str]] = frozenset()
+    coordinates: ClassVar[frozenset[str]] = frozenset()
+    remarks: ClassVar[list[str]] = []
+
+    def own_modalities(self) -> tuple[Modality, ...]:
+        return ()
 
     def places(self, size_px: int) -> list[Place]:
         return []

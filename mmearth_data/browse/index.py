@@ -214,7 +214,9 @@ class TileIndex:
     def latitude_bars(self) -> Bars:
         """Bands of latitude; edges in degrees."""
         edges = np.arange(-90, 90 + LATITUDE_STEP_DEG, LATITUDE_STEP_DEG, dtype=np.float64)
-        bar = np.clip((self.lat + 90) // LATITUDE_STEP_DEG, 0, len(edges) - 2).astype(np.uint8)
+        unknown = float(len(edges) - 1)
+        band = np.clip((self.lat + 90) // LATITUDE_STEP_DEG, 0, unknown - 1)
+        bar = np.where(np.isnan(band), unknown, band).astype(np.uint8)
         names = tuple(f"{_latitude(south)} to {_latitude(north)}" for south, north in itertools.pairwise(edges))
         return Bars(edges=edges, names=names, of_tile=bar)
 

@@ -72,8 +72,9 @@ def ramp(steps: int) -> list[str]:
 
 
 def whole_view(index: TileIndex) -> View:
-    """View of all tiles, with a margin."""
-    x, y = index.x, index.y
+    """View of all tiles that have a location, with a margin; of the point 0, 0 if none has."""
+    known = np.isfinite(index.x) & np.isfinite(index.y)
+    x, y = (values[known] if known.any() else np.zeros(1) for values in (index.x, index.y))
     west, east, south, north = (float(v) for v in (x.min(), x.max(), y.min(), y.max()))
     grow = max(0.0, LEAST_SPAN_M - (east - west)) / 2, max(0.0, LEAST_SPAN_M - (north - south)) / 2
     view = View(west=west - grow[0], south=south - grow[1], east=east + grow[0], north=north + grow[1])
@@ -250,8 +251,11 @@ class TileMap:
     def choose(self, position: int) -> bool:
         """Mark a tile, and move the view if it is outside; True if the view has moved."""
         x, y = float(self._index.x[position]), float(self._index.y[position])
-        self.chosen.data = {"x": [x], "y": [y]}
+        placed = bool(np.isfinite(x) and np.isfinite(y))
+        self.chosen.data = {"x": [x], "y": [y]} if placed else {"x": [], "y": []}
         view = self.view
+        if not placed:
+            return False
         if view.west <= x <= view.east and view.south <= y <= view.north:
             return False
         dx, dy = (view.east - view.west) / 2, (view.north - view.south) / 2

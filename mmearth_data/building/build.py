@@ -12,7 +12,7 @@ from mmearth_data.building.executor import Progress, run
 from mmearth_data.building.labels import refuse_changed_labels
 from mmearth_data.building.prepare import planned, read_inputs
 from mmearth_data.errors import InputError
-from mmearth_data.sources.opening import over_network
+from mmearth_data.sources.opening import over_network, with_size
 from mmearth_data.store.ledger import merge_ledgers, write_ledger
 from mmearth_data.store.reader import open_store
 from mmearth_data.store.session import NewStore, find_store, ignore, refuse_other, session
@@ -47,6 +47,7 @@ def build(
 ) -> None:
     """Build a store, continue one that was interrupted, or append to one; see `mmearth_data.build`."""
     note = note or ignore
+    recipe = with_size(recipe, catalog)
     with session(out, note) as work:
         existing = find_store(out) if append is None else appended_store(out, recipe, append)
         if existing is not None:
@@ -75,6 +76,7 @@ def rebuild(
     work: Session, store: Store, recipe: BuildRecipe, catalog: Catalog | None, report: Callable[[Progress], None]
 ) -> None:
     """Fill in this process whatever is missing from a store that the session holds; raises like `build`."""
+    recipe = with_size(recipe, catalog)
     inputs = read_inputs(recipe, catalog, connect=True)
     refuse_other(store, recipe=recipe.identity(), source=_identity(inputs))
     reports = (work.confirmed(report), report)

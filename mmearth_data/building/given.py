@@ -59,17 +59,21 @@ def given_tiles(source: Source, recipe: BuildRecipe) -> GivenTiles:
         others.
     """
     surveys = surveyed_tiles(source, recipe)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = tuple(source.remarks)
+    if surveys and surveys[0].split is not None:
+        _refuse_second_split(recipe, f"{recipe.source}, whose splits are kept", "remove splits from the file")
+        split = np.array([one.split for one in surveys], dtype=np.uint8)
+        return GivenTiles(places=[one.place for one in surveys], split=split, notes=notes)
     if recipe.tiles_file is not None:
         tiles = own_tiles(surveys)
         published = read_published(recipe.tiles_file, tiles, recipe.split_column, recipe.date_column)
         if len(published.kept) < len(surveys):
-            notes = (f"{recipe.tiles_file}: {len(published.kept)} of the {len(surveys)} tiles of the source",)
+            notes += (f"{recipe.tiles_file}: {len(published.kept)} of the {len(surveys)} tiles of the source",)
         surveys = [surveys[position] for position in published.kept]
         if published.date_ms is not None:
             surveys = _dated(recipe, surveys, published)
         if published.split is not None:
-            _refuse_second_split(recipe)
+            _refuse_second_split(recipe, f"{recipe.tiles_file}, whose column split is kept", "remove the column")
             kept = own_tiles(surveys)
             refuse_overlaps(recipe.tiles_file, *_lonlat(surveys), published.split, recipe.tile_size, kept.name)
             return GivenTiles(places=[one.place for one in surveys], split=published.split, notes=notes)
@@ -113,6 +117,7 @@ def _split(surveys: list[Survey], recipe: BuildRecipe) -> tuple[NDArray[np.uint8
     groups = groups_of_tiles([one.grid for one in surveys])
     shares = recipe.split_shares
     if recipe.split == "block":
+        _refuse_blocks_without_locations(recipe, surveys)
         split, _ = split_by_blocks(*_lonlat(surveys), groups, shares, recipe.seed)
     else:
         order = np.random.default_rng(recipe.seed).permutation(len(surveys))
@@ -120,12 +125,20 @@ def _split(surveys: list[Survey], recipe: BuildRecipe) -> tuple[NDArray[np.uint8
     return split, empty_splits(split, shares, groups)
 
 
-def _refuse_second_split(recipe: BuildRecipe) -> None:
+def _refuse_blocks_without_locations(recipe: BuildRecipe, surveys: list[Survey]) -> None:
+    nowhere = int(np.isnan(_lonlat(surveys)).any(axis=0).sum())
+    if nowhere:
+        raise InputError(
+            f"split (--split): expected random with {recipe.source}, {nowhere} of whose {len(surveys)} tiles have no "
+            "location, got block; leave it out."
+        )
+
+
+def _refuse_second_split(recipe: BuildRecipe, kept: str, remedy: str) -> None:
     unused = sorted(recipe.given & {"split", "split_shares"})
     if unused:
         raise InputError(
-            f"{unused[0]} (--{unused[0].replace('_', '-')}): expected none with {recipe.tiles_file}, whose column split "
-            "is kept; leave it out, or remove the column."
+            f"{unused[0]} (--{unused[0].replace('_', '-')}): expected none with {kept}; leave it out, or {remedy}."
         )
 
 

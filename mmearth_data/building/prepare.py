@@ -16,7 +16,14 @@ from mmearth_data.errors import InputError
 from mmearth_data.geography.regions import resolve_region
 from mmearth_data.sampling import PlaceColumns, read_sample, sample
 from mmearth_data.sampling.polygon_tiles import sample_of_polygons
-from mmearth_data.sources.opening import given_ecoregions, make_source, options_of, over_network, sample_ecoregions
+from mmearth_data.sources.opening import (
+    given_ecoregions,
+    make_source,
+    options_of,
+    over_network,
+    sample_ecoregions,
+    with_size,
+)
 from mmearth_data.sources.wanted import adjusted_catalog, deliverable, wanted_modalities
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 
@@ -107,7 +114,7 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
     if connect and (remote := over_network(source)):
         remote.connect()
     labelled = with_labels(recipe, source, catalog)
-    wanted = (*wanted_modalities(catalog, recipe), *labelled.modalities)
+    wanted = (*wanted_modalities(catalog.extended(source.own_modalities()), recipe), *labelled.modalities)
     modalities = deliverable(labelled.source, wanted, recipe)
     return Inputs(
         source=labelled.source,
@@ -135,6 +142,7 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
     InputError
         When any input cannot be used.
     """
+    recipe = with_size(recipe, catalog)
     return planned(recipe, read_inputs(recipe, catalog, connect=connect))
 
 

@@ -152,6 +152,11 @@ class Catalog:
             raise CatalogError(f"Expected the name of a modality in the catalog, got {name!r}; {hint}")
         return self.modalities[name]
 
+    def extended(self, modalities: Sequence[Modality]) -> Catalog:
+        """Return the catalog with these modalities as well; they replace those of the same name."""
+        merged = {**self.modalities, **{m.name: m for m in modalities}}
+        return Catalog(dict(sorted(merged.items(), key=lambda item: item[1].order))) if modalities else self
+
     def select(self, names: Sequence[str] | None = None) -> tuple[Modality, ...]:
         """Modalities by name, each once and in catalog order; without names, the enabled ones.
 

@@ -50,6 +50,10 @@ LEAST_ID = 2**30
 """Integers below it are positions, all others are tile ids. No tile has a smaller id, since ids at longitude -180 and
 latitude -80 begin at 1.28e9, and no store has that many tiles.
 """
+CONTENT_ID = 0b11 << 62
+"""Bits that mark the id of a tile without a known location, made from its content: no longitude has them, since 360e6,
+the largest, is below 0b11 << 27.
+"""
 HEX_ID = re.compile("(0[xX])?[0-9a-fA-F]{16}")
 DECIMAL_ID = re.compile("[0-9]{17,20}")
 
@@ -173,6 +177,39 @@ def tile_ids(lon: ArrayLike, lat: ArrayLike, size_px: int) -> NDArray[np.uint64]
     return packed
 
 
+def content_tile_id(digest: bytes, size_px: int) -> int:
+    """Tile id of an image without a known location: two bits that no longitude has, 55 bits of a digest, and the size.
+
+    ``digest`` has at least 8 bytes. Among a million different images, two have the same id with a probability of 1 in 72,000.
+
+    Examples
+    --------
+    >>> f"{content_tile_id(bytes(8), 64):016x}", f"{content_tile_id(bytes([255] * 8), 64):016x}"
+    ('c000000000000004', 'ffffffffffffff84')
+    """
+    content = int.from_bytes(digest[:8], "big") >> 9
+    return CONTENT_ID | content << 7 | check_tile_size(size_px) // 16
+
+
+def is_content_id(tile_id: ArrayLike) -> NDArray[np.bool_]:
+    """Elementwise: whether a tile id was made from the content of an image (`content_tile_id`), not from a location."""
+    marked: NDArray[np.bool_] = np.asarray(tile_id, dtype=np.uint64) >> np.uint64(62) == 0b11
+    return marked
+
+
+def pixel_size_m(ids: ArrayLike) -> int | None:
+    """Pixel size of tiles, metres; None if it is not known, since all of them are images without a georeference."""
+    found = is_content_id(ids)
+    return None if found.size and found.all() else PIXEL_M
+
+
+def resized_tile_ids(ids: ArrayLike, size_px: int) -> NDArray[np.uint64]:
+    """Tile ids of the same centres or images with another size."""
+    kept = np.asarray(ids, dtype=np.uint64) & ~np.uint64(127)
+    sized: NDArray[np.uint64] = kept | np.uint64(check_tile_size(size_px) // 16)
+    return sized
+
+
 def unpack_tile_id(tile_id: int) -> tuple[float, float, int]:
     """(lon, lat, size_px) encoded in a tile id."""
     return ((tile_id >> 35) / 1e6 - 180, ((tile_id >> 7) & (2**28 - 1)) / 1e6 - 90, (tile_id & 127) * 16)
@@ -250,10 +287,10 @@ class Place:
     """A candidate location of a tile."""
 
     tile_id: int
-    """See `mmearth_data.catalog.tile.tile_ids`."""
+    """See `mmearth_data.catalog.tile.tile_ids`, and `content_tile_id` for images without a georeference."""
     lon: float
     lat: float
-    """Degrees, rounded to 1e-6."""
+    """Degrees, rounded to 1e-6; NaN if unknown."""
     size_px: int
     biome: int | None = None
     eco_region: int | None = None

@@ -50,6 +50,8 @@ def format_lonlat(lon: float, lat: float, decimals: int = 4) -> str:
     >>> format_lonlat(-61.5, -3.25)
     '3.2500° S, 61.5000° W'
     """
+    if not (np.isfinite(lon) and np.isfinite(lat)):
+        return "location not known"
     return f"{abs(lat):.{decimals}f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.{decimals}f}° {'E' if lon >= 0 else 'W'}"
 
 

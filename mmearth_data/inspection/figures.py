@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, unpack_tile_id
+from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, pixel_size_m, unpack_tile_id
 from mmearth_data.files.writing import write_bytes
 from mmearth_data.inspection import canvas as sheet
 from mmearth_data.inspection.canvas import FAINT, INK, PAPER, SOFT, Canvas, fit, text_width, wrap
@@ -217,7 +217,7 @@ def _draw(
     for place in placed:
         x = MARGIN + place.column * (side + GAP)
         _group(canvas, place.group, x, tops[place.row], side)
-    if placed and placed[0].group.panels[0].image is not None:
+    if placed and placed[0].group.panels[0].image is not None and pixel_size_m(coordinates["tile_id"]) is not None:
         _scale_bar(canvas, MARGIN, tops[0] + LABEL, side, size_px)
     for table, x, y in flow:
         _table(canvas, table, MARGIN + x, strip + y)
@@ -232,8 +232,13 @@ def _details(coordinates: Mapping[str, Any], size_px: int) -> list[str]:
         format_lonlat(float(coordinates["lon"]), float(coordinates["lat"])),
         format_time(coordinates["time"]),
         *([f"level {level}"] if level else []),
-        f"{size_px} \N{MULTIPLICATION SIGN} {size_px} px, {size_px * PIXEL_M:,} m a side",
+        f"{size_px} \N{MULTIPLICATION SIGN} {size_px} px{_width(coordinates, size_px)}",
     ]
+
+
+def _width(coordinates: Mapping[str, Any], size_px: int) -> str:
+    pixel_m = pixel_size_m(coordinates["tile_id"])
+    return "" if pixel_m is None else f", {size_px * pixel_m:,} m a side"
 
 
 def _group(canvas: Canvas, group: PanelGroup, x: int, y: int, side: int) -> None:

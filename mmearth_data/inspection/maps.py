@@ -168,15 +168,19 @@ def places_of_store(store: Store, colour: Colour) -> Places:
     """Points of a store's tiles and their colours; see `map_figure`."""
     coords = store.coords
     label, codes = _colouring(store, colour)
+    known = np.isfinite(coords["lon"]) & np.isfinite(coords["lat"])
+    if len(store) and not known.any():
+        raise InputError(f"{store.path}: expected tiles with a location to map, got {len(store):,} without.")
     side_m = store.layout.size_px * PIXEL_M
+    lacking = [f"{np.count_nonzero(~known):,} without a location not shown"] if not known.all() else []
     return Places(
-        lon=coords["lon"],
-        lat=coords["lat"],
-        split=coords["split"],
+        lon=coords["lon"][known],
+        lat=coords["lat"][known],
+        split=coords["split"][known],
         label=label,
-        codes=codes.astype(np.int64),
+        codes=codes.astype(np.int64)[known],
         title=store.path.name,
-        details=(f"{len(store):,} tiles of {side_m:,} m",),
+        details=(f"{len(store):,} tiles of {side_m:,} m", *lacking),
         synthetic=store.synthetic,
     )
 

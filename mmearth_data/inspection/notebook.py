@@ -135,12 +135,13 @@ def _uri(kind: str, data: bytes) -> str:
 
 
 def _map(store: Store) -> str:
-    """Map of the tiles, coloured by split; empty text for an empty selection."""
-    if not len(store):
+    """Map of the tiles, coloured by split; empty text if no tile has a location."""
+    known = np.isfinite(store.content.column("lon")[store.rows]) & np.isfinite(store.content.column("lat")[store.rows])
+    if not known.any():
         return ""
     from mmearth_data.inspection.maps import by_split
 
-    rows, label = _sampled(store.rows), by_split()
+    rows, label = _sampled(store.rows[known]), by_split()
     lon, lat, split = (store.content.column(name)[rows] for name in ("lon", "lat", "split"))
     colours = {c.code: (c.name, c.colour or GREY.format(1)) for c in label.classes}
     groups = [(*colours.get(code, ("no split", "#71717a")), split == code) for code in np.unique(split).tolist()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.modality import PRESENT
-from mmearth_data.catalog.tile import LEVEL_NAMES
+from mmearth_data.catalog.tile import LEVEL_NAMES, pixel_size_m
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.commits import committed_shards, read_commit
 from mmearth_data.store.encoding import object_key
@@ -110,6 +110,8 @@ class Summary:
     rows: int
     """Rows of the store, empty ones included."""
     size_px: int
+    pixel_m: int | None
+    """Pixel size, metres; None if it is not known."""
     overlap_px: int | None
     """As `Store.overlap_px`."""
     tiles_per_shard: int
@@ -172,6 +174,7 @@ def summarise(store: Store) -> Summary:
         tiles=len(store),
         rows=layout.tiles,
         size_px=layout.size_px,
+        pixel_m=pixel_size_m(coords["tile_id"]),
         overlap_px=store.overlap_px,
         tiles_per_shard=layout.tiles_per_shard,
         shards=layout.shards,
@@ -250,10 +253,11 @@ def _sizes(store: Store, spec: ArraySpec, shards: Iterable[int]) -> tuple[int | 
 
 def _label(store: Store, m: Modality, splits: NDArray[np.uint8]) -> LabelSummary:
     codes = store.read(m.name, slice(0, store.layout.tiles))[store.rows]
-    observed = m.observed(codes).reshape(len(codes), -1).any(axis=1)
     if m.kind.is_multi_label:
+        observed = m.observed(codes).any(axis=1)
         tiles, found = np.nonzero(codes == PRESENT)
     else:
+        observed = m.observed(codes)
         tiles, found = np.flatnonzero(observed), codes[observed]
     counts = Counter(zip(found.tolist(), splits[tiles].tolist(), strict=True))
     names = {label.code: label for label in m.classes}
@@ -293,8 +297,10 @@ def _period(time: NDArray[np.datetime64]) -> tuple[str | None, str | None]:
 
 
 def _bounds(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[float, float, float, float] | None:
-    if not len(lon):
+    known = np.isfinite(lon) & np.isfinite(lat)
+    if not known.any():
         return None
+    lon, lat = lon[known], lat[known]
     return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
-from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.terminal.tables import FittedTable, NamedValues, Paragraphs, TableColumn
 from mmearth_data.words import format_bytes, short_path
 
@@ -77,7 +76,8 @@ def _head(s: Summary) -> RenderableType:
     if not s.finished:
         badges.append(" " * bool(badges))
         badges.append(f" NOT FINISHED: {s.committed_shards} of {s.shards} shards ", style="bold black on yellow")
-    side = f"{s.size_px} {TIMES} {s.size_px} px ({s.size_px * PIXEL_M:,} m)"
+    width = "" if s.pixel_m is None else f" ({s.size_px * s.pixel_m:,} m)"
+    side = f"{s.size_px} {TIMES} {s.size_px} px{width}"
     empty = f", {s.rows - s.tiles:,} rows without a tile" if s.rows > s.tiles and s.finished else ""
     scenes = NOTHING if s.first_scene is None else f"{s.first_scene} to {s.last_scene}"
     levels = ", ".join(f"{level} {count:,}" for level, count in s.levels.items() if count)

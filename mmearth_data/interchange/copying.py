@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, tile_ids
+from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, resized_tile_ids
 from mmearth_data.store.commits import empty_columns, read_commit
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 
@@ -207,7 +207,7 @@ def crop_columns(columns: dict[str, Any], size_px: int, offset_px: int) -> None:
     """Move corners and change ids: the centre of a crop has the same location, so only its size differs."""
     tiles = np.flatnonzero(columns["tile_id"])
     before = columns["tile_id"][tiles].tolist()
-    columns["tile_id"][tiles] = tile_ids(columns["lon"][tiles], columns["lat"][tiles], size_px)
+    columns["tile_id"][tiles] = resized_tile_ids(columns["tile_id"][tiles], size_px)
     columns["ulx"] = columns["ulx"] + PIXEL_M * offset_px
     columns["uly"] = columns["uly"] - PIXEL_M * offset_px
     for k, tile_id in zip(tiles.tolist(), before, strict=True):

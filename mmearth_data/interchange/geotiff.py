@@ -18,7 +18,7 @@ from mmearth_data.catalog.tile import LEVEL_NAMES, NO_TIME, TileGrid, as_datetim
 from mmearth_data.errors import InputError
 from mmearth_data.files.writing import make_folder, remove_partial, write_bytes, write_text
 from mmearth_data.interchange.entries import unique_names
-from mmearth_data.interchange.targets import IDENTITY, check_finished, collecting
+from mmearth_data.interchange.targets import IDENTITY, check_finished, check_located, collecting
 from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def export_geotiff(
 ) -> Path:
     """Export a finished store as GeoTIFFs; see `mmearth_data.export`."""
     check_finished(store)
+    check_located(store)
     identity = {"store": store.digest, "format": "geotiff"}
     staging = out / STAGING
     if _is_exported(out, identity):

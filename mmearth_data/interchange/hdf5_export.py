@@ -35,7 +35,7 @@ from mmearth_data.interchange.hdf5_gaps import (
 )
 from mmearth_data.interchange.hdf5_writing import new_hdf5
 from mmearth_data.interchange.tables import coordinate_tables, put_back
-from mmearth_data.interchange.targets import check_finished, check_name, collecting
+from mmearth_data.interchange.targets import check_finished, check_located, check_name, collecting
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.schema import SPLIT_NAMES
 
@@ -70,6 +70,7 @@ def export_published(
 ) -> Path:
     """Export a finished store in the published form; see `mmearth_data.export`."""
     check_finished(store)
+    check_located(store)
     form = published_form()
     name = check_name(name or form.default_name(store.layout.size_px))
     target, staging = out / name, out / f".{name}.partial"

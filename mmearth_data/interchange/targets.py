@@ -8,6 +8,9 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from mmearth_data.catalog.tile import is_content_id
 from mmearth_data.errors import InputError
 from mmearth_data.files.writing import write_text
 from mmearth_data.store.storage import storage_at
@@ -32,6 +35,23 @@ def check_name(name: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name) is None:
         raise InputError(f"--name: expected a name of letters, digits, _, - and ., got {name!r}.")
     return name
+
+
+def check_located(store: Store) -> None:
+    """Refuse a store of images without a georeference, for formats whose tiles have a location.
+
+    Raises
+    ------
+    InputError
+        With the number of tiles without a location.
+    """
+    coords = store.coords
+    nowhere = np.isnan(coords["lon"]) & is_content_id(coords["tile_id"])
+    if nowhere.any():
+        raise InputError(
+            f"{store.path}: expected tiles with a location, got {np.count_nonzero(nowhere):,} of {len(store):,} without; "
+            "read the store with xarray or mmearth_data instead."
+        )
 
 
 def check_finished(store: Store) -> None:

@@ -61,7 +61,17 @@ def groups_of_points(lon: Floats, lat: Floats, size_px: int) -> Ints:
 
 
 def footprints(grids: Sequence[TileGrid], inset_m: float = 0.0) -> NDArray[np.object_]:
-    """Squares of tiles as polygons in degrees; tiles that cross 180 degrees have longitudes beyond 180."""
+    """Squares of tiles as polygons in degrees; tiles that cross 180 degrees have longitudes beyond 180.
+
+    A tile with unknown corners has none (None).
+    """
+    known = np.isfinite([grid.ulx for grid in grids])
+    squares = np.full(len(grids), None, dtype=object)
+    squares[known] = _squares([grid for grid, placed in zip(grids, known, strict=True) if placed], inset_m)
+    return squares
+
+
+def _squares(grids: Sequence[TileGrid], inset_m: float) -> NDArray[np.object_]:
     epsg = np.array([grid.epsg for grid in grids])
     bounds = np.array([grid.bounds for grid in grids]).reshape(-1, 4) + inset_m * np.array([1, 1, -1, -1])
     corners = np.stack([bounds[:, [0, 2, 2, 0]], bounds[:, [1, 1, 3, 3]]], axis=-1)

@@ -260,7 +260,8 @@ def _crs_of(path: Path, frame: gpd.GeoDataFrame) -> CRS:
 
 def _refuse_coordinates(path: Path, geometry: Geometries, rows: Ints, crs: CRS) -> None:
     bounds = shapely.bounds(geometry)
-    bad, expected = ~np.isfinite(bounds).all(axis=1), "finite coordinates"
+    bad: NDArray[np.bool_] = np.asarray(~np.isfinite(bounds).all(axis=1), dtype=bool)
+    expected = "finite coordinates"
     if crs.is_geographic and not bad.any():
         west, south, east, north = bounds.T
         expected = "degrees"

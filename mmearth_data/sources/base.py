@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.quota import Limiter
 
 
+COORDINATES = frozenset({"lon", "lat", "time"})
+"""Coordinates from which modalities may be derived."""
 FIELDS_OF_ALL = frozenset(
     {
         "source",
@@ -72,6 +74,8 @@ class Survey:
     """Modality of the whole tile -> array as stored, for those that the survey already knows: labels, ``era5``."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Other metadata, JSON-ready (scene ids, notes); written to the tile index."""
+    split: int | None = None
+    """Split of the tile if the source gives it; None if the recipe assigns it."""
     request: Any = None
     """What the source needs to read the pixels; opaque to callers."""
 
@@ -85,7 +89,8 @@ class Rejection:
     """``outside_utm`` (`catalog.tile`), ``sentinel2_missing``, ``sentinel2_grid`` and ``sentinel2_nodata`` (Earth
     Engine's `survey` and `pixels`, and `synthetic`), ``earthengine_refused`` and ``earthengine_too_large``
     (`failures`, `session`), ``not_in_source`` (rasters), ``at_sea`` (rows of labelled tables, `labelled`),
-    ``no_scene``, ``date_outside_archive`` and ``same_scene`` (locations with dates, `dated`), or ``duplicate`` (imports of published data).
+    ``no_scene``, ``date_outside_archive`` and ``same_scene`` (locations with dates, `dated`), ``duplicate`` (imports of
+    published data), ``image_unreadable``, ``image_bands``, ``image_size``, ``image_values`` or ``image_empty`` (chips).
     """
     detail: str = ""
     """The service's message, or the figures behind the reason."""
@@ -95,7 +100,7 @@ class Source(Protocol):
     """Delivers aligned tiles."""
 
     name: str
-    """``synthetic``, ``rasters``, ``earthengine``."""
+    """``synthetic``, ``rasters``, ``chips``, ``earthengine``."""
     recipe_fields: ClassVar[frozenset[str]]
     """Recipe fields that the source uses; others are refused if given."""
 
@@ -110,6 +115,20 @@ class Source(Protocol):
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         """Return those of the requested stored modalities that this source can deliver, in the given order."""
+        ...
+
+    def own_modalities(self) -> tuple[Modality, ...]:
+        """Modalities that the source itself defines; they replace those of the same name in the catalog."""
+        ...
+
+    @property
+    def coordinates(self) -> frozenset[str]:
+        """Those of ``lon``, ``lat`` and ``time`` that tiles may have, for the modalities that are derived from them."""
+        ...
+
+    @property
+    def remarks(self) -> list[str]:
+        """Messages for the user, such as what is left out."""
         ...
 
     def places(self, size_px: int) -> list[Place]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 KINDS = {"value": Kind.RASTER_CONTINUOUS, "class": Kind.RASTER_CATEGORICAL}
 UNLABELLED, AMBIGUOUS = -1, -2
 """Pixels in no polygon, and in polygons with different labels."""
+_RASTERIZING = Lock()
+"""Held while rasterio changes the filters of warnings, which all threads share."""
 
 
 @dataclass(frozen=True)
@@ -171,14 +174,15 @@ def burn(shapes: Geometries, rank: Ints, grid: TileGrid, *, touched: bool) -> ND
 
 
 def _rasterized(shapes: Geometries, rank: Ints, size_px: int, *, touched: bool) -> NDArray[np.int32]:
-    found: NDArray[np.int32] = rasterize(
-        zip(shapes, rank.tolist(), strict=True),
-        out_shape=(size_px, size_px),
-        fill=UNLABELLED,
-        transform=Affine(PIXEL_M, 0, 0, 0, -PIXEL_M, 0),
-        all_touched=touched,
-        dtype="int32",
-    )
+    with _RASTERIZING:
+        found: NDArray[np.int32] = rasterize(
+            zip(shapes, rank.tolist(), strict=True),
+            out_shape=(size_px, size_px),
+            fill=UNLABELLED,
+            transform=Affine(PIXEL_M, 0, 0, 0, -PIXEL_M, 0),
+            all_touched=touched,
+            dtype="int32",
+        )
     return found
 
 

@@ -86,6 +86,20 @@ class LabelledSource:
         known = {m.name for m in others} | set(self._own)
         return tuple(m for m in wanted if m.name in known)
 
+    def own_modalities(self) -> tuple[Modality, ...]:
+        """Those of the inner source, and the labels."""
+        return (*self.inner.own_modalities(), *self.labels)
+
+    @property
+    def coordinates(self) -> frozenset[str]:
+        """Those of the inner source."""
+        return self.inner.coordinates
+
+    @property
+    def remarks(self) -> list[str]:
+        """Those of the inner source."""
+        return self.inner.remarks
+
     def places(self, size_px: int) -> list[Place]:
         """Those of the inner source."""
         return self.inner.places(size_px)

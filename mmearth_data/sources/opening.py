@@ -14,15 +14,20 @@ from mmearth_data.sources.period import Period
 from mmearth_data.sources.wanted import adjusted_catalog, wanted_modalities
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from geopandas import GeoDataFrame
 
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.recipes import BuildRecipe
     from mmearth_data.sources.base import Source
+    from mmearth_data.sources.chips import ChipSource
 
 
 def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame | None) -> Source:
     """Open the source of a recipe; InputError for fields that the source does not use, or years without scenes."""
+    if recipe.source_file is not None and recipe.source_name == "chips":
+        return _chips(recipe, recipe.source_file, catalog)
     if recipe.source_file is not None:
         from mmearth_data.sources.rasters import RasterSource
 
@@ -36,6 +41,27 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
     elif recipe.date_column is None:  # dates outside the archive are refused row by row
         check_years(recipe.years, recipe.levels, recipe.source)
     return _synthetic(recipe) if recipe.source == "synthetic" else _earth_engine(recipe, catalog)
+
+
+def _chips(recipe: BuildRecipe, path: Path, catalog: Catalog) -> ChipSource:
+    from mmearth_data.sources.chips import ChipSource
+
+    recipe.refuse_unused(ChipSource.recipe_fields)
+    return ChipSource(path, catalog=catalog, seed=recipe.seed)
+
+
+def with_size(recipe: BuildRecipe, catalog: Catalog | None) -> BuildRecipe:
+    """Return the recipe with the tile size of its images, if it has a source of chips and no size.
+
+    Raises
+    ------
+    InputError
+        If the chips file cannot be used.
+    """
+    if recipe.source_name != "chips" or recipe.source_file is None or "tile_size" in recipe.model_fields_set:
+        return recipe
+    source = _chips(recipe, recipe.source_file, adjusted_catalog(catalog or load_catalog(), recipe))
+    return recipe.model_copy(update={"tile_size": source.size_px})
 
 
 def _period(recipe: BuildRecipe) -> Period | None:

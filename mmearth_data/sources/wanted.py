@@ -49,6 +49,8 @@ def adjusted_catalog(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
 
 def _check_assets_used(catalog: Catalog, recipe: BuildRecipe, named: Mapping[tuple[str, str], str]) -> None:
     """Refuse an asset that is neither of a requested modality nor of the one whose scene gives every tile its grid."""
+    if not named:
+        return
     used = {m.name: m for m in catalog.select(recipe.modalities)}
     used |= {name: m for name, m in catalog.modalities.items() if m.recipe.get("name") == BASE_SCENE}
     read = {asset for m in used.values() for asset in m.asset.values()}
@@ -96,7 +98,9 @@ def deliverable(source: Source, wanted: tuple[Modality, ...], recipe: BuildRecip
     """
     labels = {m.name for m in wanted if m.kind is Kind.TILE_CATEGORICAL} if _labelled(recipe) else set()
     pixels = {m.name for m in source.modalities([m for m in wanted if m.stored])}
-    kept = tuple(m for m in wanted if m.name in pixels | labels or not m.stored)
+    kept = tuple(
+        m for m in wanted if m.name in pixels | labels or (not m.stored and set(m.derived_from) <= source.coordinates)
+    )
     missing = [m.name for m in wanted if m not in kept]
     if recipe.modalities is not None and missing:
         raise InputError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data.catalog.tile import LEVEL_NAMES, PIXEL_M
+from mmearth_data.catalog.tile import LEVEL_NAMES, pixel_size_m
 from mmearth_data.store.schema import SPLIT_NAMES
 from mmearth_data.words import format_bytes
 
@@ -23,7 +23,7 @@ BANDS_SHOWN = 60
 """Maximum width of a list of band names, in characters."""
 DIGEST_SHOWN = 12
 TIMES = "\N{MULTIPLICATION SIGN}"
-COLUMNS = ("lon", "lat", "time", "split", "s2_level")
+COLUMNS = ("tile_id", "lon", "lat", "time", "split", "s2_level")
 """Coordinates that an overview reads."""
 
 
@@ -62,7 +62,7 @@ def overview(store: Store) -> Overview:
     derived = len(store.modalities) - len(stored)
     facts = [
         ("Path", str(store.path)),
-        ("Tiles", f"{tiles:,}{of}, {side_px} {TIMES} {side_px} px of {PIXEL_M} m"),
+        ("Tiles", f"{tiles:,}{of}, {side_px} {TIMES} {side_px} px{_of_pixels(columns['tile_id'])}"),
         ("Splits", _counts(columns["split"], SPLIT_NAMES) or "none"),
         (
             "Scenes",
@@ -100,6 +100,11 @@ def _counts(codes: NDArray[np.uint8], names: Mapping[int, str]) -> str:
     return ", ".join([*shown, *([f"{rest:,} without"] if shown and rest else [])])
 
 
+def _of_pixels(tile_ids: NDArray[np.uint64]) -> str:
+    pixel_m = pixel_size_m(tile_ids)
+    return "" if pixel_m is None else f" of {pixel_m} m"
+
+
 def _period(time: NDArray[np.datetime64]) -> str:
     known = time[~np.isnat(time)]
     if not len(known):
@@ -108,8 +113,10 @@ def _period(time: NDArray[np.datetime64]) -> str:
 
 
 def _area(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> str:
-    if not len(lon):
-        return "none"
+    known = np.isfinite(lon) & np.isfinite(lat)
+    if not known.any():
+        return "no known location" if len(lon) else "none"
+    lon, lat = lon[known], lat[known]
     west, east, south, north = lon.min(), lon.max(), lat.min(), lat.max()
     return f"{west:.2f} to {east:.2f} °E, {south:.2f} to {north:.2f} °N"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.modality import ABSENT, PRESENT
-from mmearth_data.catalog.tile import LEVEL_NAMES, LEVEL_NONE, format_tile_id
+from mmearth_data.catalog.tile import LEVEL_NAMES, LEVEL_NONE, format_tile_id, is_content_id
 from mmearth_data.errors import InputError
 from mmearth_data.store.index import REJECTED_FIELDS, check_crs
 from mmearth_data.store.moments import count_codes
@@ -129,7 +129,7 @@ def moved_bits(bits: NDArray[np.uint32], theirs: Sequence[Modality], ours: Seque
 
 
 def check_rejected(rejected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rejected candidates in the form of a commit: JSON-ready, with the tile id in hex.
+    """Rejected candidates in the form of a commit: JSON-ready, with the tile id in hex, and None for unknown degrees.
 
     Raises
     ------
@@ -140,13 +140,14 @@ def check_rejected(rejected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     for entry in rejected:
         _check_names("field of rejected", set(entry), set(REJECTED_FIELDS))
         slot = entry["slot"]
-        if not (np.isfinite(entry["lon"]) and np.isfinite(entry["lat"])):
+        known = np.isfinite(entry["lon"]) and np.isfinite(entry["lat"])
+        if not known and not is_content_id(int(entry["tile_id"])):
             raise InputError(f"rejected: expected a location, got lon {entry['lon']} and lat {entry['lat']}.")
         rows.append(
             {
                 "tile_id": format_tile_id(int(entry["tile_id"])),
-                "lon": float(entry["lon"]),
-                "lat": float(entry["lat"]),
+                "lon": float(entry["lon"]) if known else None,
+                "lat": float(entry["lat"]) if known else None,
                 "reason": str(entry["reason"]),
                 "detail": str(entry["detail"]),
                 "slot": None if slot is None else int(slot),
@@ -179,7 +180,8 @@ def _stored_type(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype
 def check_coordinates(columns: Columns) -> None:
     """Refuse impossible coordinates in rows with a tile.
 
-    Imported data may lack the corner of a tile: then both ``ulx`` and ``uly`` are NaN, and ``epsg`` may be 0.
+    Imported data may lack the corner of a tile: then both ``ulx`` and ``uly`` are NaN, and ``epsg`` may be 0. A tile
+    whose id was made from its content may lack its location too: then both ``lon`` and ``lat`` are NaN.
 
     Raises
     ------
@@ -188,9 +190,10 @@ def check_coordinates(columns: Columns) -> None:
     """
     tiles = columns["tile_id"] != 0
     cornerless = np.isnan(columns["ulx"]) & np.isnan(columns["uly"])
+    nowhere = np.isnan(columns["lon"]) & np.isnan(columns["lat"]) & is_content_id(columns["tile_id"])
     known = {
-        "lon": np.abs(columns["lon"]) <= 180,
-        "lat": np.abs(columns["lat"]) <= 90,
+        "lon": (np.abs(columns["lon"]) <= 180) | nowhere,
+        "lat": (np.abs(columns["lat"]) <= 90) | nowhere,
         "ulx": np.isfinite(columns["ulx"]) | cornerless,
         "uly": np.isfinite(columns["uly"]) | cornerless,
         "s2_level": np.isin(columns["s2_level"], [*LEVEL_NAMES, LEVEL_NONE]),

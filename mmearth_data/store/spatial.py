@@ -51,8 +51,11 @@ def _hilbert_ranks(lon: np.ndarray[Any, Any], lat: np.ndarray[Any, Any]) -> np.n
 
     if not len(lon):
         return np.empty(0, dtype=np.uint32)
-    centres = gpd.GeoSeries.from_xy(lon, lat)
-    ranks: np.ndarray[Any, Any] = centres.hilbert_distance(total_bounds=WORLD, level=HILBERT_LEVEL).to_numpy()
+    ranks = np.full(len(lon), np.iinfo(np.uint32).max, dtype=np.uint32)  # tiles without a location come last
+    known = np.isfinite(lon) & np.isfinite(lat)
+    if known.any():
+        centres = gpd.GeoSeries.from_xy(lon[known], lat[known])
+        ranks[known] = centres.hilbert_distance(total_bounds=WORLD, level=HILBERT_LEVEL).to_numpy()
     return ranks
 
 

@@ -166,6 +166,8 @@ class Tile:
     def __repr__(self) -> str:
         place = (
             f"{abs(self.lat):.4f} {'N' if self.lat >= 0 else 'S'} {abs(self.lon):.4f} {'E' if self.lon >= 0 else 'W'}"
+            if np.isfinite(self.lat) and np.isfinite(self.lon)
+            else "no location"
         )
         date = "no date" if np.isnat(self.time) else str(self.time.astype("datetime64[D]"))
         known = [place, date, self.s2_level, self.split, self.crs]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from mmearth_data.catalog.tile import format_tile_id, tile_ids
+from mmearth_data.catalog.tile import format_tile_id, is_content_id, resized_tile_ids, tile_ids
 from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store.about import extents
 from mmearth_data.store.commits import commit_key, committed_shards, place_rows, read_commit, table_columns
@@ -281,8 +281,7 @@ def _check_rows(found: _Findings, content: Content, commit: Commit) -> None:
     """Compare the 1-D values of a shard with the arrays, and ids with locations."""
     layout = content.layout
     key = commit_key(commit.shard)
-    ids = tile_ids(commit.columns["lon"], commit.columns["lat"], layout.size_px)
-    if not np.array_equal(ids, commit.columns["tile_id"]):
+    if not _fitting_ids(commit.columns, layout.size_px):
         found.report(key, "a tile id is not that of its longitude, latitude and size")
     try:
         check_coordinates(dict(commit.columns))
@@ -296,6 +295,15 @@ def _check_rows(found: _Findings, content: Content, commit: Commit) -> None:
         values = found.attempt(part, partial(content.column, spec.name))
         if values is not None and not _same(values[rows.start : rows.stop], place_rows(spec, [commit], rows)):
             found.report(part, f"it differs from {key}")
+
+
+def _fitting_ids(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> bool:
+    """Whether the ids are those of the locations and the size; of an id made from content, only the size is checked."""
+    ids = columns["tile_id"]
+    placed = ~is_content_id(ids)
+    if not np.array_equal(ids, resized_tile_ids(ids, size_px)):
+        return False
+    return np.array_equal(ids[placed], tile_ids(columns["lon"][placed], columns["lat"][placed], size_px))
 
 
 def _check_values(found: _Findings, content: Content, commit: Commit) -> None:

@@ -412,7 +412,8 @@ def _answers(
     question = Question(task.kind, task.outputs, fit, choose, test, seed, task.metric)
     if job.bench is not None:
         details = bench_details(task, job.bench.input, train, model.input(task), candidate.checkpoint is not None)
-        yield from job.bench.answers(question, details, (id(whole.values), train.tobytes()), job.steps.tell)
+        key, name = (id(whole.values), train.tobytes()), f"{candidate.name} on {task.name}"
+        yield from job.bench.answers(question, details, key, lambda step: job.steps.tell(f"{name}: {step}"))
         return
     for prediction in _predictions(question, job.protocols):
         answers = (prediction.predicted, test.labels, question.classes, prediction.scores)

@@ -94,14 +94,16 @@ class Logistic:
         if self._point.shape != shape:
             self._point = np.zeros(shape)
         self._minimise(_Problem(axes, codes, 1 / (strength * len(codes))))
-        weight, offset = self._point[:, :-1] @ axes.axes.T, self._point[:, -1].copy()
+        point = self._point - self._point.mean(axis=0) if len(classes) > 2 else self._point
+        weight, offset = point[:, :-1] @ axes.axes.T, point[:, -1]
         if len(classes) > 2:
             return classes, weight, offset
         return classes, np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros(1), offset])
 
     def _minimise(self, problem: _Problem) -> None:
         """Take rounds of steps, each with the curvature at its start, until the fit converges or stops improving."""
-        self.iterations, self.converged, scaling = 0, False, problem.diagonal(self._point)
+        self.iterations, self.converged = 0, False
+        scaling: Scaling = problem.diagonal(self._point)
         while not self.converged and self.iterations < self.max_iterations:
             steps = min(ROUND, self.max_iterations - self.iterations)
             self._point, taken, stuck = _descend(problem, self._point, scaling, self.tolerance, steps)
@@ -158,20 +160,23 @@ class Blocks:
         """Factorise (K, R + 1, R + 1) positive matrices, of which nothing is kept."""
         from scipy.linalg.lapack import dtrtri
 
-        factors = np.linalg.cholesky(curvatures)
+        factors: Floats = np.linalg.cholesky(curvatures).astype(np.float64, copy=False)
         return cls(factors, np.stack([dtrtri(each, lower=1)[0] for each in factors]))
 
     def enter(self, point: Floats) -> Floats:
         """L^T w."""
-        return np.matmul(point[:, None], self.factors)[:, 0]
+        found: Floats = np.matmul(point[:, None], self.factors)[:, 0]
+        return found
 
     def leave(self, scaled: Floats) -> Floats:
         """L^-T v."""
-        return np.matmul(scaled[:, None], self.inverses)[:, 0]
+        found: Floats = np.matmul(scaled[:, None], self.inverses)[:, 0]
+        return found
 
     def gradient(self, gradient: Floats) -> Floats:
         """L^-1 g."""
-        return np.matmul(self.inverses, gradient[:, :, None])[:, :, 0]
+        found: Floats = np.matmul(self.inverses, gradient[:, :, None])[:, :, 0]
+        return found
 
 
 def _descend(

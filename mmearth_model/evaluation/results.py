@@ -326,7 +326,8 @@ COLUMNS = (
 
 def speed_text(summary: Summary) -> str:
     """Images per second, "" if they were not measured."""
-    return "" if summary.images_per_s is None else f"{summary.images_per_s:.3g}"
+    speed = summary.images_per_s
+    return "" if speed is None else f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
 
 
 def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:

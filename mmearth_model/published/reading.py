@@ -140,21 +140,23 @@ def _problems(row: Mapping[str, str], decimal: str) -> Iterator[str]:
 
 
 def _wrong_numbers(row: Mapping[str, str], metric: str, decimal: str) -> Iterator[str]:
+    """Describe numbers that are none, are out of range or, if all are right by themselves, do not match each other."""
     low = 0.0 if metric in PERCENT or metric == "rmse" else -math.inf
     high = math.inf if metric == "rmse" else 1.0
-    found: dict[str, float | None] = {}
+    found: list[float | None] = []
     for name in ("value", "ci_lower", "ci_upper"):
         try:
-            found[name] = _number(row[name], decimal)
+            number = _number(row[name], decimal)
         except ValueError:
             yield f"{name}: expected a number, got {row[name][:30]!r}; correct it."
             continue
-        number = found[name]
         if number is not None and metric in METRICS and not low <= number <= high:
-            share = "; divide per cent by 100" if number > high else ""
-            yield f"{name}: expected {metric} between {low:g} and {high:g}, got {number:g}{share or '; correct it'}."
+            remedy = "divide per cent by 100" if number > high else "correct it"
+            yield f"{name}: expected {metric} between {low:g} and {high:g}, got {number:g}; {remedy}."
+            continue
+        found.append(number)
     if len(found) == 3:
-        yield from _wrong_interval(*found.values())
+        yield from _wrong_interval(*found)
 
 
 def _wrong_interval(value: float | None, low: float | None, high: float | None) -> Iterator[str]:

@@ -193,9 +193,10 @@ def akin(labels: Modality, learned: Modality | Learned) -> bool:
     """Whether one modality reveals the labels of another.
 
     Labels of whole tiles are nested in each other (an ecoregion is within one biome), and maps of classes describe
-    the same area: categorical modalities of one kind reveal each other.
+    the same area: categorical modalities of one kind reveal each other. Labels that users gave to whole tiles, which come
+    from no asset, are revealed by themselves only.
     """
-    if labels.kind.is_categorical:
+    if labels.kind.is_categorical and (labels.kind.is_raster or labels.asset):
         return learned.kind is labels.kind
     return learned.name == labels.name
 

@@ -207,7 +207,7 @@ class TaskSpec(BaseModel):
             raise InputError("classes: expected the names of the classes for layout geobench2, got none; list them.")
         if self.kind.per_pixel and self.layout == "folder":
             raise InputError(
-                "layout: expected table, geobench or geobench2 for masks, got folder; list rasters and masks in a CSV."
+                "layout: expected table or geobench for masks, got folder; list rasters and masks in a CSV."
             )
         self._check_layout()
         self._check_labels()

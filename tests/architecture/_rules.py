@@ -83,12 +83,14 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "zarr": ("mmearth_data.store", "mmearth_model.maps"),
     "dask": ("mmearth_data.building", "mmearth_data.loading"),
     "distributed": ("mmearth_data.building", "mmearth_data.loading", "mmearth_model.spreading"),
-    "h5py": ("mmearth_data.interchange", "mmearth_model.tasks"),
+    # Users' images come in HDF5 too: `sources.chips` reads them there.
+    "h5py": ("mmearth_data.interchange", "mmearth_data.sources.chips", "mmearth_model.tasks"),
     "matplotlib": ("mmearth_data.inspection", "mmearth_model"),
     "bokeh": ("mmearth_data.pages", "mmearth_data.inspection", "mmearth_data.browse", "mmearth_model"),
     "jinja2": ("mmearth_data.pages", "mmearth_data.browse"),
     "tornado": ("mmearth_data.browse",),
-    "PIL": ("mmearth_data.inspection", "mmearth_data.browse", "mmearth_model"),
+    # and JPEG and PNG files decode far faster with Pillow than with GDAL.
+    "PIL": ("mmearth_data.inspection", "mmearth_data.browse", "mmearth_data.sources.chips", "mmearth_model"),
     "ee": ("mmearth_data.sources.earthengine",),
     "googleapiclient": ("mmearth_data.sources.earthengine",),
     "google": ("mmearth_data.sources.earthengine",),
@@ -97,6 +99,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "mmearth_data.rasterfile",
         "mmearth_data.sources.burning",
         "mmearth_data.sources.rasters",
+        "mmearth_data.sources.chips",
         "mmearth_data.interchange",
         "mmearth_model.tasks",
         "mmearth_model.maps",
@@ -107,6 +110,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "safetensors": ("mmearth_model",),
     "sklearn": ("mmearth_model",),
     "huggingface_hub": ("mmearth_model.weights.hub",),
+    "onnxruntime": ("mmearth_model.evaluation.external",),
 }
 """Library -> the packages that may import it. What is not named here is free above layer 0."""
 

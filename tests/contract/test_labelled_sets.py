@@ -6,6 +6,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
+from geobench2_world import geotiff, tortilla
 from mmearth_bench_files import write_task
 from toy_store import write_store
 
 from mmearth_data import load_catalog
+from mmearth_model.evaluation.torchgeo_inputs import as_benched
 from mmearth_model.tasks import LabelledSet, open_files, open_task
+from mmearth_model.tasks.files import FileImages
 from mmearth_model.tasks.labelled import IGNORED, TaskKind
 from mmearth_model.tasks.spec import TaskSpec
 
@@ -82,6 +86,24 @@ def geobench(root: Path) -> LabelledSet:
     return open_files(spec(layout="geobench", classes=("a", "b"), bands=bands), root)
 
 
+def geobench2(root: Path) -> LabelledSet:
+    samples, splits = [], ["train"] * 6 + ["validation"] * 3 + ["test"] * 3
+    for number, split in enumerate(splits):
+        whole = tortilla([("s2", "GTiff", geotiff(pixels(number)), {})], [split])
+        samples.append((f"id_{number:02}", "TORTILLA", whole, {"labels": "ab"[number % 2]}))
+    root.mkdir(exist_ok=True)
+    (root / "set.tortilla").write_bytes(tortilla(samples, splits))
+    return open_files(spec(layout="geobench2", classes=("a", "b"), path="s2", label="labels"), root)
+
+
+def listed(root: Path) -> LabelledSet:
+    """As torchgeo-bench takes the files of a data set that it lists."""
+    task = geobench(root)
+    assert isinstance(task.images, FileImages)
+    images = replace(task.images, spec=task.images.spec.model_copy(update={"name": "m-eurosat"}))
+    return as_benched(replace(task, name="m-eurosat", images=images), "all", 12)
+
+
 def cut_from_a_store(task: str) -> Callable[[Path], LabelledSet]:
     return lambda root: open_task(task, write_store(root / "s.zarr", SAMPLES, shares=(0.5, 0.25)))
 
@@ -98,6 +120,9 @@ SETS: dict[str, Callable[[Path], LabelledSet]] = {
     "table-regression": lambda root: table(root, kind="regression", label="height"),
     "table-masks": lambda root: table(root, kind="segmentation", mask="mask", classes=("no", "yes"), ignore=2),
     "geobench": geobench,
+    "geobench2": geobench2,
+    "torchgeo-bench": listed,
+    "torchgeo-bench-others": lambda root: as_benched(table(root), "rgb", 12),
     "mmearth-bench": mmearth_bench("soil_pH"),
     "mmearth-bench-labels": mmearth_bench("species"),
     "mmearth-bench-pixels": mmearth_bench("biomass"),

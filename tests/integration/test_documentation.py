@@ -67,6 +67,10 @@ def _mapping(path: Path) -> object:
     return import_module("mmearth_data.sources.rasters.mapping").read_mapping(path)
 
 
+def _chips(path: Path) -> object:
+    return import_module("mmearth_data.sources.chips.description").Described(path)
+
+
 def _task(path: Path) -> object:
     return import_module("mmearth_model.tasks.spec").read_spec(str(path))
 
@@ -93,6 +97,7 @@ def _encoder(path: Path) -> object:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "mapping file": _mapping,
+    "chips file": _chips,
     "task file": _task,
     "catalog entry": _entry,
     "build recipe": _build,

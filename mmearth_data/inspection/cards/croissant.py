@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.catalog.modality import ABSENT, PRESENT
-from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.cards import wording
 from mmearth_data.pages.markdown import CITATION
 from mmearth_data.store.schema import COORDINATES, SPLIT_NAMES, TILES_KEY, stored_units, tabular_columns
@@ -128,7 +127,7 @@ def _geo(facts: CardFacts) -> dict[str, Any]:
     bands = [(m, band) for m in facts.rasters for band in m.bands]
     return {
         "geocr:coordinateReferenceSystem": _reference_system(facts),
-        "geocr:spatialResolution": _quantity(PIXEL_M, "m"),
+        **({} if facts.summary.pixel_m is None else {"geocr:spatialResolution": _quantity(facts.summary.pixel_m, "m")}),
         "geocr:samplingStrategy": " ".join(text.replace("`", "") for text in wording.sampling(facts)),
         "geocr:spatialBias": wording.bias(facts),
         "geocr:bandConfiguration": _band_configuration([f"{m.name}/{band}" for m, band in bands]),

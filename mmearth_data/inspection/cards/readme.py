@@ -347,6 +347,8 @@ def _files(facts: CardFacts) -> list[str]:
             ("`collection.json`", "STAC collection"),
             ("`croissant.json`", "Croissant metadata with the fields of GeoCroissant"),
         ]
-    grid = f"Row 0 of a raster is at the northern edge and column 0 at the western edge of the tile; a pixel is {PIXEL_M} m wide."
+    grid = "Row 0 of a raster is at the northern edge and column 0 at the western edge of the tile; "
+    grid += f"a pixel is {PIXEL_M} m wide."
+    grid = "" if facts.summary.pixel_m is None else grid
     where = f"This card describes the folder `{facts.folder}`, which contains these files:" if facts.links.base else ""
     return [where, markdown_table(("File", "Content"), rows), grid]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.modality import ABSENT, PRESENT, ClassLabel
-from mmearth_data.catalog.tile import LEVEL_NAMES, PIXEL_M
+from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.files.stac import used_extensions
 from mmearth_data.inspection.cards.wording import description
 from mmearth_data.store.schema import COORDINATES, REJECTED_KEY, SPLIT_NAMES, TILES_KEY, flag_words, stored_units
@@ -64,7 +64,7 @@ def collection(facts: CardFacts) -> dict[str, Any]:
         "links": list(_links(facts)),
         "assets": {**_tables(facts), **{m.name: _array(m, facts) for m in facts.stored}},
         "item_assets": {
-            "zarr": {"title": "Zarr group with all tiles", "type": ZARR_TYPE, "roles": ["data"], "gsd": PIXEL_M}
+            "zarr": {"title": "Zarr group with all tiles", "type": ZARR_TYPE, "roles": ["data"], **_gsd(facts, True)}
         },
         "sci:publications": _publications(facts),
         "cube:dimensions": _dimensions(facts),
@@ -106,7 +106,7 @@ def _moment(time: np.datetime64 | None) -> str | None:
 def _summaries(facts: CardFacts) -> dict[str, Any]:
     s = facts.summary
     found = {
-        "gsd": [PIXEL_M],
+        **({} if s.pixel_m is None else {"gsd": [s.pixel_m]}),
         "proj:code": [f"EPSG:{code}" for code in facts.codes],
         "proj:shape": [[s.size_px, s.size_px]],
         "split": [name for name in SPLIT_NAMES.values() if s.splits.get(name)],
@@ -157,6 +157,11 @@ def _tables(facts: CardFacts) -> dict[str, Any]:
     }
 
 
+def _gsd(facts: CardFacts, has_pixels: bool) -> dict[str, Any]:
+    pixel_m = facts.summary.pixel_m
+    return {"gsd": pixel_m} if has_pixels and pixel_m is not None else {}
+
+
 def _array(m: Modality, facts: CardFacts) -> dict[str, Any]:
     """Asset of one array."""
     asset: dict[str, Any] = {
@@ -165,7 +170,7 @@ def _array(m: Modality, facts: CardFacts) -> dict[str, Any]:
         "description": f"{m.licence.attribution} ({m.licence.name})",
         "type": ZARR_TYPE,
         "roles": ["data"],
-        **({"gsd": PIXEL_M} if m.kind.is_raster else {}),
+        **_gsd(facts, m.kind.is_raster),
         **_values(m),
         "bands": [_band(m, band, facts) for band in m.bands],
         **_classes(m),
@@ -243,7 +248,9 @@ def _dimensions(facts: CardFacts) -> dict[str, Any]:
         }
     }
     if facts.rasters:
-        grid = f"of {PIXEL_M} m, in the coordinate reference system of the tile (array epsg)"
+        pixel_m = facts.summary.pixel_m
+        grid = f"of {pixel_m} m, in the coordinate reference system of the tile (array epsg)"
+        grid = "of the tile, whose pixel size is not known" if pixel_m is None else grid
         found["y"] = {
             "type": "row",
             "extent": pixels,

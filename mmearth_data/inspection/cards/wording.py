@@ -62,7 +62,7 @@ def lead(facts: CardFacts) -> str:
     s = facts.summary
     what = "synthetic tiles" if s.synthetic else "tiles"
     when = f" and scenes from {s.first_scene} to {s.last_scene}" if s.first_scene else ""
-    side = f"{s.size_px} {TIMES} {s.size_px} pixels at {PIXEL_M} m"
+    side = f"{s.size_px} {TIMES} {s.size_px} pixels{'' if s.pixel_m is None else f' at {s.pixel_m} m'}"
     return f"{s.tiles:,} {what} of {side}, with {len(facts.stored)} aligned modalities{when}."
 
 
@@ -267,7 +267,7 @@ def _pixel_limits(facts: CardFacts) -> Iterator[str]:
     if named:
         yield f"Some bands have a coarser native resolution and were resampled to the {PIXEL_M} m grid: {join(named)}."
     if facts.unplaced:
-        yield f"The pixel grid of {facts.unplaced:,} tiles is not known; they have a location but no outline."
+        yield f"The pixel grid of {facts.unplaced:,} tiles is not known; they have no outline."
 
 
 # ---------------------------------------------------------------- how it was built

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.facts import format_lonlat
 from mmearth_data.inspection.report.fields import observed_modalities
 from mmearth_data.inspection.terminal import NOTHING, ledger_rows
@@ -59,7 +58,8 @@ EARTH_M = 6_371_008.8
 
 def what_it_is(store: Store, s: Summary) -> list[Part]:
     """Size, dates, state and how to open it."""
-    side = f"{s.size_px} {TIMES} {s.size_px} px, {s.size_px * PIXEL_M:,} m a side"
+    width = "" if s.pixel_m is None else f", {s.size_px * s.pixel_m:,} m a side"
+    side = f"{s.size_px} {TIMES} {s.size_px} px{width}"
     stored = [m for m in s.modalities if m.stored]
     facts: list[tuple[str, Cell]] = [
         ("Tiles", s.tiles),

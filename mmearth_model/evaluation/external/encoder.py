@@ -96,7 +96,7 @@ class ExternalEncoder(Model):
         images = whole_patches(encoder, reading.images(batch, device))
         with torch.inference_mode():
             maps = encoder.forward_features(images[: slice_length(device, len(images))])
-        if task.kind.per_pixel and maps[-1].shape[-2:].numel() == 1:
+        if task.kind.per_pixel and all(part.shape[-2:].numel() == 1 for part in maps):
             raise InputError(
                 f"{self.name}: expected maps or tokens for {task.name}, a task per pixel, got one vector per image; return the "
                 "map, or leave the task out."

@@ -11,7 +11,7 @@ import pytest
 import shapely
 from pyproj import Transformer
 
-from mmearth_data import FileInputError, InputError, Kind
+from mmearth_data import FileInputError, InputError, Kind, build, make_recipe, open_store, repair
 from mmearth_data.catalog.tile import Place, TileGrid
 from mmearth_data.recipes import BuildRecipe
 from mmearth_data.sources.base import Survey
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+FAST = {"source": "synthetic", "modalities": ("esa_worldcover",)}
 
 GRIDS = [
     TileGrid(epsg=32632, ulx=500_000.0, uly=5_200_000.0, size_px=64),
@@ -249,3 +251,33 @@ def test_layers(tmp_path: Path) -> None:
     frame.to_file(path, layer="others")
     with pytest.raises(InputError, match=r"got 2 .layers fields, others"):
         opened(path)
+
+
+def test_a_store_has_the_maps_and_is_repaired_with_the_file(tmp_path: Path) -> None:
+    shapes = [shapely.Point(10 + 0.01 * k, 45).buffer(0.0015) for k in range(4)]
+    path = write(
+        tmp_path / "f.gpkg", shapes, crop=["rye", "oat", "rye", "hay"], split=["train", "val", "test", "train"]
+    )
+    recipe = make_recipe(None, {**FAST, "polygons": path, "labels": ("crop",), "tile_size": 32})
+    store = build(recipe, tmp_path / "s.zarr")
+    names = {label.code: label.name for label in store.modalities["crop"].classes}
+    wanted = dict(zip(["rye", "oat", "rye ", "hay"], shapes, strict=True))
+    seen = 0
+    for row, tile in enumerate(store.tiles.itertuples()):
+        grid = TileGrid(epsg=tile.epsg, ulx=tile.ulx, uly=tile.uly, size_px=32)
+        lonlat = Transformer.from_crs(grid.epsg, 4326, always_xy=True).transform(*centres(grid))
+        codes = store.read("crop", slice(row, row + 1))[0, 0]
+        for name in ("rye", "oat", "hay"):
+            own = [shape for key, shape in wanted.items() if key.strip() == name]
+            expected = np.any([shapely.contains_xy(shape, *lonlat) for shape in own], axis=0)
+            burnt = np.isin(codes, [code for code, known in names.items() if known == name])
+            np.testing.assert_array_equal(burnt, expected)
+            seen += int(burnt.sum())
+    assert seen > 300
+    assert sorted(store.tiles["split"].astype(str).unique()) == ["test", "train", "val"]
+    shard = max(found for found in (tmp_path / "s.zarr" / "crop" / "c").rglob("*") if found.is_file())
+    shard.write_bytes(shard.read_bytes()[:-3])
+    with pytest.raises(InputError):
+        repair(tmp_path / "s.zarr")
+    assert not repair(tmp_path / "s.zarr", polygons=path).problems
+    assert open_store(tmp_path / "s.zarr").digest == store.digest

@@ -267,7 +267,12 @@ def test_rows_of_one_location_with_other_dates_are_several_tiles(tmp_path: Path,
 def test_rows_of_one_location_are_neighbours_and_others_are_shuffled_as_ever(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lon = np.repeat(np.arange(20) / 10, 3)[rng.permutation(60)]
-    columns = {"lon": lon, "lat": np.full(60, 45.0), "biome": np.ones(60, int), "eco_region": np.ones(60, int)}
+    columns: dict[str, Any] = {
+        "lon": lon,
+        "lat": np.full(60, 45.0),
+        "biome": np.ones(60, int),
+        "eco_region": np.ones(60, int),
+    }
     columns["seen"] = [str(datetime.date(2019, 1, 1) + k * DAY) for k in range(60)]
     frame = read(tmp_path / "many.csv", **columns)
     for _, rows in frame.groupby(["lon", "split"]):

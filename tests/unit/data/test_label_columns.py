@@ -11,11 +11,15 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
+from sites_world import many_sites
 
+from mmearth_data import make_recipe
+from mmearth_data.building.prepare import prepare
 from mmearth_data.catalog.modality import Kind
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.recipes import LabelColumn
 from mmearth_data.sampling.files import read_rows
+from mmearth_data.sources.base import Survey
 from mmearth_data.sources.labels.reading import identifier, read_labels
 from mmearth_data.sources.labels.table import Label
 
@@ -257,3 +261,19 @@ def test_the_identity_has_values_and_descriptions_but_no_paths(tmp_path: Path) -
     assert str(tmp_path) not in json.dumps(one)
     changed = {**CELLS, "crop": ["maize", *CELLS["crop"][1:]]}
     assert labels(table(tmp_path, changed), "crop")[0].identity()["values"] != one["values"]
+
+
+def test_all_tiles_of_a_site_of_files_have_its_labels(tmp_path: Path) -> None:
+    world = many_sites(tmp_path, 3)
+    (tmp_path / "sites.csv").write_text("site,ph,tree\ns02,6.5,oak\ns00,,beech\n")
+    given = {"source": f"rasters:{world.file}", "tile_size": 32, "tiles_file": tmp_path / "sites.csv"}
+    prepared = prepare(make_recipe(None, given | {"labels": ("ph", "tree")}))
+    places = prepared.plan.spread(100)
+    answers = [answer for answer in prepared.source.survey(places) if isinstance(answer, Survey)]
+    assert len(answers) == 8, "two sites of 64 px"
+    for answer in answers:
+        oak = answer.facts["site"] == "s02"
+        assert answer.facts["table_row"] == (2 if oak else 3)
+        np.testing.assert_array_equal(answer.values["ph"], [6.5 if oak else np.nan])
+        assert int(answer.values["tree"]) == int(oak)
+    assert any("tree: class, 2 classes" in note for note in prepared.notes)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from chips_world import folder_of
 from click.testing import CliRunner
 from sites_world import many_sites
 
@@ -19,6 +20,8 @@ from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.cli import cli
 from mmearth_data.errors import InputError
 from mmearth_data.recipes import BUILD_RECIPES, COVERING
+from mmearth_data.sources.base import FIELDS_OF_ALL
+from mmearth_data.sources.chips import ChipSource
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.opening import make_source
 from mmearth_data.sources.rasters import RasterSource
@@ -82,6 +85,33 @@ def test_a_field_that_a_source_does_not_use_is_refused(source: str, field: str, 
     refused(lambda: preview(BuildRecipe(**given)), field, source)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(given))
     refused(lambda: make_source(make_recipe(str(tmp_path / "mine.yaml"), {}), load_catalog(), None), field, source)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"cover": True},
+        {"cover": True, "overlap_px": 8},
+        {"ecoregions": "eco.gpkg"},
+        {"tiles_file": "t.csv"},
+        {"tiles_file": "t.csv", "labels": ["crop"], "labels_file": "l.yaml"},
+        {"tiles_file": "t.csv", "date_column": "day", "days": 9, "split_column": "part"},
+        {"polygons": "p.gpkg", "labels": ["crop"], "burn": "touched"},
+    ],
+    ids=lambda given: "+".join(given),
+)
+def test_fields_of_places_are_refused_with_images_that_have_none(given: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("eco.gpkg", "t.csv", "l.yaml", "p.gpkg"):
+        (tmp_path / name).write_text("")
+    files = {key: tmp_path / str(value) for key, value in given.items() if "." in str(value)}
+    recipe = make_recipe(None, {**folder_of(tmp_path).recipe, **given, **files})
+    with pytest.raises(InputError, match=r"expected none with the source chips:.*; leave it out"):
+        make_source(recipe, load_catalog(), None)
+
+
+def test_images_take_all_fields_but_those_of_places() -> None:
+    assert ChipSource.recipe_fields < FIELDS_OF_ALL
+    assert {"split", "split_shares", "seed", "tile_size", "modalities"} <= ChipSource.recipe_fields
 
 
 OPTIONS = [

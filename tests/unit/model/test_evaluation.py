@@ -223,7 +223,7 @@ def test_random_filters_are_products_of_whitened_patches(store: Store, checkpoin
     filters, offsets = one.filters[0], one.offsets[0]
     patches = torch.nn.functional.unfold(images, filters.shape[-1])  # (B, C k k, L)
     response = torch.einsum("fc,bcl->bfl", filters.flatten(1), patches) + offsets[:, None]
-    expected = torch.cat([(response - 1).relu().mean(-1), (-response - 1).relu().mean(-1)], dim=1)
+    expected = torch.cat([(response - 0.5).relu().mean(-1), (-response - 0.5).relu().mean(-1)], dim=1)
     assert_near(torch.from_numpy(one(images)[:, : 2 * len(filters)]), expected, "filters")
     assert [part.shape[-1] for part in one.filters] == [3, 5, 7]
     assert sum(len(part) for part in one.filters) == baselines.FILTERS

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from mmearth_model.evaluation.logistic import Logistic, PrincipalAxes
 from mmearth_model.evaluation.probes import (
     REGULARISATION,
     LabelledFeatures,
@@ -22,6 +24,7 @@ from mmearth_model.evaluation.probes import (
     fit_path,
     knn,
     linear,
+    standardise,
 )  # fmt: skip
 from mmearth_model.tasks import TaskKind
 
@@ -171,6 +174,27 @@ def test_a_path_that_need_not_be_walked_to_the_end_stops_after_its_peak() -> Non
     assert np.array_equal(found[1].predict(test.values), model.predict(test.values))
     with pytest.raises(ValueError, match="C"):
         fit_path(asked, path)
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(300, 4), (300, 2), (40, 4)])
+def test_few_steps_reach_the_minimum_for_features_of_any_scale(samples: int, classes: int) -> None:
+    """The derivatives of scikit-learn's objective are 0 there, by their formula; also of more features than samples."""
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(samples, 60)) * np.logspace(0, -3, 60) @ rng.normal(size=(60, 60))
+    mixed[:, 7] = 1.0  # constant
+    labels = np.argmax(mixed[:, :classes] + rng.normal(size=(samples, classes)), axis=1)
+    mean, deviation = standardise(mixed)
+    values, strength = (mixed - mean) / deviation, 10.0
+    model = Logistic(2000, 1e-6)
+    found, weight, offset = model.fit(PrincipalAxes.of(values), labels, strength)
+    assert (found.tolist(), model.converged) == (list(range(classes)), True)
+    error = softmax(values @ weight.T + offset, axis=1) - np.eye(classes)[labels]
+    penalty = weight / (strength * samples)  # of two classes, only the second has weights
+    by_weight = (error.T @ values / samples + penalty)[1 if classes == 2 else 0 :]
+    assert np.abs(by_weight).max() <= 1.1e-6
+    assert np.abs(error.mean(axis=0)).max() <= 1.1e-6
+    assert np.abs(weight[:, 7]).max() <= 1e-9
+    assert model.iterations < 150
 
 
 def test_a_probe_that_has_not_converged_says_so() -> None:

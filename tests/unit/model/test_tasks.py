@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,14 +53,24 @@ def test_labels_of_one_kind_give_each_other_away_and_nothing_else_does(kind: Kin
         assert [other for other, modality in CATALOG.items() if akin(CATALOG[name], modality)] == kin
 
 
+def test_a_user_s_label_is_revealed_by_itself_only() -> None:
+    crop = replace(CATALOG["biome"], name="crop", asset={}, recipe={})
+    assert akin(crop, crop)
+    assert not akin(crop, CATALOG["biome"])
+    assert not akin(crop, CATALOG["eco_region"])
+
+
 def test_what_a_store_can_be_asked_follows_from_the_kinds_of_its_modalities() -> None:
     for name, modality in CATALOG.items():
         if modality.kind.is_categorical:
             assert parse_task(f"store:{name}", CATALOG).modality is modality
+        elif modality.stored and modality.kind.is_continuous and len(modality.bands) == 1:
+            assert parse_task(f"store:{name}", CATALOG) == parse_task(f"store:{name}.{modality.bands[0]}", CATALOG)
         else:
             with pytest.raises(InputError, match="--task: expected store:"):
                 parse_task(f"store:{name}", CATALOG)
     assert parse_task("store:aster.elevation", CATALOG).kind == "regression"
+    assert parse_task("store:era5.year_avg_temp", CATALOG).kind == "regression"
     assert parse_task("store:esa_worldcover/shares", CATALOG).kind == "regression"
     assert parse_task("store:esa_worldcover/pixels", CATALOG).kind == "segmentation"
     assert parse_task("store:aster.slope/pixels", CATALOG).kind == "pixel-regression"

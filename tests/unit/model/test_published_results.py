@@ -20,7 +20,7 @@ from mmearth_model.evaluation import Evaluation, Row, beside_dict, write_results
 from mmearth_model.evaluation.results import results_figure
 from mmearth_model.evaluation.terminal import render_results
 from mmearth_model.published import COLUMNS, Beside, read_published
-from mmearth_model.report.gather import read_report
+from mmearth_model.report.gather import Report, read_report
 from mmearth_model.report.page import write_results_page
 from mmearth_model.tasks import task_names
 
@@ -242,3 +242,14 @@ def test_the_table_is_read_before_anything_is_computed(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "expected accuracy between 0 and 1, got 2" in refused.output
     assert "absent" not in refused.output
+    with pytest.raises(InputError, match="expected results of evaluate, finetune or an experiment, got only runs"):
+        Report().beside(read_published())
+
+
+def test_report_shows_published_results_of_a_folder(tmp_path: Path) -> None:
+    write_results(OURS, tmp_path / "out", {"store": None})
+    done = CliRunner().invoke(cli, ["report", str(tmp_path / "out"), "--beside", str(table(tmp_path, {})), "--json"])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.output)["results"]
+    (comparison,) = found["beside"]["comparisons"]
+    assert [(x["encoder"], x["source"]) for x in comparison["lines"]] == [("ours", ""), ("theirs", "https://example.org, table 2")]  # fmt: skip

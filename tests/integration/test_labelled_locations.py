@@ -1,4 +1,4 @@
-"""A table of labelled places becomes a store: its labels are those of the file, wherever the store's data go."""
+"""A table of labelled locations becomes a store: its labels are those of the file, wherever the store's data go."""
 
 from __future__ import annotations
 

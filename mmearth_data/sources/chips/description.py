@@ -1,0 +1,367 @@
+r"""The chips file: which images there are, what their bands are, and what is known about each of them.
+
+.. code-block:: yaml
+
+    images: photographs.zip        # a folder, zip, HDF5 file, .npy or .npz, relative to this file
+    modalities:
+      - modality: rgb              # a new modality, defined here
+        path: "*/*.jpg"            # images in the folder or zip; ** crosses folders
+        bands: [red, green, blue]  # planes of a file in its order; null skips one
+        define: {long_name: Photographs, dtype: uint8}
+    labels:
+      land_use: {folder: true, content: class}
+    splits: {shares: [70, 0, 30], stratify: land_use}
+
+Several modalities per chip, the numbers of a catalog modality, and facts from a table:
+
+.. code-block:: yaml
+
+    images: chips
+    size_px: 64                    # with crop: the centre of larger images
+    crop: centre
+    level: L2A
+    modalities:
+      - modality: sentinel2        # of the catalog, with these bands only
+        path: "s2/{chip}.tif"      # {chip} is the name that the files of one chip share
+        bands: [B2, B3, B4, B8]
+        scale: 1                   # stored = file * scale + offset
+        offset: -1000
+        nodata: 0                  # number of the file that means missing
+      - modality: sentinel1
+        path: "s1/{chip}_vv_vh.tif"
+        bands: [asc_VV, asc_VH]
+    table: {file: chips.csv, image: name}
+    lon: {column: x}
+    lat: {column: y}
+    date: {column: day}
+    labels:
+      soil_ph: {column: pH, content: value, units: "1"}
+    splits: {column: split}
+
+Arrays have one image per entry of their first axis, in ``axes`` NCHW, NHWC or NHW:
+
+.. code-block:: yaml
+
+    images: patches.h5
+    modalities:
+      - modality: sentinel2
+        dataset: /sen2
+        axes: NHWC
+        bands: [B2, B3, B4, B5, B6, B7, B8, B8A, B11, B12]
+        scale: 10000
+    labels:
+      zone: {dataset: /label, content: class, classes: [compact, open, water]}
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, field_validator
+from pydantic import model_validator as whole_validator
+
+from mmearth_data.catalog.entries import ClassEntry, DisplayEntry, DTypeName, LicenceEntry, Pair, WavelengthEntry
+from mmearth_data.errors import FileInputError
+from mmearth_data.files.yamlfiles import YamlFile, read_yaml
+from mmearth_data.rasterfile import Marks, as_marks
+from mmearth_data.recipes import Content
+
+CHIP = "{chip}"
+ORIGINS = ("folder", "filename", "column", "dataset", "file")
+SPLITS = ("train", "val", "test")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Origin(_Strict):
+    """Where a fact about each chip comes from: exactly one of the fields."""
+
+    folder: Literal[True] | None = None
+    """Name of the folder that contains the image."""
+    filename: str | None = None
+    """Regular expression for the name of the image; its first group is the fact."""
+    column: str | None = None
+    """Column of the table."""
+    dataset: str | None = None
+    """Dataset of the HDF5 file, or array of the .npz file, with one entry per image."""
+    file: str | None = None
+    """A .npy file with one entry per image, relative to this file."""
+
+    @whole_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [name for name in ORIGINS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of {', '.join(ORIGINS)}, got {' and '.join(given) or 'none'}")
+        if self.filename is not None:
+            try:
+                groups = re.compile(self.filename).groups
+            except re.error as error:
+                raise ValueError(f"filename is not a regular expression: {error}") from None
+            if groups == 0:
+                raise ValueError("filename needs a group around the fact, such as '_(\\d{8})_'")
+        return self
+
+
+class LabelEntry(Origin):
+    """A label of each chip."""
+
+    content: Content
+    """``class`` for one class, ``value`` for a number, ``multi`` for any number of classes."""
+    classes: list[str] | None = None
+    """Names of the classes in the order of their codes. Required for numbers; text brings its own names."""
+    separator: str = ";"
+    """For ``multi``: what separates the names in a text."""
+    long_name: str = ""
+    """Display name."""
+    units: str = "1"
+    """Unit of a value, in UDUNITS notation."""
+    pretext: bool = False
+    """Whether it is a pretext task of pretraining."""
+
+
+class Definition(_Strict):
+    """A modality that the catalog lacks."""
+
+    long_name: str = ""
+    """Display name; by default the name."""
+    kind: Literal["raster/continuous", "raster/categorical", "raster/mask"] = "raster/continuous"
+    """Quantities, class codes or masks."""
+    dtype: DTypeName = "uint8"
+    """Type of the stored numbers."""
+    nodata: int | float | Literal["NaN"] | None = None
+    """Stored number that means missing. By default the last number of an unsigned type, the first of a signed type, NaN for
+    floats; an image's own number of that value is then replaced by its neighbour (a white of 255 becomes 254).
+    """
+    units: str = "1"
+    """Unit of the physical numbers, in UDUNITS notation."""
+    scale: float = 1.0
+    """Physical number = stored number * scale + offset."""
+    offset: float = 0.0
+    """See ``scale``."""
+    range: Pair | None = None
+    """Range of stored numbers in which percentiles are resolved; required except for 8-bit types."""
+    wavelengths: dict[str, WavelengthEntry] = {}
+    """Optical band: central wavelength and width, micrometres."""
+    classes: list[ClassEntry] = []
+    """Class codes of ``raster/categorical``."""
+    input: bool | None = None
+    """Whether it may feed the encoder; by default continuous modalities do."""
+    pretext: bool | None = None
+    """Whether it is a pretext task of pretraining; by default all but masks are."""
+    pretext_norm: Literal["patch", "none"] | None = None
+    """Whether targets are normalised within each patch; by default those of continuous modalities are."""
+    display: DisplayEntry | None = None
+    """How it is drawn; by default its first three bands, or its first."""
+    doi: str = ""
+    """DOI of the publication to cite."""
+    source: str = ""
+    """Page that describes the data."""
+    licence: LicenceEntry = LicenceEntry(name="not stated", url="", attribution="")
+    """Terms of use."""
+
+
+class LayerEntry(_Strict):
+    """The images of one modality."""
+
+    modality: str
+    """Name of the modality: one of the catalog, or a new one with ``define``."""
+    define: Definition | None = None
+    """Definition of a new modality."""
+    images: str | None = None
+    """Another folder or file than that of the whole file."""
+    path: str = "**"
+    """Images in a folder or zip: ``*`` matches a part of a name, ``**`` also folders, ``{chip}`` the name that the files of
+    one chip share.
+    """
+    dataset: str | None = None
+    """Dataset of an HDF5 file, or array of a .npz file."""
+    axes: Literal["NCHW", "NHWC", "NHW"] | None = None
+    """Axes of an array, without the first for the .npy files of a folder; found from the number of bands if that is unique."""
+    bands: Annotated[list[str | None], Field(min_length=1)]
+    """Band of the modality for each plane of an image, in the image's order; null skips one."""
+    scale: float | None = None
+    """Stored number = number of the file * scale + offset."""
+    offset: float | None = None
+    """See ``scale``."""
+    clip: Pair | None = None
+    """Lowest and highest stored number; without it, an image with a number that does not fit the type is left out."""
+    nodata: Annotated[Marks, PlainValidator(as_marks)] = None
+    """Number or list of numbers of the file that mean missing."""
+    codes: dict[int, int] | None = None
+    """Code in the file -> code of the modality; without it, files have the modality's codes."""
+    notes: list[str] = []
+    """Notes for users of the modality; recorded in the store."""
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        parts = PurePosixPath(value).parts
+        if not parts or value.startswith(("/", "~")) or ".." in parts or "\\" in value or "\0" in value:
+            raise ValueError("expected a path within the images, with forward slashes and without '..'")
+        if value.count("{") != value.count(CHIP) or value.count(CHIP) > 1:
+            raise ValueError("expected no placeholder but *, ** and one {chip}")
+        return value
+
+    @field_validator("bands")
+    @classmethod
+    def _bands_differ(cls, value: list[str | None]) -> list[str | None]:
+        names = [band for band in value if band is not None]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"expected different bands, at least one, got {value}")
+        return value
+
+    @property
+    def planes(self) -> tuple[int, ...]:
+        """Positions of the planes that are read."""
+        return tuple(at for at, band in enumerate(self.bands) if band is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Bands that are read, in the file's order."""
+        return tuple(band for band in self.bands if band is not None)
+
+
+class TableEntry(_Strict):
+    """A table with one row per chip."""
+
+    file: str
+    """CSV or Parquet, relative to this file."""
+    image: str | None = "image"
+    """Column with the name of the image: its path, its file name, or either without its suffix. ``null``: rows are in the
+    order of the images.
+    """
+
+
+class SplitEntry(_Strict):
+    """Splits: shares, lists of names, or a fact of each chip (train, val, test or 0, 1, 2)."""
+
+    shares: Annotated[list[float], Field(min_length=3, max_length=3)] | None = None
+    """Per cent of train, val and test, at random with the seed of the build."""
+    stratify: str | None = None
+    """With ``shares``: label (content ``class``) whose classes are divided alike."""
+    train: str | None = None
+    """File with the names of the training images, one per line."""
+    val: str | None = None
+    """File with the names of the validation images."""
+    test: str | None = None
+    """File with the names of the test images."""
+    folder: Literal[True] | None = None
+    """Name of the folder that contains the image."""
+    filename: str | None = None
+    """Regular expression for the name of the image; its first group is the split."""
+    column: str | None = None
+    """Column of the table."""
+    dataset: str | None = None
+    """Dataset of the HDF5 file, or array of the .npz file."""
+    file: str | None = None
+    """A .npy file with one entry per image."""
+
+    @whole_validator(mode="after")
+    def _one_form(self) -> Self:
+        lists = any(getattr(self, name) is not None for name in SPLITS)
+        facts = any(getattr(self, name) is not None for name in ORIGINS)
+        if [self.shares is not None, lists, facts].count(True) != 1:
+            raise ValueError(f"expected shares, lists (train, val, test) or one of {', '.join(ORIGINS)}")
+        if self.shares is not None and (min(self.shares) < 0 or abs(sum(self.shares) - 100) > 1e-6):
+            raise ValueError(f"expected three shares that add up to 100, got {self.shares}")
+        if self.stratify is not None and self.shares is None:
+            raise ValueError("stratify needs shares")
+        if facts:
+            self.origin()
+        return self
+
+    def origin(self) -> Origin | None:
+        """Where the split of each chip comes from, if it is a fact."""
+        given = {name: getattr(self, name) for name in ORIGINS if getattr(self, name) is not None}
+        return Origin(**given) if given else None
+
+    def lists(self) -> dict[str, str]:
+        """Split -> file of names, if lists are given."""
+        return {name: getattr(self, name) for name in SPLITS if getattr(self, name) is not None}
+
+
+def _as_origin(value: object) -> object:
+    return {"column": value} if isinstance(value, str) else value
+
+
+OriginOrColumn = Annotated[Origin, BeforeValidator(_as_origin)]
+
+
+def _as_text(value: object) -> object:
+    return value.isoformat() if isinstance(value, date) else value
+
+
+class ChipsFile(_Strict):
+    """A chips file; the module's docstring describes its fields."""
+
+    images: str
+    """Folder, zip, HDF5 file (.h5, .hdf5), .npy or .npz, relative to this file."""
+    modalities: Annotated[list[LayerEntry], Field(min_length=1)]
+    """One entry per modality; the images of the first are the chips."""
+    size_px: int | None = None
+    """Side of the tiles; by default that of the first image."""
+    crop: Literal["centre"] | None = None
+    """``centre``: larger images are cropped; otherwise they are left out."""
+    level: Literal["L1C", "L2A"] | None = None
+    """Sentinel-2 level of all chips."""
+    table: TableEntry | None = None
+    """Table with one row per chip, for the fields with ``column``."""
+    lon: OriginOrColumn | None = None
+    """Longitude of the centre of each chip, degrees; text is the name of a column."""
+    lat: OriginOrColumn | None = None
+    """Latitude of the centre of each chip, degrees."""
+    date: OriginOrColumn | None = None
+    """Date of each chip: ISO 8601, or eight digits."""
+    labels: dict[str, LabelEntry] = {}
+    """Name of a label modality: where the label of each chip comes from."""
+    splits: SplitEntry | None = None
+    """Splits of the chips; by default those of the options ``--split-shares`` and ``--seed``."""
+    notes: list[str] = []
+    """Notes for users of the store; recorded in the store."""
+
+    @whole_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [layer.modality for layer in self.modalities]
+        twice = sorted({name for name in (*names, *self.labels) if [*names, *self.labels].count(name) > 1})
+        if twice:
+            raise ValueError(f"expected every modality and label once, got {twice[0]} twice")
+        if (self.lon is None) != (self.lat is None):
+            raise ValueError("expected lon and lat both or neither; add the other")
+        uses_table = any(origin.column is not None for origin in self.origins().values())
+        if uses_table != (self.table is not None):
+            raise ValueError("expected table if a column is named, and only then; add table, or remove it")
+        stratify = self.splits.stratify if self.splits else None
+        if stratify is not None and (stratify not in self.labels or self.labels[stratify].content != "class"):
+            raise ValueError(f"stratify: expected a label of content class, got {stratify!r}")
+        return self
+
+    def origins(self) -> dict[str, Origin]:
+        """All facts that are read for each chip, by the field or label."""
+        found: dict[str, Origin | None] = {"lon": self.lon, "lat": self.lat, "date": self.date, **self.labels}
+        found["splits"] = self.splits.origin() if self.splits else None
+        return {name: origin for name, origin in found.items() if origin is not None}
+
+
+class Described:
+    """A chips file with its path and the lines of its fields."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._yaml: YamlFile = read_yaml(self.path, "a chips file")
+        try:
+            self.file = ChipsFile.model_validate(self._yaml.values)
+        except ValidationError as error:
+            raise self._yaml.refusal(error, ChipsFile, "chips file") from None
+
+    def refusal(self, problem: str, *keys: str | int) -> FileInputError:
+        """Error about a field of the file."""
+        return FileInputError(self.path, problem, self._yaml.line_of(keys) if keys else None)
+
+    def beside(self, name: str) -> Path:
+        """Path of a file that the chips file names."""
+        return self.path.parent / Path(name).expanduser()

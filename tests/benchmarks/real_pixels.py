@@ -1,0 +1,260 @@
+"""Does pretraining learn from real photographs? EuroSAT in red, green and blue, its labels unseen.
+
+70 % of 13,500 JPEGs are pretrained on as chips, without their labels. The other images are divided into 50 % that classifiers
+learn from, 10 % for validation and 40 % for the test, all shares seeded and equal in every class. Frozen features are probed by
+nearest neighbours and logistic regression (L-BFGS), and encoders are fine-tuned with 1, 10 and 100 % of the labels, beside
+random weights of the same network, image statistics and random convolutional features; the curve probes every checkpoint of
+the run. Everything that is finished stays in the folder, so that the same command continues.
+
+    python tests/benchmarks/real_pixels.py [--folder FOLDER] [--epochs N] [--set FIELD=VALUE ...] [--images N] [--threads N]
+
+It is not part of ``make bench``, since it takes hours of two cores: ``make real-pixels``. ``--set`` changes a field of the
+recipe ``chips``, for controlled changes, each in its own folder: ``--set mask_ratio=0.75 --folder masks``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import sys
+import time
+import zipfile
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from _harness import report, table
+
+from mmearth_data import build, open_store, staged_folder
+from mmearth_data import make_recipe as make_build_recipe
+from mmearth_model import evaluate, load_checkpoint, make_recipe, plan_training, pretrain
+from mmearth_model.evaluation.finetune import FineTuneRecipe, finetune
+from mmearth_model.tasks import LabelShare, open_task
+from mmearth_model.tasks.store import StoreImages
+from mmearth_model.training.pretraining import configuration, prepare
+from mmearth_model.weights.checkpoints import write_checkpoint
+from mmearth_model.weights.store_record import describe_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mmearth_data import Store
+    from mmearth_model import TrainProgress, TrainRecipe
+
+DATA = Path(os.environ.get("MMEARTH_TEST_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
+TASK = "store:land_use"
+LABELS = ("1%", "10%", "100%")
+PRETRAINED_SHARE = 0.7
+REST = (("train", 0.5), ("val", 0.1), ("test", 0.4))
+EUROSAT = {"name": "MIT", "url": "https://github.com/phelber/EuroSAT", "attribution": "EuroSAT (Helber et al. 2019)"}
+
+
+def divide(archive: Path, folder: Path, images: int | None) -> None:
+    """Write the tables of the images to pretrain on and of the others."""
+    with zipfile.ZipFile(archive) as opened:
+        names = sorted(name for name in opened.namelist() if name.endswith(".jpg"))
+    rng = np.random.default_rng(0)
+    parts: dict[str, list[tuple[str, str]]] = {"pretrain": [], "rest": []}
+    classes = sorted({name.partition("/")[0] for name in names})
+    for label in classes:
+        mine = rng.permutation([name for name in names if name.startswith(f"{label}/")])
+        mine = mine if images is None else mine[: images // len(classes)]
+        first = round(PRETRAINED_SHARE * len(mine))
+        parts["pretrain"] += [(name, "train") for name in mine[:first]]
+        rest, start = mine[first:], 0
+        for split, share in REST:
+            stop = len(rest) if split == "test" else start + round(share * len(rest))
+            parts["rest"] += [(name, split) for name in rest[start:stop]]
+            start = stop
+    for name, rows in parts.items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("image", "split"), *rows])
+
+
+def stores(archive: Path, folder: Path, images: int | None, norm: str) -> tuple[Store, Store]:
+    """The store to pretrain on, which has no labels, and that of the other images."""
+    divide(archive, folder, images)
+    layer = {
+        "modality": "rgb",
+        "path": "*/*.jpg",
+        "bands": ["red", "green", "blue"],
+        "define": {"long_name": "EuroSAT photographs", "pretext_norm": norm, "licence": EUROSAT},
+    }
+    found = []
+    for name in ("pretrain", "rest"):
+        entry: dict[str, Any] = {"images": str(archive), "modalities": [layer], "splits": {"column": "split"}}
+        entry["table"] = {"file": f"{name}.csv"}
+        if name == "rest":
+            entry["labels"] = {"land_use": {"folder": True, "content": "class"}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(entry, sort_keys=False))
+        build(make_build_recipe(None, {"source": f"chips:{folder / f'{name}.yaml'}"}), folder / f"{name}.zarr")
+        found.append(open_store(folder / f"{name}.zarr"))
+    return found[0], found[1]
+
+
+def random_weights(store: Store, recipe: TrainRecipe, folder: Path) -> Path:
+    """Write the weights that pretraining begins with, as a checkpoint."""
+    if not folder.exists():
+        plan = plan_training(store, recipe)
+        module = prepare(plan, store, None, 0)
+        config = configuration(module, {"store": describe_store(store, folder.parent), "version": "0"})
+        with staged_folder(folder) as new:
+            progress = {"progress": {"step": 0, "steps": plan.steps}}
+            write_checkpoint(new, {"model": module.model, "losses": module.losses}, {**config, **progress})
+    return folder
+
+
+def remembered(file: Path, compute: Callable[[], Any]) -> Any:
+    """Result of an earlier run of the same step, or of this one."""
+    if not file.exists():
+        result = compute()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result, indent=1))
+    return json.loads(file.read_text())
+
+
+def probes(checkpoints: Sequence[Path], store: Store, baselines: Sequence[Any], seeds: int) -> list[dict[str, Any]]:
+    """Rows of nearest neighbours and logistic regression."""
+    found = evaluate(
+        [load_checkpoint(path) for path in checkpoints],
+        store,
+        [TASK],
+        protocols=("knn", "linear"),
+        seeds=seeds,
+        baselines=baselines,
+        device="cpu",
+        report=lambda done, total, what: progress(f"probes {done}/{total} {what}"),
+    )
+    return [asdict(summary) for summary in found.summaries()]
+
+
+def tuned(checkpoint: Path, store: Store, labels: str, seed: int, epochs: int) -> dict[str, Any]:
+    """Row of fine-tuning."""
+    task = open_task(TASK, StoreImages(store))
+    recipe = FineTuneRecipe(epochs=epochs, seed=seed)
+    found = finetune(load_checkpoint(checkpoint), task, recipe, labels=LabelShare.parse(labels), device="cpu")
+    return asdict(found.rows[0])
+
+
+def progress(text: str) -> None:
+    """Write a line of progress to stderr."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+def step(state: TrainProgress) -> None:
+    """Report a step of pretraining now and then."""
+    if state.step % 100 == 0 or state.step == state.steps:
+        progress(f"pretraining: step {state.step:,}/{state.steps:,}, {state}")
+
+
+def draw(curve: Sequence[tuple[float, float, float]], bars: dict[str, float], path: Path) -> None:
+    """Draw the accuracy of the linear probe over the epochs, beside that of the baselines."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    epochs, linear, knn = zip(*curve, strict=True)
+    axes.plot(epochs, linear, "o-", label="pretrained, linear probe")
+    axes.plot(epochs, knn, "s--", label="pretrained, nearest neighbours")
+    for at, (name, value) in enumerate(bars.items()):
+        axes.axhline(value, color=f"C{at + 2}", linewidth=1, label=f"{name}, linear probe")
+    axes.set(xlabel="epochs of pretraining", ylabel="test accuracy, %", title="EuroSAT RGB, labels unseen")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Build, pretrain, probe, fine-tune, report."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--archive", type=Path, default=DATA / "eurosat_rgb_half.zip")
+    options.add_argument("--folder", type=Path, default=Path("build/real-pixels"))
+    options.add_argument("--images", type=int, default=None, help="use only so many images, equally many of each class")
+    options.add_argument("--epochs", type=int, default=16, help="passes over the images to pretrain on")
+    options.add_argument("--tune-epochs", type=int, default=50)
+    options.add_argument("--seeds", type=int, default=3, help="seeds of baselines, and of fine-tuning with few labels")
+    options.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="another field of the recipe"
+    )
+    options.add_argument("--norm", choices=("patch", "none"), default="patch", help="normalisation of the targets")
+    options.add_argument("--threads", type=int, default=os.cpu_count())
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    folder = given.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given.set)}
+    fields = {"keep": 10_000, "epochs": given.epochs, "checkpoint_epochs": max(1, given.epochs // 8)} | fields
+    recipe = make_recipe("chips", fields)
+    begin = time.perf_counter()
+    blank, labelled = stores(given.archive.absolute(), folder, given.images, given.norm)
+    built = time.perf_counter()
+    last = pretrain(blank, recipe, folder / "run", device="cpu", report=step)
+    trained = time.perf_counter()
+    start = random_weights(blank, recipe, folder / "random")
+    final = remembered(
+        folder / "probes.json", partial(probes, [last], labelled, ("random", "statistics", "rcf"), given.seeds)
+    )
+    curve = []
+    for checkpoint in [start, *sorted((folder / "run").glob("step-*"))]:
+        rows = remembered(folder / "curve" / f"{checkpoint.name}.json", partial(probes, [checkpoint], labelled, (), 1))
+        at = 0 if checkpoint == start else int(checkpoint.name.rpartition("-")[2])
+        best = {
+            kind: max(100 * r["mean"] for r in rows if r["protocol"].startswith(kind)) for kind in ("linear", "knn")
+        }
+        curve.append((at / plan_training(blank, recipe).steps_per_epoch, best["linear"], best["knn"]))
+    fine: dict[tuple[str, str], list[float]] = {}
+    for labels in LABELS:
+        for seed in range(given.seeds if labels != "100%" else 1):
+            for name, checkpoint in (("pretrained", last), ("random", start)):
+                progress(f"fine-tuning {name} with {labels} of the labels, seed {seed}")
+                file = folder / "tuned" / f"{name}-{labels.strip('%')}-{seed}.json"
+                row = remembered(file, partial(tuned, checkpoint, labelled, labels, seed, given.tune_epochs))
+                fine.setdefault((name, labels), []).append(100 * row["value"])
+    summarise(folder, recipe, final, curve, fine, {"pretrain": trained - built, "all": time.perf_counter() - begin})
+
+
+def summarise(
+    folder: Path,
+    recipe: TrainRecipe,
+    final: list[dict[str, Any]],
+    curve: list[tuple[float, float, float]],
+    fine: dict[tuple[str, str], list[float]],
+    seconds: dict[str, float],
+) -> None:
+    """Write tables, figure and the line of JSON."""
+    rows = [
+        [
+            Path(r["encoder"]).name,
+            r["protocol"],
+            f"{100 * r['mean']:.1f}",
+            f"{100 * r['low']:.1f} to {100 * r['high']:.1f}",
+        ]
+        for r in final
+    ]
+    table("Frozen features, accuracy in per cent", ["features", "protocol", "accuracy", "95 % interval"], rows)
+    table(
+        "Fine-tuned, accuracy in per cent",
+        ["weights", "labels", "accuracy", "seeds"],
+        [[name, labels, f"{statistics.mean(v):.1f}", len(v)] for (name, labels), v in fine.items()],
+    )
+    table("Epochs", ["epoch", "linear", "knn"], [[f"{e:.0f}", f"{a:.1f}", f"{b:.1f}"] for e, a, b in curve])
+    linear = {Path(r["encoder"]).name: 100 * r["mean"] for r in final if r["protocol"].startswith("linear")}
+    ours = next(iter(linear))
+    draw(curve, {name: value for name, value in linear.items() if name != ours}, folder / "curve.png")
+    figures = {f"linear {name}": (value, "%") for name, value in linear.items()}
+    figures |= {f"tuned {name} {labels}": (statistics.mean(v), "%") for (name, labels), v in fine.items()}
+    figures |= {f"{name} seconds": (value, "s") for name, value in seconds.items()}
+    written = {"recipe": recipe.model_dump(mode="json"), "probes": final, "curve": curve, "seconds": seconds}
+    written["tuned"] = {f"{name} {labels}": values for (name, labels), values in fine.items()}
+    (folder / "result.json").write_text(json.dumps(written, indent=1))
+    report("real_pixels", linear[ours] / max(v for name, v in linear.items() if "random" in name.lower()), figures)
+
+
+if __name__ == "__main__":
+    main()
