@@ -51,6 +51,8 @@ COLUMNS = ("task", "encoder", "protocol", "change", "level", "metric", "value", 
            "difference low", "difference high", "area", "kept", "seeds", "test samples", "note")  # fmt: skip
 GROUP_COLUMNS = ("task", "encoder", "protocol", "comparison", "tested on", "metric", "same group", "other groups",
                  "difference", "low", "high", "training samples", "test samples", "seeds")  # fmt: skip
+SUMMARY_COLUMNS = ("change", "encoder", "clean", "most changed", "difference", "area", "kept")
+GROUP_SUMMARY_COLUMNS = ("task", "encoder", "tested on", "same group", "other groups", "difference")
 PANEL_INCHES = (2.6, 2.2)
 MOST_COLUMNS = 4
 
@@ -141,7 +143,7 @@ def _factor(metric: str) -> float:
 
 def _dress(axis: Any, title: str, metric: str) -> None:  # noqa: ANN401 - matplotlib axes
     axis.set_title(title, fontsize=8, loc="left")
-    axis.set_ylabel(f"{metric}, %" if metric in PERCENT else metric, fontsize=7)
+    axis.set_ylabel(_unit(metric), fontsize=7)
     axis.tick_params(labelsize=7)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
@@ -177,13 +179,13 @@ def write_robustness_page(result: Robustness, path: Path, about: Mapping[str, An
     """Write the results as one HTML file that needs no network; returns its size in bytes."""
     synthetic = bool(about.get("synthetic"))
     figure = encode_figure(curves_figure(result, synthetic=synthetic), "svg", dpi=150)
-    alt = "Curves of the metric over the levels of each change; the table below has the same values."
-    sections = [Section("curves", "Curves", [Picture(figure, alt)], lead=HOW)]
+    picture = Picture(figure[figure.index(b"<svg") :], "Curves of the metric over the levels of each change.")
+    sections = [Section("curves", "Curves", [picture], lead=HOW)]
     for task in dict.fromkeys(c.task for c in result.curves):
         sections.append(Section(f"task-{len(sections)}", task, [_page_table(result.curves, task)]))
     if result.comparisons:
-        rows = [_group_row(c) for c in result.comparisons]
-        sections.append(Section("groups", "Other seasons and continents", [PageTable(GROUP_COLUMNS, rows)], lead=GROUPS_HOW))  # fmt: skip
+        rows = [_group_summary(c) for c in result.comparisons]
+        sections.append(Section("groups", "Other seasons and continents", [PageTable(GROUP_SUMMARY_COLUMNS, rows)], lead=GROUPS_HOW))  # fmt: skip
     if result.notes:
         omitted: list[Part] = [Notice(note, Tone.PLAIN) for note in result.notes]
         sections.append(Section("notes", "Notes", omitted))
@@ -193,8 +195,21 @@ def write_robustness_page(result: Robustness, path: Path, about: Mapping[str, An
 
 
 def _page_table(curves: Sequence[Curve], task: str) -> PageTable:
-    rows = [row for curve, row in ((c, row) for c in curves if c.task == task for row in _rows([c]))]
-    return PageTable(COLUMNS[1:], [row[1:] for row in rows])
+    mine = [c for c in curves if c.task == task]
+    caption = f"{mine[0].protocol}, {_unit(mine[0].metric)}, {mine[0].samples} test samples, seeds: {mine[0].seeds}"
+    return PageTable((*SUMMARY_COLUMNS, "note"), [(*_summary(c), c.note) for c in mine], caption)
+
+
+def _summary(c: Curve) -> tuple[str, ...]:
+    """Cells of one curve."""
+    last = c.points[-1]
+    difference, low, high = (shown(c.metric, x) for x in (last.difference, last.difference_low, last.difference_high))
+    figures = (shown(c.metric, value) for value in (c.points[0].value, last.value))
+    return (c.change, short_name(c.encoder), *figures, f"{difference} ({low} to {high})", shown(c.metric, c.area), _share(c.kept))  # fmt: skip
+
+
+def _unit(metric: str) -> str:
+    return f"{metric}, %" if metric in PERCENT else metric
 
 
 def render(result: Robustness) -> RenderableType:
@@ -202,8 +217,10 @@ def render(result: Robustness) -> RenderableType:
     parts: list[RenderableType] = []
     for task in dict.fromkeys(c.task for c in result.curves):
         mine = [c for c in result.curves if c.task == task]
-        unit = f"{mine[0].metric}, %" if mine[0].metric in PERCENT else mine[0].metric
-        parts += [Paragraphs([f"{task}   {mine[0].protocol}   {unit}"], style="bold"), _curve_table(mine)]
+        parts += [
+            Paragraphs([f"{task}   {mine[0].protocol}   {_unit(mine[0].metric)}"], style="bold"),
+            _curve_table(mine),
+        ]
     if result.comparisons:
         parts += [Paragraphs(["Other seasons and continents"], style="bold"), _group_table(result.comparisons)]
     notes = [f"{c.change}, {c.encoder} on {c.task}: {c.note}." for c in result.curves if c.note]
@@ -211,20 +228,20 @@ def render(result: Robustness) -> RenderableType:
 
 
 def _curve_table(curves: Sequence[Curve]) -> FittedTable:
-    names = ("change", "encoder", "clean", "most changed", "difference", "area", "kept")
-    table = FittedTable([TableColumn(name, right=place > 1) for place, name in enumerate(names)])
+    table = FittedTable([TableColumn(name, right=place > 1) for place, name in enumerate(SUMMARY_COLUMNS)])
     for c in curves:
-        last = c.points[-1]
-        span = f"{shown(c.metric, last.difference_low)} to {shown(c.metric, last.difference_high)}"
-        figures = (shown(c.metric, value) for value in (c.points[0].value, last.value))
-        table.add(c.change, c.encoder, *figures, f"{shown(c.metric, last.difference)} ({span})", shown(c.metric, c.area), _share(c.kept))  # fmt: skip
+        table.add(*_summary(c))
     return table
 
 
 def _group_table(found: Sequence[Comparison]) -> FittedTable:
-    names = ("task", "encoder", "tested on", "same group", "other groups", "difference")
-    table = FittedTable([TableColumn(name, right=place > 2) for place, name in enumerate(names)])
+    table = FittedTable([TableColumn(name, right=place > 2) for place, name in enumerate(GROUP_SUMMARY_COLUMNS)])
     for c in found:
-        span = f"{shown(c.metric, c.difference)} ({shown(c.metric, c.low)} to {shown(c.metric, c.high)})"
-        table.add(c.task, c.encoder, c.test, shown(c.metric, c.own), shown(c.metric, c.other), span)
+        table.add(*_group_summary(c))
     return table
+
+
+def _group_summary(c: Comparison) -> tuple[str, ...]:
+    """Cells of one comparison."""
+    own, other, difference, low, high = (shown(c.metric, x) for x in (c.own, c.other, c.difference, c.low, c.high))
+    return (c.task, short_name(c.encoder), c.test, own, other, f"{difference} ({low} to {high})")

@@ -446,6 +446,7 @@ def test_results_are_written_as_tables_a_figure_and_a_page(two: Store, tmp_path:
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "Other seasons and continents" in page
     assert "synthetic" in page
+    assert 'src="data:image/svg+xml;' in page
     alone = command("robustness", *arguments, "--json")
     assert json.loads(alone.stdout) == told
     assert "robustness" in command("experiment", "list").stdout
