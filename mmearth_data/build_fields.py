@@ -116,7 +116,9 @@ class BuildFields(SourceFields):
     ] = None
     polygons: Annotated[
         Path | None,
-        About("Vector file of labelled polygons: tiles cover them, and --label is burnt into a map.", WHERE, "FILE"),
+        About(
+            "Vector file of labelled polygons, which the tiles cover; --label is rasterised into a map.", WHERE, "FILE"
+        ),
     ] = None
     split_column: Annotated[
         str | None,
@@ -183,20 +185,20 @@ class BuildFields(SourceFields):
             "YAML file with names, units and licence of the labels.",
             WHAT,
             "FILE.yaml",
-            default="FILE.yaml beside the table, if there is one",
+            default="FILE.yaml next to the table, if it exists",
         ),
     ] = None
     burn: Annotated[
         Literal["centre", "touched"],
         About(
-            "With --polygons: label the pixels whose centre is inside a polygon, or all that it touches.",
+            "With --polygons: label the pixels whose centre is inside a polygon, or all pixels that it touches.",
             WHAT,
             default="centre",
         ),
     ] = "centre"
     date_column: Annotated[
         str | None,
-        About("Column with the date of each row; its tile has the scene nearest to this date.", WHAT, "COLUMN"),
+        About("Column with the date of each row; the tile gets the scene nearest to this date.", WHAT, "COLUMN"),
     ] = None
     days: Annotated[
         int,

@@ -663,7 +663,7 @@ def _only_store() -> Path:
 
 
 def _others(store: Store, tile: int | str) -> str:
-    """Note that other tiles have the id of a tile, with their dates and positions; empty if there are none."""
+    """Note on other tiles with the same id, with their dates and positions; empty if there are none."""
     same = store.select(ids=tile) if isinstance(tile, str) else store[[]]
     if len(same) < 2:
         return ""

@@ -59,8 +59,8 @@ WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
     ),
     (
         LABELLED | {"tiles_file"},
-        "brings its own labels, dates and splits",
-        "leave it out, and describe them in the file of the source",
+        "has its own labels, dates and splits",
+        "leave it out, and describe them in the file given by --source",
     ),
     (frozenset({"seed"}), "covers a region without random choices", "leave it out"),
 )
@@ -302,7 +302,7 @@ class BuildRecipe(BuildFields, Recipe):
             option = "--tiles-file" if self.tiles_file is not None else "--polygons"
             raise InputError(
                 f"{unused[0]} ({_flag(unused[0])}): expected none with {option}, whose "
-                "locations are taken as they are; leave it out."
+                "locations are used unchanged; leave it out."
             )
         return self
 
@@ -328,11 +328,11 @@ class BuildRecipe(BuildFields, Recipe):
                 raise InputError(f"{unused[0]} ({_flag(unused[0])}): expected {expected}, got none; {remedy}.")
         if self.polygons is not None and self.source_file is not None:
             raise InputError(
-                f"polygons (--polygons): expected the source earthengine or synthetic, whose tiles can cover polygons, got "
-                f"{self.source}, which has tiles of its own; leave one of them out."
+                f"polygons (--polygons): expected the source earthengine or synthetic, which can cover polygons with tiles, got "
+                f"{self.source}, which defines its own tiles; leave one of them out."
             )
         if self.polygons is not None and not self.labels:
-            raise InputError("polygons (--polygons): expected --label with the column to burn, got none; add it.")
+            raise InputError("polygons (--polygons): expected --label with the column to rasterise, got none; add it.")
         if self.date_column is not None and "years" in given:
             raise InputError(
                 "years (--years): expected none with --date-column, whose dates determine the scenes; leave it out."

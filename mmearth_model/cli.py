@@ -118,7 +118,7 @@ BESIDE = option(
     "columns.",
 )
 ENCODER_TEXT = (
-    "An encoder that this toolkit did not make, or one that it exported: FILE.onnx, or a factory PACKAGE.MODULE:NAME, imported "
+    "Another encoder, or one exported by this toolkit: FILE.onnx, or a factory PACKAGE.MODULE:NAME, imported "
     "from the Python path or the current folder; with =DESCRIPTION.yaml unless its description is next to it."
 )
 OF_PROBES = (
@@ -234,7 +234,7 @@ def pretrain(
     "--task TASK",
     WHAT,
     "store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data; "
-    "NAME@random and NAME@geographic are the tests of MMEarth-Bench.",
+    "NAME@random and NAME@geographic select the test split of MMEarth-Bench.",
     name="tasks",
     multiple=True,
     required=True,
@@ -244,7 +244,7 @@ def pretrain(
     "--protocol",
     WHAT,
     "knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW on frozen features, 100 epochs (ours); "
-    "paper: the linear probe of the paper's released code; torchgeo-bench: kNN-5 and L-BFGS of torchgeo-bench, alone.",
+    "paper: the linear probe of the paper's released code; torchgeo-bench: kNN-5 and L-BFGS of torchgeo-bench, not with others.",
     click.Choice(["knn", "linear", "probe", "paper", "torchgeo-bench"]),
     name="protocols",
     multiple=True,
@@ -253,7 +253,7 @@ def pretrain(
 @option(
     "--baseline",
     WHAT,
-    "random weights; image statistics; random convolutional features; the mean of the training labels, for quantities.",
+    "random weights; image statistics; random convolutional features; the mean of the training labels, for regression.",
     click.Choice(["random", "statistics", "rcf", "train-mean", "none"]),
     name="baselines",
     multiple=True,
@@ -282,7 +282,7 @@ def pretrain(
 @option(
     "--torchgeo-size PX",
     WHAT,
-    "torchgeo-bench: side length to which images are resized; 0 keeps their size.",
+    "torchgeo-bench: side length to which images are resized; 0 keeps the original size.",
     Number(int, Interval(ge=0, le=1024)),
     shown="224",
 )
@@ -296,7 +296,9 @@ def pretrain(
     "columns of its results.",
     FILE,
 )
-@option("--speed", OUTPUT, "Also measure the images per second of each encoder and baseline.", is_flag=True)
+@option(
+    "--speed", OUTPUT, "Also measure the throughput of each encoder and baseline in images per second.", is_flag=True
+)
 @option(
     "--keep-probe DIR",
     OUTPUT,

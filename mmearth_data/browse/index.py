@@ -159,7 +159,7 @@ class TileIndex:
         return self.order[int(first) : int(last)]
 
     def name(self, position: int) -> str:
-        """Id of a tile of which the page shows one; tiles with the same id are numbered by time, from ``ID.1``."""
+        """Id of a tile as shown on the page; tiles with the same id are numbered by time, from ``ID.1``."""
         same = self.with_id(int(self.tile_id[position]))
         number = f".{int(np.flatnonzero(same == position)[0]) + 1}" if len(same) > 1 else ""
         return f"{format_tile_id(int(self.tile_id[position]))}{number}"
@@ -171,7 +171,7 @@ class TileIndex:
         return np.array(found, dtype=np.intp)
 
     def positions(self, tile_ids: NDArray[np.uint64]) -> NDArray[np.intp]:
-        """(m,) position of each of some tile ids, -1 for those of no tile; of several with an id, the earliest."""
+        """(m,) position of the tile with each id, -1 if there is none; the earliest if several tiles have the same id."""
         if not len(self):
             return np.full(len(tile_ids), -1, dtype=np.intp)
         at = np.searchsorted(self.tile_id, tile_ids, sorter=self.order)

@@ -88,7 +88,7 @@ class World:
             )
         if not self.index.ids_are_unique:
             notes.append(
-                "Some tile ids occur with several dates: the page numbers them by time (ID.1, ID.2, ...); a subset by ids "
+                "Some tile ids occur with several dates; the page numbers them by time (ID.1, ID.2, ...); a subset by ids "
                 "includes all dates of an id."
             )
         return tuple(notes)

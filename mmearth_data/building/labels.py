@@ -1,4 +1,4 @@
-"""Give a source the labels of a recipe's table."""
+"""Add the labels of a recipe's table to a source."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Labelling:
     Attributes
     ----------
     source
-        Delivers pixels and labels.
+        Source of pixels and labels.
     modalities
         Those of the labels.
     notes
@@ -59,12 +59,12 @@ class Labelling:
 
 
 def has_rows(recipe: BuildRecipe) -> bool:
-    """Whether rows of the recipe's table are labelled or dated, so that rejected ones are reported by their numbers."""
+    """Whether rows of the recipe's table have labels or dates, so that rejected rows are reported by their numbers."""
     return recipe.tiles_file is not None and bool(recipe.labels or recipe.date_column)
 
 
 def with_labels(recipe: BuildRecipe, source: Source, catalog: Catalog) -> Labelling:
-    """Read the labels of a recipe's table or polygons, and give them to the tiles of a source.
+    """Read the labels of a recipe's table or polygons, and add them to the tiles of a source.
 
     Raises InputError if the file or the description of its labels cannot be used.
     """
@@ -82,12 +82,12 @@ def with_labels(recipe: BuildRecipe, source: Source, catalog: Catalog) -> Labell
 
 
 def _taken(catalog: Catalog) -> set[str]:
-    """Names that labels cannot have."""
+    """Names that are not available for labels."""
     return {*catalog.modalities, *COORDINATE_NAMES, *RESERVED_NAMES}
 
 
 def _burnt(recipe: BuildRecipe, source: Source, catalog: Catalog) -> Labelling:
-    """Give the tiles of a source the maps of a recipe's polygons."""
+    """Add the label maps of a recipe's polygons to the tiles of a source."""
     from mmearth_data.sources.burning import open_burner
 
     burner = open_burner(recipe, _taken(catalog))
@@ -97,7 +97,7 @@ def _burnt(recipe: BuildRecipe, source: Source, catalog: Catalog) -> Labelling:
 
 
 def _labels_of_places(recipe: BuildRecipe, path: Path, taken: Collection[str]) -> LabelTable:
-    """Labels of locations, which are found by their coordinates."""
+    """Labels of locations, which are identified by their coordinates."""
     frame = read_rows(path)
     lon, lat = coordinates_of(path, frame)
     ids, rows = tile_ids(lon, lat, recipe.tile_size), frame.index.to_numpy(np.int64)
@@ -108,7 +108,7 @@ def _labels_of_places(recipe: BuildRecipe, path: Path, taken: Collection[str]) -
 
 
 def _labels_of_tiles(recipe: BuildRecipe, path: Path, source: Source, taken: Collection[str]) -> LabelTable:
-    """Labels of the tiles of a source, of which the table names the sites, ids or points."""
+    """Labels of the tiles of a source whose sites, ids or points are listed in the table."""
     frame = read_rows(path)
     surveys = surveyed_tiles(source, recipe)
     published = read_published(path, own_tiles(surveys), recipe.split_column)
@@ -121,7 +121,7 @@ def _labels_of_tiles(recipe: BuildRecipe, path: Path, source: Source, taken: Col
 def refuse_changed_labels(store: Store, recipe: BuildRecipe) -> None:
     """Refuse to resume a store with a table whose labels have changed; InputError with the rows and both values.
 
-    Other differences of the recipe are left to the comparison of recipes, which knows only the digest of the file.
+    Other differences of the recipe are found when recipes are compared, for which only the digest of the file is known.
     """
     if recipe.tiles_file is None or not recipe.labels or recipe.source_file is not None:
         return
@@ -132,7 +132,7 @@ def refuse_changed_labels(store: Store, recipe: BuildRecipe) -> None:
     if lines:
         more = f"; {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise InputError(
-            f"{store.path}: expected the labels that this store was begun with, got others in {recipe.tiles_file} (stored "
+            f"{store.path}: expected the labels with which this store was started, got others in {recipe.tiles_file} (stored "
             f"-> given): {'; '.join(lines[:SHOWN])}{more}. Restore them, or use another --out."
         )
 

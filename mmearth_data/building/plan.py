@@ -26,7 +26,7 @@ NO_BIOME, NO_ECO_REGION = 255, 65535
 PLACE_COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region")
 DATE = "date_ms"
 OPTIONAL_COLUMNS = (DATE,)
-"""Columns that only some samples have: the dates of labelled locations."""
+"""Optional columns of samples: the dates of labelled locations."""
 OTHER_DATES = ("date_before_ms", "date_after_ms")
 """Nearest dates of other rows with the same location, `NO_TIME` if there is none."""
 GRID_COLUMNS = ("epsg", "ulx", "uly")

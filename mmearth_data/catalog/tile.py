@@ -51,8 +51,8 @@ LEAST_ID = 2**30
 latitude -80 begin at 1.28e9, and no store has that many tiles.
 """
 CONTENT_ID = 0b11 << 62
-"""Bits that mark the id of a tile without a known location, made from its content: no longitude has them, since 360e6,
-the largest, is below 0b11 << 27.
+"""Bits that mark the id of a tile without a known location, which is derived from its content. Longitudes never set
+both, since the largest, 360e6, is below 0b11 << 27.
 """
 HEX_ID = re.compile("(0[xX])?[0-9a-fA-F]{16}")
 DECIMAL_ID = re.compile("[0-9]{17,20}")
@@ -178,9 +178,10 @@ def tile_ids(lon: ArrayLike, lat: ArrayLike, size_px: int) -> NDArray[np.uint64]
 
 
 def content_tile_id(digest: bytes, size_px: int) -> int:
-    """Tile id of an image without a known location: two bits that no longitude has, 55 bits of a digest, and the size.
+    """Tile id of an image without a known location: two marker bits, 55 bits of a digest, and the size.
 
-    ``digest`` has at least 8 bytes. Among a million different images, two have the same id with a probability of 1 in 72,000.
+    The marker bits are never both set in the id of a location. ``digest`` has at least 8 bytes. Among a million different
+    images, two have the same id with a probability of 1 in 72,000.
 
     Examples
     --------
@@ -192,13 +193,13 @@ def content_tile_id(digest: bytes, size_px: int) -> int:
 
 
 def is_content_id(tile_id: ArrayLike) -> NDArray[np.bool_]:
-    """Elementwise: whether a tile id was made from the content of an image (`content_tile_id`), not from a location."""
+    """Elementwise: whether a tile id is derived from the content of an image (`content_tile_id`), not from a location."""
     marked: NDArray[np.bool_] = np.asarray(tile_id, dtype=np.uint64) >> np.uint64(62) == 0b11
     return marked
 
 
 def pixel_size_m(ids: ArrayLike) -> int | None:
-    """Pixel size of tiles, metres; None if it is not known, since all of them are images without a georeference."""
+    """Pixel size of tiles, metres; None if it is unknown, because all of them are images without a georeference."""
     found = is_content_id(ids)
     return None if found.size and found.all() else PIXEL_M
 
@@ -298,7 +299,7 @@ class Place:
     grid: TileGrid | None = None
     """Pixel grid of the tile if it is given, as in a cover; None if the scene determines it."""
     date_ms: int | None = None
-    """Start of the day (UTC, milliseconds since 1970) whose nearest scene the tile has; None if the recipe chooses."""
+    """Start of the day (UTC, milliseconds since 1970) to which the scene is nearest; None if the recipe chooses it."""
     other_dates_ms: tuple[int, ...] = ()
     """Last date before it and first one after it of other rows with the same location."""
 

@@ -251,10 +251,10 @@ def _polygons(frame: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
 
 
 def read_vector(path: Path, choose: Callable[[list[str]], str] = lambda layers: layers[0]) -> gpd.GeoDataFrame:
-    """Read a vector file as it is.
+    """Read a vector file unchanged.
 
-    Of several layers, ``choose`` returns one of those that may have polygons, or of all if none may. Raises FileInputError
-    for a file that cannot be read or has no geometries.
+    If there are several layers, ``choose`` selects one of those that may contain polygons, or of all if none may.
+    Raises FileInputError for a file that cannot be read or has no geometries.
     """
     import geopandas as gpd
     import pyogrio  # type: ignore[import-untyped]

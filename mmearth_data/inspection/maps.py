@@ -258,7 +258,7 @@ def _places_of_frame(frame: GeoDataFrame, synthetic: bool, colour: Colour) -> Pl
 
 
 def coloured_label(modalities: Iterable[Modality]) -> Modality | None:
-    """First label whose classes all have colours and are few enough to distinguish; the user's own before others."""
+    """First label whose classes all have colours and are few enough to distinguish; the user's own labels first."""
     for m in sorted(modalities, key=lambda m: bool(m.asset)):
         if (
             is_label(m)

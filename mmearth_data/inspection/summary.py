@@ -82,7 +82,7 @@ class ClassCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelSummary:
-    """Tiles by the classes of a label, of which a tile may have several; classes without tiles are left out."""
+    """Number of tiles by class of a label; a tile may have several classes, and classes without tiles are omitted."""
 
     name: str
     long_name: str
@@ -195,7 +195,7 @@ def summarise(store: Store) -> Summary:
 
 
 def is_label(m: Modality) -> bool:
-    """Whether a modality is a stored class per tile, or several."""
+    """Whether a modality is stored and has one or several classes per tile."""
     return m.stored and not m.kind.is_raster and (m.kind.is_categorical or m.kind.is_multi_label)
 
 

@@ -171,9 +171,9 @@ class Export:
         placed = {array.modality.name for array in self._arrays}
         others = {name: m for name, m in self._store.modalities.items() if name not in placed}
         if labels := [name for name, m in others.items() if m.stored and not m.kind.is_raster]:
-            note(f"The published form has no array for {', '.join(labels)}; tile_info has their values under labels.")
+            note(f"The published format has no array for {', '.join(labels)}; tile_info has their values under labels.")
         if left_out := [name for name in others if name not in labels]:
-            note(f"The published form has no array for {', '.join(left_out)}; left out.")
+            note(f"The published format has no array for {', '.join(left_out)}; left out.")
         undated = int(np.isnat(self._store.coords["time"]).sum())
         if undated:
             note(f"{undated} tiles have no date, so their entries lack S2_DATE, which published readers require.")

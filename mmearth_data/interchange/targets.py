@@ -38,7 +38,7 @@ def check_name(name: str) -> str:
 
 
 def check_located(store: Store) -> None:
-    """Refuse a store of images without a georeference, for formats whose tiles have a location.
+    """Refuse a store of images without a georeference, for formats that require the location of each tile.
 
     Raises
     ------

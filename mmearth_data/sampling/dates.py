@@ -13,8 +13,9 @@ DATE_FORMS = "2020-05-31 or 2020-05-31T10:30:00Z"
 def day_ms(value: object) -> int | None:
     """Start of the UTC day of a date or time, milliseconds since 1970; None if it is neither.
 
-    Text is ISO 8601 with a day: a year or a month is not enough, and the order of day and month in other forms is not
-    known. Times with a time zone are converted to UTC; those without one are UTC. Numbers are days such as 20200531.
+    Text is ISO 8601 with a day: a year or a month is not enough, and in other formats the order of day and month is
+    ambiguous. Times with a time zone are converted to UTC; those without one are UTC. Numbers are days such as
+    20200531.
 
     Examples
     --------

@@ -59,7 +59,7 @@ def read_sample(
     columns ``lon`` and ``lat`` in degrees, or from the geometry; columns ``split`` (0, 1, 2 or train, val, test) and
     ``biome`` with ``eco_region`` are used if present. Locations without labels get those of ``ecoregions`` (from
     `mmearth_data.geography.ecoregions.read_ecoregions`); tile size, seed and split method come from ``options``, which
-    all but sample files need. ``names`` has the columns of splits and dates of other tables.
+    are required except for sample files. ``names`` names the columns of splits and dates of other tables.
 
     Raises FileInputError for a file that cannot be read, lacks columns, has a location twice or locations at sea, or
     was made for another tile size.
@@ -80,7 +80,7 @@ def read_sample(
 def read_rows(path: Path) -> pd.DataFrame:
     """Read a table of locations; its index has the number of each row in the file.
 
-    Rows of text files are counted by lines, so that the column names are row 1; those of other files are counted from 1.
+    In text files, row numbers are line numbers, so the header is row 1; in other files, the first row is row 1.
     Raises FileInputError for a file that cannot be read.
     """
     return _read_table(path)[0]

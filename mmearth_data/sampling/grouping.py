@@ -63,7 +63,7 @@ def groups_of_points(lon: Floats, lat: Floats, size_px: int) -> Ints:
 def footprints(grids: Sequence[TileGrid], inset_m: float = 0.0) -> NDArray[np.object_]:
     """Squares of tiles as polygons in degrees; tiles that cross 180 degrees have longitudes beyond 180.
 
-    A tile with unknown corners has none (None).
+    It is None for tiles with unknown corners.
     """
     known = np.isfinite([grid.ulx for grid in grids])
     squares = np.full(len(grids), None, dtype=object)

@@ -1,8 +1,8 @@
-"""Cover many polygons by few squares that do not overlap.
+"""Cover many polygons with few squares that do not overlap.
 
-Squares are cells of a lattice whose corners are multiples of their side, as in a cover. Polygons in adjacent cells form a
-cluster. Where a block of squares that is centred on a cluster needs no more of them, and overlaps no other cluster's, the
-cluster has this block instead.
+The squares are cells of a lattice whose corners are multiples of their side, as in a cover. Polygons in adjacent cells
+form a cluster. A cluster gets a block of squares centred on it instead of lattice cells, if the block needs no more
+squares and does not overlap the squares of other clusters.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Squares:
 
 
 def squares_over(geometry: Geometries, zone: Ints, side_m: int) -> Squares:
-    """Cover polygons (n,), each in the coordinates of its zone (n,), by squares.
+    """Cover polygons (n,), each in the coordinates of its zone (n,), with squares.
 
     Raises
     ------

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LON_NAMES = ("lon", "longitude", "lng", "long")
 LAT_NAMES = ("lat", "latitude")
 USUAL_SPLIT = "split"
-"""Column of splits of a table whose recipe names no other."""
+"""Default name of the column with the splits."""
 SHOWN = 3
 """Maximum number of rows in a message."""
 
@@ -47,7 +47,8 @@ class PlaceColumns:
     date
         Dates of the locations; None: they have none.
     keeps_sea
-        Keep locations in no ecoregion, without a biome, for the source to reject; otherwise they are refused.
+        Keep locations outside all ecoregions, without a biome, so that the source rejects them; otherwise they are
+        refused.
     """
 
     split: str | None = None
@@ -90,7 +91,7 @@ def sample_of_places(
 
 
 def _by_location(order: NDArray[np.intp], lon: Floats, lat: Floats, size_px: int) -> NDArray[np.intp]:
-    """Order of rows in which those of one location follow the first of them, so that a source answers them together."""
+    """Order of rows in which those of a location follow its first row, so that a source surveys them together."""
     _, first, location = np.unique(tile_ids(lon, lat, size_px)[order], return_index=True, return_inverse=True)
     return order[np.argsort(first[location], kind="stable")]
 

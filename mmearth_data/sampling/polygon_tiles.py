@@ -1,8 +1,8 @@
-"""Tiles over labelled polygons: where they are, which polygons each of them shows, and their splits.
+"""Tiles over labelled polygons: their locations, the polygons rasterised in each, and their splits.
 
-Polygons of different dates are in different tiles, of the same area. A polygon is burnt in the tiles of one split only,
-so that it is not in training and test tiles; in spatial blocks, this is so for polygons up to the size of a tile, and
-larger ones are in the tiles of all splits that they extend to.
+Polygons of different dates are in different tiles, of the same area. A polygon is rasterised in the tiles of one split
+only, so that it is never in both training and test tiles. With block splits, this applies to polygons that touch at
+most four tiles; larger ones are in the tiles of all splits that they extend into.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PolygonTiles:
     date_ms
         (n,) start of the day, UTC milliseconds since 1970; None if the polygons have no dates.
     polygon, stop
-        Positions of the polygons to burn, tile by tile, and the end (n,) of those of each tile.
+        Positions of the polygons to rasterise, tile by tile, and the end (n,) of those of each tile.
     notes
         Messages for the user.
     """
@@ -99,7 +99,7 @@ class PolygonTiles:
         return len(self.epsg)
 
     def of_tile(self, tile_id: int) -> Ints:
-        """Positions of the polygons to burn in a tile; none for an unknown id."""
+        """Positions of the polygons to rasterise in a tile; none for an unknown id."""
         at = self._position.get(tile_id)
         return self.polygon[:0] if at is None else self.polygon[self.stop[at - 1] if at else 0 : self.stop[at]]
 
@@ -169,7 +169,7 @@ class _Squares:
 def tiles_over(
     polygons: LabelledPolygons, options: SamplingOptions, names: PlaceColumns, *, touched: bool
 ) -> PolygonTiles:
-    """Cover polygons by few tiles that do not overlap within a UTM zone; tiles without a labelled pixel are left out.
+    """Cover polygons with few tiles that do not overlap within a UTM zone; tiles without a labelled pixel are left out.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def tiles_over(
     names
         Columns of the splits and dates of the polygons.
     touched
-        Whether a pixel is labelled if a polygon touches it, rather than if its centre is inside.
+        Whether to label all pixels that a polygon touches, rather than those whose centre is inside.
 
     Raises
     ------
@@ -197,11 +197,11 @@ def tiles_over(
     notes = []
     if not touched:
         pairs = pairs.take(_has_centre(pieces, squares, pairs))
-        notes += _sentence(polygons, pairs, len(polygons), "contain no centre of a pixel and are left out")
+        notes += _sentence(polygons, pairs, len(polygons), "contain no pixel centre and are skipped")
     if not len(pairs.piece):
         raise FileInputError(
             polygons.path,
-            f"expected polygons that contain the centre of a 10 m pixel, none of {len(polygons)} does; give --burn touched.",
+            f"expected polygons that contain the centre of a 10 m pixel, but none of {len(polygons)} does; give --burn touched.",
         )
     split, pairs, block_m, words = _split(polygons, options, names.split, squares, pairs)
     return _assembled(polygons, options, names.date, squares, pairs, split, block_m, (*notes, *words))
@@ -341,7 +341,7 @@ def _contains_any(geometry: shapely.Geometry, low: Floats, high: Floats, corner:
 def _split(
     polygons: LabelledPolygons, options: SamplingOptions, name: str | None, squares: _Squares, pairs: _Pairs
 ) -> tuple[NDArray[np.uint8], _Pairs, float | None, list[str]]:
-    """Split of each square, the pairs to burn, the width of blocks, and messages."""
+    """Split of each square, the pairs to rasterise, the width of blocks, and messages."""
     groups = groups_of_tiles(squares.grids())
     if name is not None or USUAL_SPLIT in polygons.table.columns:
         column = column_of(polygons.path, polygons.table, name or USUAL_SPLIT, "--split-column")
@@ -349,7 +349,7 @@ def _split(
         last = np.zeros(int(groups.max()) + 1, np.uint8)
         np.maximum.at(last, groups[pairs.square], own[pairs.polygon])
         split, kept = last[groups], last[groups][pairs.square] == own[pairs.polygon]
-        text = "are in tiles with polygons of a later split (train, val, test) and are left out there"
+        text = "are in tiles with polygons of a later split (train, val, test) and are not rasterised there"
         return split, pairs.take(kept), None, _sentence(polygons, pairs.take(~kept), None, text)
     if options.split == "random":
         groups = _joined(groups, pairs)
@@ -359,7 +359,10 @@ def _split(
     split, width = split_by_blocks(*squares.centres(), groups, options.split_shares, options.seed)
     kept = _kept_whole(polygons, squares, pairs, split)
     words = _sentence(
-        polygons, pairs.take(~kept), None, "extend to tiles of several splits and are burnt in those of one split"
+        polygons,
+        pairs.take(~kept),
+        None,
+        "extend into tiles of several splits and are rasterised in those of one split only",
     )
     return split, pairs.take(kept), width, words + empty_splits(split, options.split_shares, groups)
 
@@ -376,9 +379,10 @@ def _joined(groups: Ints, pairs: _Pairs) -> Ints:
 def _kept_whole(
     polygons: LabelledPolygons, squares: _Squares, pairs: _Pairs, split: NDArray[np.uint8]
 ) -> NDArray[np.bool_]:
-    """Whether to burn each pair: a polygon that touches at most four squares only in those of the split of its largest share.
+    """Whether to rasterise the polygon of each pair in the square.
 
-    The share is approximated by the number of its squares of a split; of equal ones, the later split is taken.
+    A polygon that touches at most four squares is rasterised only in those of the split with most of it, judged by the
+    number of squares; in a tie, in those of the later split.
     """
     counts = np.zeros((len(polygons), 3), np.int64)
     np.add.at(counts, (pairs.polygon, split[pairs.square]), 1)
@@ -453,14 +457,14 @@ def _of_used(
     column: pd.Series[Any],
     parse: Callable[[pd.Series[Any]], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Parse a column; rows whose polygons are not used get the value of one that is."""
+    """Parse a column; rows whose polygons are not used get the value of a row that is used."""
     used = np.zeros(len(column), dtype=bool)
     used[polygons.row] = True
     return parse(column.where(used, column.iloc[int(polygons.row[0])]))
 
 
 def _sentence(polygons: LabelledPolygons, pairs: _Pairs, among: int | None, text: str) -> list[str]:
-    """Note with the number of polygons of these pairs, or of those among all that have none; empty if there are none."""
+    """Note with the number of polygons in these pairs, or of those in none of them; empty if there are none."""
     count = len(np.unique(pairs.polygon))
     count = count if among is None else among - count
     return [f"{polygons.path.name}: {count:,} of {len(polygons):,} polygons {text}."] if count else []

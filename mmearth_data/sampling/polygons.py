@@ -39,7 +39,7 @@ WIDE_M = 50_000.0
 NEAR_DEG = 0.02
 """Margin around a tile outside which wide polygons are cut off, before they are projected."""
 WIDEST_DEG = 180.0
-"""Maximum width of a polygon; a wider one jumps from 180 to -180 degrees without being cut there."""
+"""Maximum width of a polygon; a wider one crosses the antimeridian without being split there."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +73,7 @@ class LabelledPolygons:
         return len(self.geometry)
 
     def take(self, index: NDArray[Any], notes: Sequence[str] = ()) -> LabelledPolygons:
-        """Select polygons by positions or by a mask, and add notes; the table stays whole."""
+        """Select polygons by positions or by a mask, and add notes; the table is kept complete."""
         chosen = {"geometry": self.geometry[index], "row": self.row[index]}
         return replace(self, **chosen, notes=(*self.notes, *notes))
 
@@ -111,7 +111,7 @@ class LabelledPolygons:
         return found
 
     def around(self, index: NDArray[Any], grid: TileGrid) -> Geometries:
-        """Project some of the polygons to the zone of a tile; what is far from it may be cut off."""
+        """Project some of the polygons to the zone of a tile; parts that are far from it may be clipped."""
         wide = self.wide[index]
         found = np.empty(len(index), dtype=object)
         found[~wide] = self.projected(index[~wide], grid.epsg)
@@ -165,7 +165,7 @@ def read_labelled_polygons(path: Path, columns: Sequence[str]) -> LabelledPolygo
     """Read the polygons of a vector file: GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...).
 
     Invalid polygons are repaired, multipolygons are divided into connected polygons, and rows without a geometry are left
-    out; notes say so. Of several layers, the one with ``columns`` is read.
+    out; notes say so. If there are several layers, the one with ``columns`` is read.
 
     Raises
     ------
@@ -193,9 +193,9 @@ def read_labelled_polygons(path: Path, columns: Sequence[str]) -> LabelledPolygo
     parts, of = polygons_of(repaired(geometry[kept]))
     _refuse_jumps(path, parts, kept[of], crs)
     counts = {
-        "rows have no geometry and are left out": int(empty.sum()),
+        "rows have no geometry and are skipped": int(empty.sum()),
         "polygons were invalid and have been repaired": broken,
-        "polygons have no area and are left out": len(kept) - len(np.unique(of)),
+        "polygons have no area and are skipped": len(kept) - len(np.unique(of)),
     }
     return LabelledPolygons(
         path=path,
@@ -220,7 +220,7 @@ def _layer_with(path: Path, columns: Sequence[str], layers: list[str]) -> str:
         raise FileInputError(
             path,
             f"expected one layer with the column {', '.join(columns)}, got {len(having)} (layers {found}); save the "
-            "layer to use as a file of its own.",
+            "layer to use to a separate file.",
         )
     return having[0]
 
@@ -233,7 +233,7 @@ def _refuse_other_kinds(path: Path, geometry: Geometries, empty: NDArray[np.bool
         raise FileInputError(
             path,
             f"expected polygons, got other geometries in {len(other)} of {len(geometry)} rows (row {other[0] + 1}: {kind}); "
-            "remove them, give points with --tiles-file, or widen lines to polygons.",
+            "remove them, give points with --tiles-file, or buffer lines to polygons.",
         )
 
 
@@ -253,7 +253,7 @@ def _crs_of(path: Path, frame: gpd.GeoDataFrame) -> CRS:
         raise FileInputError(
             path,
             f"expected a coordinate system, got none and coordinates {west:g}..{east:g}, {south:g}..{north:g}, which are "
-            "not degrees; declare it.",
+            "not degrees; define it in the file.",
         )
     return CRS(WGS84)
 
@@ -270,10 +270,10 @@ def _refuse_coordinates(path: Path, geometry: Geometries, rows: Ints, crs: CRS) 
 
 
 def _refuse_jumps(path: Path, parts: Geometries, rows: Ints, crs: CRS) -> None:
-    """Refuse polygons that span most of the Earth because their longitudes jump at 180 degrees."""
+    """Refuse polygons that span most of the Earth because they cross the antimeridian without being split there."""
     bounds = shapely.bounds(parts)
     wide: NDArray[np.bool_] = (bounds[:, 2] - bounds[:, 0] > WIDEST_DEG) & bool(crs.is_geographic)
-    _refuse(path, bounds, rows, wide, "polygons that are cut at 180 degrees, or continue beyond it")
+    _refuse(path, bounds, rows, wide, "polygons that are split at 180 degrees or have longitudes beyond it")
 
 
 def _refuse(path: Path, bounds: Floats, rows: Ints, bad: NDArray[np.bool_], expected: str) -> None:

@@ -3,7 +3,7 @@
 The table is CSV, Parquet or GeoParquet. A row names a site (column ``site``), a tile (``tile_id``, 16 hex digits or
 decimal) or the tile that a point is in (``lon`` and ``lat``, degrees). A column ``split`` gives train, val (also valid,
 validation, dev) or test, or 0, 1, 2; without it, the table only selects. Tiles without a row are not built. Another
-column can have the date of each row.
+column can contain the date of each row.
 """
 
 from __future__ import annotations

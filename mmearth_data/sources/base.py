@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 COORDINATES = frozenset({"lon", "lat", "time"})
-"""Coordinates from which modalities may be derived."""
+"""Coordinates from which modalities can be derived."""
 FIELDS_OF_ALL = frozenset(
     {
         "source",
@@ -71,7 +71,7 @@ class Survey:
     s1_desc_days: float = math.nan
     """Sentinel-1 time minus scene time, days; NaN if there is no such pass or its time is unknown."""
     values: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    """Modality of the whole tile -> array as stored, for those that the survey already knows: labels, ``era5``."""
+    """Tile-level modality -> array as stored, for those that the survey already knows: labels, ``era5``."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Other metadata, JSON-ready (scene ids, notes); written to the tile index."""
     split: int | None = None
@@ -123,7 +123,7 @@ class Source(Protocol):
 
     @property
     def coordinates(self) -> frozenset[str]:
-        """Those of ``lon``, ``lat`` and ``time`` that tiles may have, for the modalities that are derived from them."""
+        """Which of ``lon``, ``lat`` and ``time`` tiles may have, for the modalities derived from them."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Label maps: polygons burnt into the pixels of tiles."""
+"""Label maps: polygons rasterised into the pixels of tiles."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 KINDS = {"value": Kind.RASTER_CONTINUOUS, "class": Kind.RASTER_CATEGORICAL}
 UNLABELLED, AMBIGUOUS = -1, -2
-"""Pixels in no polygon, and in polygons with different labels."""
+"""Pixels outside all polygons, and pixels in polygons with different labels."""
 _RASTERIZING = Lock()
-"""Held while rasterio changes the filters of warnings, which all threads share."""
+"""Held while rasterio changes the warning filters, which all threads share."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Burner:
     labels
         Labels of the rows of the file.
     touched
-        Whether a pixel is labelled if a polygon touches it, rather than if its centre is inside.
+        Whether to label all pixels that a polygon touches, rather than those whose centre is inside.
     origin
         Recipe, and names that labels cannot have.
     """
@@ -88,7 +88,7 @@ class Burner:
     def read(self, survey: Survey) -> Mapping[str, np.ndarray[Any, Any]]:
         """Modality -> array of one tile, as stored (shape `Modality.array_shape`); safe to call from several threads.
 
-        A pixel in no polygon, or in polygons with different labels, is no data.
+        Pixels outside all polygons, or in polygons with different labels, are no-data.
         """
         index = self.tiles.of_tile(survey.place.tile_id)
         shapes = self.tiles.polygons.around(index, survey.grid)
@@ -125,14 +125,14 @@ def open_burner(recipe: BuildRecipe, taken: Collection[str]) -> Burner:
         if column.content not in KINDS:
             raise FileInputError(
                 path,
-                f"{column.long_name}: expected one class or value for each polygon, got several; give each class a "
-                f"column of its own, or write --label {column.long_name}:class.",
+                f"{column.long_name}: expected one class or value for each polygon, got several; use one "
+                f"column per class, or write --label {column.long_name}:class.",
             )
     labels = tuple(Label(column.modality(KINDS[column.content]), column.values, column.note) for column in found)
     labelled = np.any([label.modality.observed(label.values) for label in labels], axis=0)[polygons.row]
     without = int((~labelled).sum())
     notes = (
-        [f"{path.name}: {without:,} of {len(polygons):,} polygons have no label and are left out."] if without else []
+        [f"{path.name}: {without:,} of {len(polygons):,} polygons have no label and are skipped."] if without else []
     )
     tiles = tiles_over(
         polygons.take(labelled, notes),
@@ -144,7 +144,7 @@ def open_burner(recipe: BuildRecipe, taken: Collection[str]) -> Burner:
 
 
 def burn(shapes: Geometries, rank: Ints, grid: TileGrid, *, touched: bool) -> NDArray[np.int32]:
-    """Burn polygons into a tile.
+    """Rasterise polygons into a tile.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def burn(shapes: Geometries, rank: Ints, grid: TileGrid, *, touched: bool) -> ND
     grid
         The tile.
     touched
-        Whether a pixel is labelled if a polygon touches it, rather than if its centre is inside.
+        Whether to label all pixels that a polygon touches, rather than those whose centre is inside.
 
     Returns
     -------
@@ -197,6 +197,6 @@ def _opened_again(recipe: BuildRecipe, taken: frozenset[str], identity: dict[str
     if found.identity() != identity:
         raise FileInputError(
             recipe.polygons or "",
-            "expected the polygons and labels that the build began with, got others; restore them.",
+            "expected the polygons and labels with which the build was started, got others; restore them.",
         )
     return found

@@ -1,8 +1,8 @@
-"""Scenes nearest to the dates of locations: the rule that every source follows.
+"""Scenes nearest to the dates of locations: the rule for every source.
 
-Locations of a table may have dates, those of its labels. Among the scenes from N days before the date to N days after it
-(``--days``; whole UTC days, the last one included) that fulfil the other conditions (cloud cover, one of the levels, a
-footprint that contains the tile), a tile has
+Locations of a table may have dates, those of its labels. Among the scenes from N days before the date to N days after
+it (``--days``; whole UTC days, the last one included) that fulfil the other conditions (cloud cover, one of the levels,
+a footprint that contains the tile), a tile has
 
 1. the scene on the nearest day, counted in whole days: 0 for any scene on the day itself;
 2. of several, the one of the level that is listed first: with ``L2A,L1C`` an acquisition is used at Level 2A if it exists
@@ -14,9 +14,9 @@ footprint that contains the tile), a tile has
 Sentinel-1 is the pass nearest to this scene in time, up to a year before or after the window. Other modalities follow the
 time of the scene, as in any build.
 
-Several dates of one location can have the same nearest scene, but a store has each scene of a location once. It belongs to
-the date nearest to it, of two to the earlier one; the other rows are rejected. Neighbours in time suffice to
-find out: the dates that share a scene are consecutive.
+Several dates of one location can have the same nearest scene, but a store has each scene of a location once. It is
+assigned to the date nearest to it, and to the earlier one in a tie; the other rows are rejected. It is enough to
+compare neighbouring dates, since the dates that share a scene are consecutive.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NO_SCENE, OUTSIDE_ARCHIVE, SAME_SCENE = "no_scene", "date_outside_archive", "sam
 
 
 def days_from(time_ms: int, date_ms: int) -> int:
-    """Whole UTC days from a date to a time, negative if the time is before the date; 0 on the day itself."""
+    """Whole UTC days from a date to a time, negative if the time is before the date; 0 on the same day."""
     return (time_ms - date_ms) // DAY_MS
 
 
@@ -60,7 +60,7 @@ class NearDates:
     """Maximum number of days between date and scene."""
 
     def window_ms(self, place: Place) -> tuple[int, int]:
-        """[start, end) of the scenes that are near enough, UTC milliseconds since 1970."""
+        """[start, end) of the eligible scenes, UTC milliseconds since 1970."""
         date_ms = date_of(place)
         return date_ms - self.days * DAY_MS, date_ms + (self.days + 1) * DAY_MS
 
@@ -70,13 +70,13 @@ class NearDates:
         return start - YEAR_MS, end + YEAR_MS
 
     def words(self, place: Place) -> str:
-        """Days that are searched, as text for messages."""
+        """Days searched, as text for messages."""
         unit = "day" if self.days == 1 else "days"
         near = f"within {self.days} {unit} of" if self.days else "on"
         return f"{near} {day_text(date_of(place))}"
 
     def require_archive(self, place: Place, levels: Sequence[str]) -> None:
-        """Refuse a date near which no scene of the levels exists.
+        """Reject a date near which no scene of the levels exists.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class NearDates:
             )
 
     def no_scene(self, place: Place, levels: Sequence[str], cloud_percent: float) -> TileUnavailable:
-        """Refusal of a location without a scene near its date."""
+        """Rejection of a location without a scene near its date."""
         names, near = " or ".join(levels), self.words(place)
         return TileUnavailable(
             NO_SCENE, f"no Sentinel-2 {names} scene {near} with less than {cloud_percent:g} % clouds"
@@ -102,7 +102,7 @@ class NearDates:
     def survey(
         self, places: Sequence[Place], ask: Callable[[Sequence[Place]], list[Survey | Rejection]]
     ) -> list[Survey | Rejection]:
-        """Survey locations; scenes that belong to another date of their location become rejections.
+        """Survey locations, and reject those whose scene is assigned to another date of the same location.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class NearDates:
         return [self._settled(answer, times) for answer in answers[: len(places)]]
 
     def _rivals(self, places: Sequence[Place]) -> list[Place]:
-        """Other dates of the locations that may have the same scene, and are not surveyed anyway."""
+        """Other dates of the locations that may share a scene with them and are not surveyed already."""
         known = {(place.tile_id, place.date_ms) for place in places}
         found: dict[tuple[int, int | None], Place] = {}
         for place in places:
@@ -147,7 +147,7 @@ class NearDates:
             shared = times.get((place.tile_id, other)) == answer.time_ms
             if shared and (abs(days_from(answer.time_ms, other)), other) < (abs(own), date_ms):
                 scene = f"the nearest scene to {day_text(date_ms)}, of {day_text(answer.time_ms)},"
-                detail = f"{scene} is that of the same location with the nearer date {day_text(other)}"
+                detail = f"{scene} is used for the same location with the nearer date {day_text(other)}"
                 return Rejection(place=place, reason=SAME_SCENE, detail=detail)
         return replace(answer, facts={**answer.facts, **_facts(date_ms, own)})
 
@@ -157,6 +157,6 @@ def _facts(date_ms: int, days: int) -> dict[str, Any]:
 
 
 def date_of(place: Place) -> int:
-    """Start of the day of a location with a date, UTC milliseconds since 1970."""
+    """Start of the day of a location's date, UTC milliseconds since 1970."""
     assert place.date_ms is not None
     return place.date_ms

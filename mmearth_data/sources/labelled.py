@@ -1,4 +1,4 @@
-"""A source whose tiles also have labels: values of a table's rows, and maps burnt from polygons."""
+"""A source whose tiles also have labels: values from the rows of a table, and label maps rasterised from polygons."""
 
 from __future__ import annotations
 
@@ -150,5 +150,5 @@ def _with_row(rejection: Rejection, table: LabelTable) -> Rejection:
 
 
 def _detail(row: int | None, detail: str) -> str:
-    """Begin the detail of a rejection with the row of the table."""
+    """Prepend the row of the table to the detail of a rejection."""
     return detail if row is None else f"row {row}: {detail}".removesuffix(": ")

@@ -187,7 +187,7 @@ class SyntheticSource:
         return self.levels[position], scene
 
     def _scenes_of(self, level: str, box: Box, window_ms: tuple[int, int]) -> list[OpticalScene]:
-        """Scenes of a level with few enough clouds whose footprint contains a box."""
+        """Scenes of a level below the cloud limit whose footprint contains a box."""
         product = self.planet.products[ASSETS[level]]
         assert isinstance(product, Sentinel2)
         return product.scenes(box, *window_ms, cloud_limit=self.cloud_percent, whole=True)

@@ -44,11 +44,11 @@ PATCH_IMAGES = 500
 WHITENING = 1e-3
 """Added to the variance of each principal direction, relative to the patches' variance; weaker directions are noise."""
 BIAS = 0.5
-"""Threshold of a response, whose filter has unit length after whitening: the best of 0.2, 0.5 and 1 on EuroSAT's
-validation images.
+"""Threshold of the responses, whose filters have unit length after whitening: the best of 0.2, 0.5 and 1 on the
+validation images of EuroSAT.
 """
 IMAGES_TOGETHER = 1
-"""Images per convolution on a CPU: responses of one image stay in the cache, three times as fast as four (measured)."""
+"""Images per convolution on a CPU: the responses of one fit into the cache, three times as fast as four (measured)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Candidates of a comparison: encoders and baselines, all of one kind.
 
-A candidate has a `Model`, which computes features. A protocol that needs features only asks for its extractor; one that
-needs maps, or trains further, loads its network.
+A candidate has a `Model`, which computes features. Protocols that only need features use its extractor; those that need
+maps, or train further, load its network.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ class Model(ABC):
 
     @abstractmethod
     def input(self, task: LabelledSet) -> ImageInput:
-        """Return what makes the model's input of the task's images.
+        """Return what converts the images of the task to the input of the model.
 
         Raises `InputError` if the task lacks what the model takes.
         """
 
     @abstractmethod
     def extractor(self, task: LabelledSet, seed: int, device: torch.device) -> Extractor:
-        """Return what computes features of such inputs on a device."""
+        """Return what computes features from these inputs on a device."""
 
     @property
     def trainable(self) -> bool:
-        """Whether it has a network that can be trained further."""
+        """Whether it has a trainable network."""
         return False
 
     def network(self) -> Backbone | None:
@@ -68,7 +68,7 @@ class Model(ABC):
         return None
 
     def fitted_to(self, task: LabelledSet, seed: int) -> str:
-        """Text that differs where the extractor does; "" if all tasks and seeds have the same."""
+        """Text that identifies the extractor; "" if it is the same for all tasks and seeds."""
         return ""
 
     def check(self, task: LabelledSet, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""The mean of the training labels as the answer for every test sample: the baseline of MMEarth-Bench for quantities."""
+"""The mean of the training labels as the prediction for every test sample: MMEarth-Bench's baseline for regression."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def quantities(tasks: Sequence[LabelledSet]) -> list[LabelledSet]:
     found = [task for task in tasks if task.kind.continuous]
     if not found:
         raise InputError(
-            f"--baseline {TRAIN_MEAN}: expected a task of quantities, got {tasks[0].name} ({tasks[0].kind}); leave it out."
+            f"--baseline {TRAIN_MEAN}: expected a regression task, got {tasks[0].name} ({tasks[0].kind}); leave it out."
         )
     return found
 
@@ -35,7 +35,7 @@ def quantities(tasks: Sequence[LabelledSet]) -> list[LabelledSet]:
 def train_mean(task: LabelledSet, share: LabelShare, seed: int) -> tuple[Row, NDArray[np.float64]]:
     """Row of the mean over the labels of a share of the training samples, with the sums of the test samples.
 
-    Per pixel, the mean is that of all labelled pixels together.
+    For tasks per pixel, the mean is that of all labelled pixels together.
     """
     train = share.choose(task, seed)
     mean, found = _scored(task, train)

@@ -168,8 +168,8 @@ def evaluate(
         ``knn`` (k = 5 and 20, cosine), ``linear`` (L-BFGS), ``probe`` (our own: AdamW on frozen features, 100 epochs,
         the learning rate chosen on validation samples), ``paper`` (the linear probe as implemented in the paper's
         released code, see `mmearth_model.evaluation.paper`; it needs an encoder and a task of whole images). Tasks per
-        pixel always get one linear probe, whatever protocols are requested. ``torchgeo-bench``, alone: that of
-        torchgeo-bench, see `mmearth_model.evaluation.torchgeo_bench`.
+        pixel always get one linear probe, whatever protocols are requested. ``torchgeo-bench``, not combined with
+        others: the protocol of torchgeo-bench, see `mmearth_model.evaluation.torchgeo_bench`.
     seeds
         Number of seeds.
     test_share
@@ -178,13 +178,13 @@ def evaluate(
     labels
         Shares of the training labels.
     baselines
-        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features), ``train-mean`` (the mean
-        of the training labels, for tasks of quantities). None: ``random``, or no baseline if there are only networks.
+        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features), ``train-mean`` (the
+        mean of the training labels, for regression tasks). None: ``random``, or no baseline if there are only networks.
     convnext
         File of plain ConvNeXt V2 weights, compared as an additional baseline.
     encoders
-        Encoders that this toolkit did not make, from `mmearth_model.open_encoder`. They are probed as checkpoints are; protocol
-        ``paper`` needs a module of PyTorch, and a task per pixel an encoder that returns maps or tokens.
+        External encoders, from `mmearth_model.open_encoder`. They are probed like checkpoints; protocol ``paper`` needs
+        a PyTorch module, and tasks per pixel need an encoder that returns maps or tokens.
     speed
         Also measure images per second of each encoder and baseline, from normalised images to features.
     keep
@@ -298,7 +298,7 @@ def _notes(
         *(() if job.bench is None else bench_notes(job.tasks, job.bench.input)),
         *(note for c in found for task in job.tasks for note in c.model.notes(task)),
         *(note for task in kept for note in data_notes(task, known, store)),
-        *(f"{name}: no network that can be trained, so not probed by protocol paper." for name in skipped),
+        *(f"{name}: not probed with protocol paper, because it has no trainable network." for name in skipped),
     )
 
 
@@ -316,16 +316,16 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
                 paper_recipe(divided, len(share.choose(divided, seed)), probe=True)
     if set(job.protocols) == {"paper"} and not any(candidate.model.trainable for candidate in found):
         raise InputError(
-            "--protocol paper: expected an encoder that can be trained, got none; give a checkpoint or a module, or add --protocol linear."
+            "--protocol paper: expected a trainable encoder, got none; give a checkpoint or a module, or add --protocol linear."
         )
 
 
 def _check_bench(protocols: Sequence[Protocol], networks: Sequence[Network], test_share: float | None) -> None:
-    """Refuse what cannot be combined with the protocol of torchgeo-bench."""
+    """Refuse options that cannot be combined with the protocol of torchgeo-bench."""
     others = [name for name in protocols if name != TORCHGEO_BENCH]
     problems = (
-        (bool(others), f"--protocol {', '.join(others)}, whose images and metrics differ; evaluate twice"),
-        (bool(networks), "a network, which has an input of its own; evaluate it alone"),
+        (bool(others), f"--protocol {', '.join(others)}, whose images and metrics differ; run evaluate twice"),
+        (bool(networks), "a network, which has its own input; evaluate it separately"),
         (test_share is not None, "--test-share; it uses the splits of the data"),
     )
     for given, problem in problems:
@@ -334,7 +334,7 @@ def _check_bench(protocols: Sequence[Protocol], networks: Sequence[Network], tes
 
 
 def _check_names(tasks: Sequence[LabelledSet]) -> None:
-    """Refuse two tasks of one name, such as ``NAME=PATH`` and ``NAME@random=PATH``: their rows would be mixed."""
+    """Refuse two tasks with the same name, such as ``NAME=PATH`` and ``NAME@random=PATH``: their rows would be mixed."""
     names = [task.name for task in tasks]
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:

@@ -441,8 +441,8 @@ def finetune(
     Parameters
     ----------
     checkpoint
-        Pretrained encoder, or one that this toolkit did not make (`mmearth_model.open_encoder`): a module of PyTorch, on a
-        task of whole images. The latter has its own stochastic depth, if any, and its layers are its numbered blocks.
+        Pretrained encoder, or an external one (`mmearth_model.open_encoder`): a PyTorch module, for tasks of whole
+        images. The latter has its own stochastic depth, if any, and its layers are its numbered blocks.
     task
         From `mmearth_model.tasks.open_task`; its validation samples choose the epoch.
     recipe
@@ -494,11 +494,11 @@ def _check(candidate: Candidate, task: LabelledSet, out: Path | None) -> None:
     """Refuse an encoder that cannot be trained, and a folder for a network that cannot be saved."""
     if not candidate.model.trainable:
         raise InputError(
-            f"{candidate.name}: expected a module of PyTorch with weights to fine-tune, got none; probe it with evaluate."
+            f"{candidate.name}: expected a PyTorch module with weights to fine-tune, got none; probe it with evaluate."
         )
     if out is not None and candidate.checkpoint is None:
         raise InputError(
-            f"--out: expected none with {candidate.name}, since a network consists of an encoder of this toolkit; leave it out."
+            f"--out: expected none with {candidate.name}, since networks can only be saved with an encoder of this toolkit; leave it out."
         )
     if task.kind.per_pixel and candidate.checkpoint is None:
         raise InputError(f"{candidate.name}: {PER_PIXEL}")

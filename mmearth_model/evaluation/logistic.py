@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 FLAT = 1e-14
 """Variance of an axis, relative to the largest, below which features are constant along it; weights there are 0."""
 MEMORY, ROUND = 10, 40
-"""Steps that L-BFGS remembers, and after which the curvature is computed anew."""
+"""Number of steps that L-BFGS stores, and after which the curvature is recomputed."""
 FUNCTION_TOLERANCE = 64 * np.finfo(np.float64).eps
 """Relative decrease of the objective below which no step can decrease it further in double precision."""
 LINE_STEPS = 50
 LEAST_CURVATURE = 1e-4
-"""Least mean of ``p (1 - p)``: of samples that are all certain, the penalty alone scales the axes."""
+"""Smallest mean of ``p (1 - p)``: if all samples are predicted with certainty, only the penalty scales the axes."""
 FAINT = 1e-3
 """Share of the largest ``p (1 - p)`` below which a sample is left out of the second derivative that scales the steps."""
 MOST_ENTRIES = 50_000_000
-"""Most entries of these second derivatives, 400 MB."""
+"""Maximum number of entries of these second derivatives, 400 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Logistic:
     Attributes
     ----------
     max_iterations
-        Most iterations of one fit.
+        Maximum number of iterations of one fit.
     tolerance
         Largest derivative with respect to a weight or an offset of a fit that has converged, as in scikit-learn.
     converged
@@ -157,7 +157,7 @@ class Blocks:
 
     @classmethod
     def of(cls, curvatures: Floats) -> Blocks:
-        """Factorise (K, R + 1, R + 1) positive matrices, of which nothing is kept."""
+        """Factorise (K, R + 1, R + 1) positive definite matrices; these are not kept."""
         from scipy.linalg.lapack import dtrtri
 
         factors: Floats = np.linalg.cholesky(curvatures).astype(np.float64, copy=False)
@@ -250,7 +250,7 @@ class _Problem:
         return Blocks.of(curvatures)
 
     def _ridge(self) -> Floats:
-        """(R + 1,) second derivative of the penalty; a little for the offset, so that matrices are positive."""
+        """(R + 1,) second derivative of the penalty; small for the offset, so that matrices are positive definite."""
         return np.append(np.full(len(self.axes.variances), self.penalty), LEAST_CURVATURE * self.penalty)
 
     def _weights(self, point: Floats) -> Floats:

@@ -4,7 +4,7 @@ The main metric of a task is a function of sums over the test samples (hits, ove
 enough to store a few numbers per sample; an interval, or the difference of two encoders on the same samples, is
 computed by summing them again with other weights.
 
-Classes, labels or samples for which a figure is not defined are left out of it, and counted (`Count`):
+Classes, labels or samples for which a metric is not defined are excluded from it, and counted (`Count`):
 
 - ``accuracy_macro`` is the mean over the classes with a test sample; a class without one has no recall.
 - ``f1`` is micro: hits and misses of all labels are summed first, so a label without a positive contributes its false
@@ -17,8 +17,8 @@ Classes, labels or samples for which a figure is not defined are left out of it,
   an index of 0; one that is in neither is left out.
 - ``r2`` is the mean over the targets that vary.
 - ``rmse`` of several targets is pooled: the root of the mean over all targets' squared errors, in their own units. It
-  is dominated by the target with the largest numbers, so it compares encoders on one task but says little about a
-  single target.
+  is dominated by the target with the largest numbers, so it is suitable for comparing encoders on one task, but not for
+  judging a single target.
 
 ``map_macro`` ranks the test samples, so it is no function of sums. Where it is the main metric of a task
 (`LabelledSet.metric`), scores and labels are stored for each sample, and resamples weight the samples.
@@ -57,7 +57,7 @@ PRIMARY = {
 }
 """Main metric of a kind of task."""
 RANKED = "map_macro"
-"""Main metric of multi-label tasks that state it; their `Score.sums` are (N, 2 K) scores and labels."""
+"""Main metric of the multi-label tasks that set it; their `Score.sums` are (N, 2 K) scores and labels."""
 CONSTANT = 1e-12
 """A target whose variance is a smaller share of its mean square does not vary, and has no R2."""
 RESAMPLES = 1000
@@ -218,7 +218,7 @@ def _mean_precision(scores: NDArray[Any], truth: torch.Tensor) -> dict[str, floa
 
 
 def average_precision(truth: NDArray[Any], scores: NDArray[Any]) -> float:
-    """Micro average precision: of all labels together; 0 if there is no positive."""
+    """Micro-averaged average precision, of all labels together; 0 if there is no positive."""
     from sklearn.metrics import average_precision_score
 
     with warnings.catch_warnings():

@@ -1,9 +1,9 @@
-"""L-BFGS of linear classifiers in single precision, step by step that of ``torch.optim.LBFGS`` with strong Wolfe conditions.
+"""L-BFGS for linear classifiers in single precision, with the steps of ``torch.optim.LBFGS`` (strong Wolfe conditions).
 
-The optimiser of PyTorch stops where the loss no longer changes in single precision. Where that happens, and with weak
-regularisation the weights too, depends on every rounding. Reproducing published results therefore takes the same
-operations in the same order. What is left out are the gradients by automatic differentiation, whose kernels are called
-directly, and the general machinery around them, which takes longer than the arithmetic for small data sets.
+The optimiser of PyTorch stops where the loss no longer changes in single precision. Where that happens and, with weak
+regularisation, also the weights depend on rounding errors. Reproducing published results therefore requires the same
+operations in the same order. Instead of using automatic differentiation, this implementation calls the kernels of the
+gradients directly, and it omits the generic code around them, which takes longer than the arithmetic for small data sets.
 
 Liu and Nocedal, *On the limited memory BFGS method for large scale optimization*, 1989; Nocedal and Wright, *Numerical
 Optimization*, algorithms 3.5, 3.6 and 7.4.
@@ -33,7 +33,7 @@ MIN_CURVATURE = 1e-10
 NEAR_EDGE, WIDEST = 0.1, 10
 """Share of a bracket within which a trial point is at its edge; largest extrapolation of a step."""
 SMALLEST = 1e-9
-"""Movement of a parameter below which a bracket is not narrowed; default tolerance of changes without a line search."""
+"""Change of a parameter below which a bracket is not narrowed; default tolerance of changes without a line search."""
 GRADIENT_TOLERANCE, LONG_HISTORY = 1e-7, 100
 """Defaults of PyTorch."""
 EVALUATIONS = 5 / 4
@@ -170,9 +170,9 @@ class Minimiser:
     iterations
         Maximum number of iterations.
     tolerance
-        It ends where no entry of the gradient, no entry of a step, or no change of the loss is larger.
+        It stops when no entry of the gradient, no entry of a step, or no change of the loss is larger.
     history
-        Number of steps that approximate the curvature.
+        Number of steps from which the curvature is approximated.
     evaluations
         Number of evaluations of the last run.
     """
@@ -303,7 +303,7 @@ def zoom(line: Line, bracket: list[Trial], used: int, most: int) -> tuple[Trial,
 
 
 def _tried(bracket: list[Trial], hesitant: bool) -> tuple[Scalar, bool]:
-    """Return the next step within a bracket, and whether it is so near an edge that the next one must not be."""
+    """Return the next step within a bracket, and whether it is so close to an edge that the following one must not be."""
     lower, upper = least(bracket[0].step, bracket[1].step), most_of(bracket[0].step, bracket[1].step)
     step = interpolated(bracket[0], bracket[1], None)
     edge = NEAR_EDGE * (upper - lower)

@@ -1,4 +1,4 @@
-"""How fast encoders are."""
+"""Throughput of encoders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUNS = 5
 
 
 def images_per_second(model: Model, task: LabelledSet, seed: int, device: torch.device) -> float:
-    """Images of a task per second from normalised values to features: the median of a few runs after a first one."""
+    """Images of a task per second, from normalised images to features: the median of a few runs after a warm-up run."""
     extractor, reading = model.extractor(task, seed, device), model.input(task)
     rows = np.resize(task.parts.train, TIMED_IMAGES)
     (batch,) = task.images.batches(rows, TIMED_IMAGES, reading.stored)

@@ -1,8 +1,9 @@
 """The protocol of torchgeo-bench (https://github.com/torchgeo/torchgeo-bench), release 0.4.0, and its table of results.
 
-A frozen encoder sees images of 224 px, normalised by statistics that the benchmark lists for each data set
+A frozen encoder receives images of 224 px, normalised by statistics that the benchmark lists for each data set
 (`mmearth_model.evaluation.torchgeo_inputs`). Its features are probed by the 5 nearest neighbours and by logistic
-regression (`mmearth_model.evaluation.torchgeo_probes`), for accuracy or, for several labels, micro average precision.
+regression (`mmearth_model.evaluation.torchgeo_probes`), with accuracy or, for multi-label tasks, micro-averaged average
+precision as metric.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ FIXED = {
     "bootstrap": RESAMPLES,
 }
 BY_DATA, BY_MODEL = "bandspec_zscore", "model_native"
-"""Column `normalization`: by the statistics of the data set, or in another way, which the encoder determines."""
+"""Column `normalization`: with the statistics of the data set, or as determined by the encoder."""
 ENCODER, OTHER = "torchgeo_bench_model.MMEarth", "mmearth_model"
 """Column `model`: the class that runs our encoders in torchgeo-bench (pipelines/integrations), and for baselines."""
 
@@ -132,12 +133,12 @@ def prepared(tasks: Sequence[LabelledSet], given: TorchgeoInput) -> list[Labelle
     for task in tasks:
         if task.kind not in (TaskKind.SINGLE_LABEL, TaskKind.MULTI_LABEL):
             raise InputError(
-                f"--protocol {TORCHGEO_BENCH}: expected tasks with classes or labels of whole images, got {task.name} "
+                f"--protocol {TORCHGEO_BENCH}: expected single-label or multi-label tasks of whole images, got {task.name} "
                 f"({task.kind}); leave it out."
             )
         if not len(task.parts.validation):
             raise InputError(
-                f"--protocol {TORCHGEO_BENCH}: expected validation samples, by which C is chosen, got none in {task.name}; "
+                f"--protocol {TORCHGEO_BENCH}: expected validation samples to choose C, got none in {task.name}; "
                 "add some, or use --protocol linear."
             )
     return [as_benched(task, given.bands, given.size_px) for task in tasks]
@@ -179,7 +180,7 @@ def _by_data(task: LabelledSet, train: NDArray[np.intp], reading: ImageInput) ->
 
 
 def bench_notes(tasks: Sequence[LabelledSet], given: TorchgeoInput) -> tuple[str, ...]:
-    """Describe what the protocol does to tasks that readers of results may not expect."""
+    """Describe what readers of the results may not expect of the protocol."""
     listed = [task.name for task in tasks if isinstance(task.images, ListedImages)]
     others = [task.name for task in tasks if task.name not in listed]
     found = []

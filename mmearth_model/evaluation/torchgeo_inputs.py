@@ -33,7 +33,7 @@ Bands = Literal["rgb", "all"]
 FILE = "torchgeo_bench.yaml"
 SAME = (1.0, 0.0)
 TINY = 1e-30
-"""Added to an observed value that equals the catalog's no-data value of 0; it vanishes in normalisation."""
+"""Added to observed values that equal the catalog's no-data value of 0; negligible after normalisation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Listed:
     plane: str  # name of the band in the files
     mean: float
     std: float
-    feeds: tuple[str, ...] = ()  # ``sentinel2.B8A``: bands of the catalog that the benchmark takes it for
+    feeds: tuple[str, ...] = ()  # ``sentinel2.B8A``: bands of the catalog as which the benchmark uses it
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def as_benched(task: LabelledSet, bands: Bands, size_px: int | None) -> Labelled
 
 
 def _notes(task: LabelledSet, images: ImageSource) -> tuple[str, ...]:
-    """Return the notes of the task; if bands are not used as what they hold, a note about these instead."""
+    """Return the notes of the task; if bands are not used according to their content, a note about these instead."""
     if not isinstance(images, ListedImages):
         return task.notes
     spec = images.inner.spec
@@ -118,7 +118,7 @@ def _notes(task: LabelledSet, images: ImageSource) -> tuple[str, ...]:
     ]
     if not wrong:
         return task.notes
-    return (f"torchgeo-bench trusts the files' names of bands, and so does its protocol, although some are wrong: {'; '.join(wrong)}.",)  # fmt: skip
+    return (f"torchgeo-bench relies on the band names in the files, and so does this protocol, although some are wrong: {'; '.join(wrong)}.",)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,7 @@ class ListedImages:
 
     @property
     def own_normaliser(self) -> Callable[[NDArray[np.intp]], Normaliser]:
-        """Normalises by the listed statistics."""
+        """Normalises with the listed statistics."""
         return self._normaliser_of
 
     def _normaliser_of(self, train: NDArray[np.intp]) -> Normaliser:
@@ -230,7 +230,7 @@ class ListedImages:
 
 @dataclass(frozen=True, eq=False)
 class ResizedImages:
-    """Images of a task that torchgeo-bench does not list, resized; pixels next to missing ones become missing."""
+    """Resized images of a task that torchgeo-bench does not list; pixels next to missing ones become missing."""
 
     redrawn: ClassVar[bool] = False
     fills_missing: ClassVar[bool] = True
@@ -329,7 +329,7 @@ def resize(image: torch.Tensor, size_px: int | None) -> torch.Tensor:
 
 
 def bands_used(images: ImageSource, bands: Bands, taken: Set[str] | None) -> str:
-    """Bands as torchgeo-bench writes them: ``rgb``, ``all``, or names, if an encoder is not given all that it would use.
+    """Bands as torchgeo-bench writes them: ``rgb``, ``all``, or names, if an encoder lacks bands that it would use.
 
     Parameters
     ----------
@@ -347,7 +347,7 @@ def bands_used(images: ImageSource, bands: Bands, taken: Set[str] | None) -> str
 
 
 def _observed(plane: NDArray[np.float32], nodata: float) -> NDArray[np.float32]:
-    """Values of which none is taken for no data, except NaN."""
+    """Values of which none is interpreted as no-data, except NaN."""
     if math.isnan(nodata):
         return plane
     step = max(TINY, abs(float(np.spacing(np.float32(nodata)))))

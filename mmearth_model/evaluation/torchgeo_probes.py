@@ -40,7 +40,7 @@ STRENGTHS = tuple((10 ** np.linspace(-6.0, 4.0, 40)).tolist())
 """Inverse strengths C, strongest regularisation first."""
 PATH_ITERATIONS, FINAL_ITERATIONS = 2000, 4000
 TOLERANCE = 1e-7
-"""Where L-BFGS ends: 0.1 times the tolerance of 1e-6 that torchgeo-bench is called with."""
+"""Tolerance at which L-BFGS stops: 0.1 times the tolerance of 1e-6 with which torchgeo-bench is called."""
 HISTORY = 10
 RESAMPLES = 200
 COVERAGE = (2.5, 97.5)
@@ -99,7 +99,7 @@ class Softmax:
 
 
 def nearest(train: LabelledFeatures, test: LabelledFeatures) -> Answer:
-    """Unweighted vote of the 5 nearest training samples; the lowest class wins a tie."""
+    """Unweighted vote of the 5 nearest training samples; in a tie, the lowest class."""
     labels = train.labels[_neighbours(train.values, test.values, min(NEIGHBOURS, len(train)))]
     if train.labels.ndim == 2:
         scores = labels.astype(np.float32).mean(axis=1)
@@ -112,7 +112,7 @@ def nearest(train: LabelledFeatures, test: LabelledFeatures) -> Answer:
 
 
 def _neighbours(train: NDArray[Any], test: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """(N, count) positions of the nearest training samples in Euclidean distance; the first of equally distant ones."""
+    """(N, count) positions of the nearest training samples by Euclidean distance; in a tie, the first ones."""
     known = torch.from_numpy(np.asarray(train, dtype=np.float64))
     squares = (known**2).sum(dim=1)
     found = []
@@ -226,7 +226,7 @@ def calibration(truth: NDArray[Any], scores: NDArray[np.float32], bins: int) -> 
 
 
 def _temperature(model: Softmax, validation: LabelledFeatures) -> float:
-    """Temperature by which logits of the validation samples are divided for the lowest loss (Guo et al., ICML 2017)."""
+    """Temperature that minimises the loss on the validation samples (temperature scaling, Guo et al., ICML 2017)."""
     logits = model.logits(validation.values).double()
     several = model.classes is None
     targets = validation.labels if model.classes is None else np.searchsorted(model.classes, validation.labels)

@@ -1,4 +1,4 @@
-"""What heads and probes need of an encoder, whatever its architecture."""
+"""What heads and probes need from an encoder of any architecture."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def whole_batches(self) -> bool:
-        """Whether the images of a batch influence each other in training, so that it must not be computed in slices."""
+        """Whether the images of a batch influence each other in training, so that it must not be split into slices."""
         return False
 
     @property

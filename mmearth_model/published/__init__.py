@@ -1,4 +1,4 @@
-"""Results of encoders that others have published, and their comparison with measured ones."""
+"""Published results of other encoders, and their comparison with measured ones."""
 
 from mmearth_model.published.comparing import ELSEWHERE, HERE, Beside, Comparison, Line, Measured, compare
 from mmearth_model.published.reading import COLUMNS, METRICS, PUBLISHED, Published, read_published

@@ -1,4 +1,4 @@
-"""Published results beside measured ones: one comparison for each task, metric and protocol, which are never mixed."""
+"""Published results next to measured ones: one comparison for each task, metric and protocol, which are never mixed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ALL_LABELS = "100%"
 """Share of the training labels with which results were published."""
 HERE, ELSEWHERE = "measured here", "published"
 NOTICE = (
-    "Published results were measured by others, on their machines and with their code; they are not measured here. "
-    "Only results of one task, metric and protocol are in one table."
+    "Published results were measured by others with their own code; they are quoted, not reproduced. "
+    "Each table contains the results of one task, metric and protocol only."
 )
 
 
@@ -89,7 +89,7 @@ class Comparison:
     @property
     def heading(self) -> str:
         """Task and protocol, and whose results it contains."""
-        whose = "measured here, and published by others" if self.measured else "published by others, none measured here"
+        whose = "measured here and published by others" if self.measured else "published by others, none measured here"
         return f"{self.task}, protocol {self.protocol}: {whose}"
 
 
@@ -110,7 +110,7 @@ class Beside:
 
     def notes(self) -> tuple[str, ...]:
         """Describe what users of the comparisons must know, one sentence each."""
-        absent = [f"{task}: the table of published results has none for this task." for task in self.without]
+        absent = [f"{task}: the table of published results contains none for this task." for task in self.without]
         return (*([NOTICE] if self.comparisons else []), *absent)
 
     def to_dict(self) -> dict[str, Any]:

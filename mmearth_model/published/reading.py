@@ -81,7 +81,7 @@ def read_published(table: str | Path = PUBLISHED) -> tuple[Published, ...]:
     Raises
     ------
     InputError
-        If there is no such table, or values are wrong: one line for each of them.
+        If there is no such table, or values are invalid, with one line for each of them.
     """
     path = resource_path("catalog") / "published_results.csv" if str(table) == PUBLISHED else Path(table)
     if path.suffix.lower() != ".csv":
@@ -94,12 +94,12 @@ def read_published(table: str | Path = PUBLISHED) -> tuple[Published, ...]:
         )
     found = read_table(path).require(COLUMNS)
     if not len(found):
-        raise FileInputError(path, "expected at least one result, got only the names of the columns; add rows.")
+        raise FileInputError(path, "expected at least one result, got only the header; add rows.")
     return _checked(found)
 
 
 def _checked(table: Table) -> tuple[Published, ...]:
-    """Results of all rows; raises `InputError` with a line for each wrong value."""
+    """Results of all rows; raises `InputError` with a line for each invalid value."""
     rows: dict[tuple[str, ...], tuple[int, Published]] = {}
     errors: list[str] = []
     for line, row in table.rows():
@@ -111,7 +111,7 @@ def _checked(table: Table) -> tuple[Published, ...]:
                 problems = [f"expected each result once, got that of line {first} again; remove one."]
         errors += [f"{table.path}:{line}: {problem}" for problem in problems]
     if errors:
-        more = [f"{table.path}: {len(errors) - MOST_ERRORS} more wrong values."] if len(errors) > MOST_ERRORS else []
+        more = [f"{table.path}: {len(errors) - MOST_ERRORS} more invalid values."] if len(errors) > MOST_ERRORS else []
         raise InputError("\n".join(errors[:MOST_ERRORS] + more))
     return tuple(result for _, result in rows.values())
 
@@ -140,7 +140,7 @@ def _problems(row: Mapping[str, str], decimal: str) -> Iterator[str]:
 
 
 def _wrong_numbers(row: Mapping[str, str], metric: str, decimal: str) -> Iterator[str]:
-    """Describe numbers that are none, are out of range or, if all are right by themselves, do not match each other."""
+    """Describe cells that are not numbers or out of range, or else numbers that contradict each other."""
     low = 0.0 if metric in PERCENT or metric == "rmse" else -math.inf
     high = math.inf if metric == "rmse" else 1.0
     found: list[float | None] = []
@@ -151,7 +151,7 @@ def _wrong_numbers(row: Mapping[str, str], metric: str, decimal: str) -> Iterato
             yield f"{name}: expected a number, got {row[name][:30]!r}; correct it."
             continue
         if number is not None and metric in METRICS and not low <= number <= high:
-            remedy = "divide per cent by 100" if number > high else "correct it"
+            remedy = "divide percentages by 100" if number > high else "correct it"
             yield f"{name}: expected {metric} between {low:g} and {high:g}, got {number:g}; {remedy}."
             continue
         found.append(number)

@@ -59,7 +59,7 @@ def _table(comparison: Comparison, sources: dict[str, int]) -> FittedTable:
 
 
 def interval_of(metric: str, line: Line) -> str:
-    """Interval of a result, empty if there is none."""
+    """Interval of a result; empty if there is none."""
     if line.low is None or line.high is None:
         return ""
     return f"{shown(metric, line.low)} to {shown(metric, line.high)}"

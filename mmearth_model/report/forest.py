@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PROTOCOL_PX, GAP_PX, HEAD_PX = 16, 14, 110
 NAME, PUBLISHED_NAME = 34, 46
-"""Maximum length of the name of an encoder in a figure, and in one of published results."""
+"""Maximum length of an encoder's name in a figure, and in a figure of published results."""
 MOST_ROWS = 60
 """Rows of one forest plot; further ones are in the table only."""
 

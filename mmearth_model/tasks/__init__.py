@@ -40,7 +40,8 @@ def open_task(text: str, store: Store | StoreImages | None = None) -> LabelledSe
     ----------
     text
         ``store:MODALITY`` (see `parse_task`), or ``NAME=PATH``: a task of ``catalog/tasks``, or a task file, and the
-        folder, zip or table with the data. ``NAME@random`` and ``NAME@geographic`` choose a test of MMEarth-Bench.
+        folder, zip or table with the data. ``NAME@random`` and ``NAME@geographic`` select the test split of
+        MMEarth-Bench.
     store
         Store of store tasks.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SUFFIX = ".tortilla"
 SPLIT = "tortilla:data_split"
 UNUSED = 3
-"""Code of samples of no part, such as the additional test samples of some data sets."""
+"""Code of samples that are in no split, such as the additional test samples of some data sets."""
 
 
 def open_geobench2(spec: TaskSpec, root: Path) -> LabelledSet:
@@ -79,7 +79,7 @@ def _samples(root: Path) -> dict[str, Member]:
     for sample in (sample for file in files for sample in members(file)):
         if sample.format != CONTAINER:
             raise FileInputError(
-                sample.file, f"expected samples that are containers, got {sample.name} ({sample.format})."
+                sample.file, f"expected samples that are tortilla containers, got {sample.name} ({sample.format})."
             )
         if sample.name in found:
             raise FileInputError(

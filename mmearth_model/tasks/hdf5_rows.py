@@ -1,7 +1,7 @@
 """Arrays of an HDF5 file that have a row per sample and may be larger than memory.
 
-HDF5 compresses chunks. Where a file's author did not choose their shape, one chunk holds a corner of the image of
-hundreds of samples, and reading one sample decompresses all of them. Rows are therefore read in blocks as long as a
+HDF5 compresses chunks. With the default chunk shape of h5py, a chunk contains a small part of the images of hundreds of
+samples, and reading one sample decompresses the chunks of all of them. Rows are therefore read in blocks as long as a
 chunk, and recent blocks are kept.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 KEPT_BYTES = 2**31
-"""Blocks that are kept in memory, of all arrays together; the latest one always is."""
+"""Maximum size of the blocks of all arrays kept in memory; the latest block is always kept."""
 PLAIN_ROWS = 16
 """Rows of a block of an array without chunks."""
 REPEATS = 3
@@ -99,7 +99,7 @@ class RowFile:
         return found
 
     def _block(self, name: str, number: int, length: int) -> NDArray[Any]:
-        """One block, from memory if it was read lately."""
+        """One block, from memory if it was read recently."""
         mine, key = self._opened(), (name, number)
         with mine.lock:
             if key not in mine.blocks:
@@ -112,7 +112,7 @@ class RowFile:
             return mine.blocks[key]
 
     def _warn(self, mine: _Opened, name: str, length: int) -> None:
-        """Say once that reading in random order is slow, and what to do."""
+        """Warn once that reading in random order is slow, with the remedy."""
         mine.read[name] += 1
         every = -(-len(mine.file[name]) // length)
         if mine.file[name].chunks and length > 1 and every > 1 and mine.read[name] == REPEATS * every + 1:

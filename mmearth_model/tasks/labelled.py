@@ -194,7 +194,7 @@ def akin(labels: Modality, learned: Modality | Learned) -> bool:
 
     Labels of whole tiles are nested in each other (an ecoregion is within one biome), and maps of classes describe
     the same area: categorical modalities of one kind reveal each other. Labels that users gave to whole tiles, which come
-    from no asset, are revealed by themselves only.
+    from no asset, are only revealed by themselves.
     """
     if labels.kind.is_categorical and (labels.kind.is_raster or labels.asset):
         return learned.kind is labels.kind

@@ -1,8 +1,8 @@
 """MMEarth-Bench: ``TASK.h5`` with all modalities and labels, and ``TASK_split_data.json``.
 
-Gordon et al., *MMEarth-Bench: Global Model Adaptation via Multimodal Test-Time Training*, arXiv:2602.06285. A task has two
-tests with the same training and validation samples: ``random``, and ``geographic``, all tiles of Africa. Each is a
-labelled set of its own, named ``TASK@random`` or ``TASK@geographic``, so that their results are never mixed.
+Gordon et al., *MMEarth-Bench: Global Model Adaptation via Multimodal Test-Time Training*, arXiv:2602.06285. A task has
+two test splits with the same training and validation samples: ``random``, and ``geographic``, all tiles in Africa. Each
+is a separate labelled set, named ``TASK@random`` or ``TASK@geographic``, so that their results are never mixed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def open_mmearth_bench(spec: TaskSpec, root: Path) -> LabelledSet:
         ids=tuple(map(str, images.coords["tile_id"].tolist())),
         augment=spec.augment,
         licence=spec.licence,
-        notes=(*spec.notes, *((f"left out {len(unlabelled)} samples without a label.",) if len(unlabelled) else ())),
+        notes=(
+            *spec.notes,
+            *((f"{len(unlabelled)} samples without a label were left out.",) if len(unlabelled) else ()),
+        ),
         metric=labels.metric,
         remedy=REMEDY,
     )
@@ -129,7 +132,7 @@ def _quantities(file: RowFile, name: str, rows: int) -> Labels:
 
 
 def _pixels(file: RowFile, name: str, rows: int) -> Labels:
-    """(N, H, W) numbers, few of which are known."""
+    """(N, H, W) numbers, most of which are missing."""
     shape = (rows, *file.shape(bench_form().arrays[0].name)[2:])
     if file.dtype(name).kind not in "iuf" or file.shape(name) != shape:
         raise _mismatch(file, name, f"numbers of the shape {shape}")
@@ -155,7 +158,7 @@ def _names(file: RowFile, name: str, rows: int) -> Labels:
         for label in _listed(file, name, row, text):
             if label not in numbers:
                 raise FileInputError(
-                    file.path, f"{name}: expected names of {path.name}, got {label!r} in row {row}; use the files of one download.{meant(label, numbers)}"
+                    file.path, f"{name}: expected names of {path.name}, got {label!r} in row {row}; use files of the same download.{meant(label, numbers)}"
                 )  # fmt: skip
             values[row, int(numbers[label])] = 1
     classes = tuple(sorted(numbers, key=lambda label: int(numbers[label])))

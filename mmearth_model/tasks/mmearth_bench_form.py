@@ -1,4 +1,4 @@
-"""The form of MMEarth-Bench's files as values: conversion of their arrays to those of a store.
+"""The format of MMEarth-Bench's files: conversion of their arrays to those of a store.
 
 ``catalog/interchange/mmearth_bench.yaml`` lists modality, bands and missing value of each array.
 """
@@ -83,7 +83,7 @@ class BenchForm(_Entry):
 
 @cache
 def bench_form() -> BenchForm:
-    """Return the form as shipped."""
+    """Return the format description as shipped."""
     path = resource_path("catalog") / "interchange" / FORM_FILE
     return BenchForm(**read_yaml(path, "a form").values)
 

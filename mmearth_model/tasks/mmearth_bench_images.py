@@ -53,7 +53,7 @@ class BenchImages:
 
     @cached_property
     def modalities(self) -> Mapping[str, Modality]:
-        """Modalities of the catalog that the file has, and those that follow from place and date."""
+        """Modalities of the catalog that the file has, and those derived from location and date."""
         stored = {array.modality: bench_modalities()[array.modality] for array in self.arrays}
         known = load_catalog().modalities
         return stored | {
@@ -167,16 +167,16 @@ class BenchImages:
 
     @property
     def own_normaliser(self) -> Callable[[NDArray[np.intp]], Normaliser] | None:
-        """Normalises by the published statistics; None where the task file asks for the checkpoint's."""
+        """Normalises by the published statistics; None if the task file requests those of the checkpoint."""
         return None if self.spec.normalise == "checkpoint" else self._normaliser_of
 
     @property
     def recorded_statistics(self) -> Mapping[str, Any] | None:
-        """Published statistics of all training samples, where the task file asks for the checkpoint's."""
+        """Published statistics of all training samples, if the task file requests those of the checkpoint."""
         return {"train": self.statistics(WHOLE)} if self.spec.normalise == "checkpoint" else None
 
     def _normaliser_of(self, train: NDArray[np.intp]) -> Normaliser:
-        """Normalise by the published statistics of the training samples, or of the partition that they are."""
+        """Normalise with the published statistics of the training samples, or of the published subset that they form."""
         name = next((name for name in bench_form().partitions if self.splits.is_part(name, train)), WHOLE)
         if name not in self._cache:
             self._cache[name] = self.statistics(name)

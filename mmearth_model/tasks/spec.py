@@ -27,7 +27,7 @@ BENCH_KINDS = (TaskKind.REGRESSION, TaskKind.PIXEL_REGRESSION, TaskKind.MULTI_LA
 OF_BENCH = frozenset(
     {"name", "long_name", "layout", "kind", "bands", "level", "normalise", "label", "test", "augment", "source", "doi", "licence", "notes"}
 )  # fmt: skip
-"""Fields that have an effect for MMEarth-Bench, whose form determines all others."""
+"""Fields that have an effect for MMEarth-Bench, whose format determines all others."""
 TESTS = ("random", "geographic")
 MEAN = "mean"
 """Fill a missing band with its mean, since its values are unknown."""
@@ -202,7 +202,7 @@ class TaskSpec(BaseModel):
                 "mask: expected the column of the mask files (GEO-Bench 2: the member), got none; name it."
             )
         if self.layout == "geobench2" and self.kind is TaskKind.REGRESSION:
-            raise InputError("kind: expected no regression of whole images for layout geobench2, got it; use a table.")
+            raise InputError("kind: layout geobench2 does not support regression of whole images; use layout table.")
         if self.layout == "geobench2" and not self.kind.continuous and not self.classes:
             raise InputError("classes: expected the names of the classes for layout geobench2, got none; list them.")
         if self.kind.per_pixel and self.layout == "folder":
@@ -218,13 +218,13 @@ class TaskSpec(BaseModel):
         if self.layout != BENCH_LAYOUT:
             if self.test is not None:
                 raise InputError(
-                    f"test: expected none with layout {self.layout}, which has one test, got {self.test}; leave it out."
+                    f"test: expected none with layout {self.layout}, which has a single test split, got {self.test}; leave it out."
                 )
             return
         unused = sorted(self.model_fields_set - OF_BENCH)
         if unused:
             raise InputError(
-                f"{unused[0]}: expected none with layout {BENCH_LAYOUT}, whose form determines it; leave it out."
+                f"{unused[0]}: expected none with layout {BENCH_LAYOUT}, whose format determines it; leave it out."
             )
         if self.kind not in BENCH_KINDS or len(self.label_columns) != 1:
             raise InputError(
@@ -302,7 +302,7 @@ def named_spec(text: str) -> TaskSpec:
     spec = read_spec(name)
     known = TESTS if spec.layout == BENCH_LAYOUT else ()
     if test not in known:
-        tests = " or ".join(f"{name}@{test}" for test in known) or f"{name}, which has one test"
+        tests = " or ".join(f"{name}@{test}" for test in known) or f"{name}, which has a single test split"
         raise InputError(f"--task: expected {tests}, got {text!r}; correct the name.")
     return spec.model_copy(update={"test": test})
 

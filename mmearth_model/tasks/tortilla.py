@@ -1,9 +1,9 @@
-"""Tortilla files, the containers of GEO-Bench 2: files behind each other, and a table of them at the end.
+"""Tortilla files, the containers of GEO-Bench 2: concatenated files, followed by a table of them.
 
-A file begins with two letters, then position and length of the table as little-endian 64-bit numbers. The table is a
-Parquet file with a row for each member: name, format, position and length, and columns about it. A member of the format
-TORTILLA is again such a file, whose positions count from its own beginning. Layout: https://tacofoundation.github.io
-(tacoreader 0.5). Nothing else is installed or unpickled to read them.
+A file begins with two letters, followed by position and length of the table as little-endian 64-bit numbers. The table
+is a Parquet file with a row for each member: name, format, position and length, and columns about it. A member of the
+format TORTILLA is again such a file, whose positions count from its own beginning. Layout:
+https://tacofoundation.github.io (tacoreader 0.5). No other library is needed to read them, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Member:
 
     @property
     def source(self) -> str:
-        """Path by which GDAL reads it."""
+        """Path with which GDAL reads it."""
         return f"/vsisubfile/{self.offset}_{self.length},{self.file}"
 
 
@@ -61,7 +61,7 @@ def members(file: Path, offset: int = 0, length: int | None = None) -> list[Memb
     Raises
     ------
     FileInputError
-        If it is none, or incomplete.
+        If it is not a tortilla file, or incomplete.
     """
     try:
         with file.open("rb") as opened:
@@ -71,7 +71,7 @@ def members(file: Path, offset: int = 0, length: int | None = None) -> list[Memb
             magic, start, size = HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0, 0)
             if magic not in MAGIC or not HEADER.size <= start <= start + size <= end - offset:
                 raise FileInputError(
-                    file, "expected a complete tortilla file, got another or one that was cut off; copy it again."
+                    file, "expected a complete tortilla file, got another or a truncated one; copy it again."
                 )
             opened.seek(offset + start)
             columns = _columns(file, opened.read(size))

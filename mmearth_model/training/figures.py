@@ -321,7 +321,7 @@ def answer_text(task: TaskSpec, modality: Modality, target: Target, prediction: 
 
 
 def present_names(modality: Modality, present: Tensor) -> str:
-    """Names of the classes of a multi-label modality that are present, (K,) bool; some of them if they are many."""
+    """Names of the present classes of a multi-label modality, (K,) bool; only some of them if there are many."""
     names = [name for name, there in zip(modality.model_bands, present.tolist(), strict=True) if there]
     more = f", {len(names) - SHOWN_VALUES} more" if len(names) > SHOWN_VALUES else ""
     return (", ".join(names[:SHOWN_VALUES]) or "none") + more

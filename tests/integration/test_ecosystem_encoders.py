@@ -130,7 +130,7 @@ def test_a_transformer_takes_one_size_and_returns_tokens(timm: Any, eurosat: Lab
 
     described = fields(model, arguments={}, class_tokens=1)
     del described["arguments"]
-    with pytest.raises(Exception, match=r"got AssertionError: Input height .*; set size_px to a size that it takes"):
+    with pytest.raises(Exception, match=r"got AssertionError: Input height .*; set size_px to a size that it accepts"):
         mmearth_model.open_encoder(Tokens(), mmearth_model.EncoderDescription(**described)).check(
             eurosat, torch.device("cpu")
         )

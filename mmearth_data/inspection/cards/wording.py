@@ -144,7 +144,7 @@ def _scenes(source: Mapping[str, Any]) -> Iterator[str]:
         clouds = f" with a cloud cover below {source['cloud_percent']:g} %" if "cloud_percent" in source else ""
         yield (
             f"Each tile has the scene{clouds} nearest to the date of its location, at most {source['days']} days from it; "
-            "its facts have the date and the days from it to the scene."
+            "its facts contain this date and the number of days from it to the scene."
         )
     if "date_range" in source:
         first, last = source["date_range"]

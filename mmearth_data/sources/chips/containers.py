@@ -1,6 +1,6 @@
-"""What images are in: a folder, a zip, an HDF5 file or a NumPy array, each behind `Images`.
+"""Containers of images: a folder, a zip, an HDF5 file or a NumPy array, each as an `Images`.
 
-Readers open their file on first use and are copied without it, since an open file cannot be sent to another process.
+Readers open their file on first use and are pickled without it, since an open file cannot be sent to another process.
 Nothing is unpickled, and nothing is written to the disk.
 """
 
@@ -31,7 +31,7 @@ DIGEST_BYTES = 16
 MOST_BYTES = 2**30
 """Largest file in a zip that is read."""
 CHUNK_CACHE = 2**26
-"""Bytes of decoded chunks that are kept: a chunk often has many images, which are read one by one."""
+"""Maximum size of the cache of decoded chunks: a chunk often contains many images, which are read one by one."""
 HDF5 = (".h5", ".hdf5", ".he5")
 NUMPY = (".npy", ".npz")
 
@@ -82,7 +82,7 @@ def open_images(path: Path, dataset: str | None) -> Images:
 
 
 class _Opened:
-    """Holds a handle that is opened on first use, and left behind when the reader is copied."""
+    """Holds a handle that is opened on first use and not pickled with the reader."""
 
     _handle: Any = None
 

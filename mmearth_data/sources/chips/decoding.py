@@ -1,4 +1,4 @@
-"""Decode images: JPEG, PNG, TIFF and .npy to planes of numbers."""
+"""Decode images: JPEG, PNG, TIFF and .npy to arrays of channels."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PICTURES = (".jpg", ".jpeg", ".png")
 TIFFS = (".tif", ".tiff")
 SUFFIXES = (*PICTURES, *TIFFS, ".npy")
 MOST_PIXELS = 2**26
-"""Larger images are refused before they are decoded; a file of a few kilobytes can claim a billion pixels."""
+"""Larger images are refused before they are decoded, since a file of a few kilobytes can declare a billion pixels."""
 DEEP_PNG = 24
 """Position of the bit depth in a PNG file (PNG specification, 11.2.2 IHDR)."""
 PLANES: Mapping[str, str] = {"1": "L", "L": "L", "P": "P", "I;16": "I;16", "I": "I", "F": "F"} | {
     mode: mode for mode in ("LA", "RGB", "RGBA")
 }
-"""Pillow's modes whose numbers are those of the file."""
+"""Pillow modes whose values are those of the file."""
 
 
 def decode(data: bytes, name: str, planes: int, axes: Axes | None = None) -> Raster:
@@ -60,7 +60,9 @@ def decode(data: bytes, name: str, planes: int, axes: Axes | None = None) -> Ras
     else:
         raster = _with_gdal(data, name)
     if len(raster.values) != planes:
-        problem = f"{name}: expected {planes} planes as bands lists them, got {len(raster.values)}; null skips a plane"
+        problem = (
+            f"{name}: expected {planes} channels as listed in bands, got {len(raster.values)}; null skips a channel"
+        )
         raise TileUnavailable(WRONG_BANDS, problem)
     return raster
 
@@ -76,7 +78,9 @@ def to_planes(values: NDArray[Any], planes: int, axes: Axes | None, name: str) -
         raise unreadable(name, f"expected integers or floating-point numbers, got {values.dtype}")
     inner = axes_of(values.shape, planes, axes)
     if inner is None:
-        problem = f"{name}: expected an image of {planes} planes in {axes or 'axes CHW, HWC or HW'}, got {values.shape}"
+        problem = (
+            f"{name}: expected an image of {planes} channels in {axes or 'axes CHW, HWC or HW'}, got {values.shape}"
+        )
         raise TileUnavailable(WRONG_BANDS, problem)
     plain = values.view(np.uint8) if values.dtype.kind == "b" else values
     return {"NHW": lambda: plain[None], "NCHW": lambda: plain, "NHWC": lambda: np.moveaxis(plain, -1, 0)}[inner]()

@@ -1,4 +1,4 @@
-r"""The chips file: which images there are, what their bands are, and what is known about each of them.
+r"""The chips file: the images, their bands, and what is known about each of them.
 
 .. code-block:: yaml
 
@@ -6,13 +6,13 @@ r"""The chips file: which images there are, what their bands are, and what is kn
     modalities:
       - modality: rgb              # a new modality, defined here
         path: "*/*.jpg"            # images in the folder or zip; ** crosses folders
-        bands: [red, green, blue]  # planes of a file in its order; null skips one
+        bands: [red, green, blue]  # channels of a file in its order; null skips one
         define: {long_name: Photographs, dtype: uint8}
     labels:
       land_use: {folder: true, content: class}
     splits: {shares: [70, 0, 30], stratify: land_use}
 
-Several modalities per chip, the numbers of a catalog modality, and facts from a table:
+Several modalities per chip, stored values of a catalog modality, and facts from a table:
 
 .. code-block:: yaml
 
@@ -21,12 +21,12 @@ Several modalities per chip, the numbers of a catalog modality, and facts from a
     crop: centre
     level: L2A
     modalities:
-      - modality: sentinel2        # of the catalog, with these bands only
+      - modality: sentinel2        # from the catalog, with these bands only
         path: "s2/{chip}.tif"      # {chip} is the name that the files of one chip share
         bands: [B2, B3, B4, B8]
         scale: 1                   # stored = file * scale + offset
         offset: -1000
-        nodata: 0                  # number of the file that means missing
+        nodata: 0                  # no-data value of the file
       - modality: sentinel1
         path: "s1/{chip}_vv_vh.tif"
         bands: [asc_VV, asc_VH]
@@ -79,12 +79,12 @@ class _Strict(BaseModel):
 
 
 class Origin(_Strict):
-    """Where a fact about each chip comes from: exactly one of the fields."""
+    """The origin of a fact about each chip: exactly one of these fields."""
 
     folder: Literal[True] | None = None
     """Name of the folder that contains the image."""
     filename: str | None = None
-    """Regular expression for the name of the image; its first group is the fact."""
+    """Regular expression for the name of the image; its first capturing group is the fact."""
     column: str | None = None
     """Column of the table."""
     dataset: str | None = None
@@ -103,7 +103,7 @@ class Origin(_Strict):
             except re.error as error:
                 raise ValueError(f"filename is not a regular expression: {error}") from None
             if groups == 0:
-                raise ValueError("filename needs a group around the fact, such as '_(\\d{8})_'")
+                raise ValueError("filename needs a capturing group around the fact, such as '_(\\d{8})_'")
         return self
 
 
@@ -113,15 +113,15 @@ class LabelEntry(Origin):
     content: Content
     """``class`` for one class, ``value`` for a number, ``multi`` for any number of classes."""
     classes: list[str] | None = None
-    """Names of the classes in the order of their codes. Required for numbers; text brings its own names."""
+    """Names of the classes in the order of their codes. Required for numbers; by default the sorted names of a text."""
     separator: str = ";"
-    """For ``multi``: what separates the names in a text."""
+    """For ``multi``: the separator between names in a text."""
     long_name: str = ""
     """Display name."""
     units: str = "1"
     """Unit of a value, in UDUNITS notation."""
     pretext: bool = False
-    """Whether it is a pretext task of pretraining."""
+    """Whether it is a pretext task."""
 
 
 class Definition(_Strict):
@@ -130,33 +130,33 @@ class Definition(_Strict):
     long_name: str = ""
     """Display name; by default the name."""
     kind: Literal["raster/continuous", "raster/categorical", "raster/mask"] = "raster/continuous"
-    """Quantities, class codes or masks."""
+    """Kind of the modality: continuous values, class codes or masks."""
     dtype: DTypeName = "uint8"
-    """Type of the stored numbers."""
+    """Data type of the stored values."""
     nodata: int | float | Literal["NaN"] | None = None
-    """Stored number that means missing. By default the last number of an unsigned type, the first of a signed type, NaN for
-    floats; an image's own number of that value is then replaced by its neighbour (a white of 255 becomes 254).
+    """Stored no-data value. By default the largest value of an unsigned type, the smallest of a signed type, and NaN
+    for floats; observed values equal to it are then replaced by the adjacent value (255 becomes 254).
     """
     units: str = "1"
-    """Unit of the physical numbers, in UDUNITS notation."""
+    """Unit of the physical values, in UDUNITS notation."""
     scale: float = 1.0
-    """Physical number = stored number * scale + offset."""
+    """Physical value = stored value * scale + offset."""
     offset: float = 0.0
     """See ``scale``."""
     range: Pair | None = None
-    """Range of stored numbers in which percentiles are resolved; required except for 8-bit types."""
+    """Range of stored values within which percentiles are computed; required except for 8-bit types."""
     wavelengths: dict[str, WavelengthEntry] = {}
-    """Optical band: central wavelength and width, micrometres."""
+    """Optical bands: central wavelength and bandwidth, micrometres."""
     classes: list[ClassEntry] = []
     """Class codes of ``raster/categorical``."""
     input: bool | None = None
-    """Whether it may feed the encoder; by default continuous modalities do."""
+    """Whether it can be an input of the encoder; by default only continuous modalities can."""
     pretext: bool | None = None
-    """Whether it is a pretext task of pretraining; by default all but masks are."""
+    """Whether it is a pretext task; by default all modalities except masks are."""
     pretext_norm: Literal["patch", "none"] | None = None
-    """Whether targets are normalised within each patch; by default those of continuous modalities are."""
+    """Whether targets are normalised per patch; by default only for continuous modalities."""
     display: DisplayEntry | None = None
-    """How it is drawn; by default its first three bands, or its first."""
+    """How it is displayed; by default its first three bands, or its first."""
     doi: str = ""
     """DOI of the publication to cite."""
     source: str = ""
@@ -173,27 +173,27 @@ class LayerEntry(_Strict):
     define: Definition | None = None
     """Definition of a new modality."""
     images: str | None = None
-    """Another folder or file than that of the whole file."""
+    """Folder or file of these images, if not that of the whole chips file."""
     path: str = "**"
-    """Images in a folder or zip: ``*`` matches a part of a name, ``**`` also folders, ``{chip}`` the name that the files of
-    one chip share.
+    """Images in a folder or zip: ``*`` matches a part of a name, ``**`` also folders, ``{chip}`` the part of the name
+    that all files of a chip share.
     """
     dataset: str | None = None
     """Dataset of an HDF5 file, or array of a .npz file."""
     axes: Literal["NCHW", "NHWC", "NHW"] | None = None
-    """Axes of an array, without the first for the .npy files of a folder; found from the number of bands if that is unique."""
+    """Axes of an array, without the first for the .npy files of a folder; by default inferred from the bands."""
     bands: Annotated[list[str | None], Field(min_length=1)]
-    """Band of the modality for each plane of an image, in the image's order; null skips one."""
+    """Band of the modality for each channel of an image, in the order of the image; null skips a channel."""
     scale: float | None = None
-    """Stored number = number of the file * scale + offset."""
+    """Stored value = file value * scale + offset."""
     offset: float | None = None
     """See ``scale``."""
     clip: Pair | None = None
-    """Lowest and highest stored number; without it, an image with a number that does not fit the type is left out."""
+    """Lowest and highest stored value; without it, an image with a value that does not fit the data type is skipped."""
     nodata: Annotated[Marks, PlainValidator(as_marks)] = None
-    """Number or list of numbers of the file that mean missing."""
+    """No-data value or values of the file."""
     codes: dict[int, int] | None = None
-    """Code in the file -> code of the modality; without it, files have the modality's codes."""
+    """Code in the file -> code of the modality; by default the files contain the codes of the modality."""
     notes: list[str] = []
     """Notes for users of the modality; recorded in the store."""
 
@@ -238,12 +238,12 @@ class TableEntry(_Strict):
 
 
 class SplitEntry(_Strict):
-    """Splits: shares, lists of names, or a fact of each chip (train, val, test or 0, 1, 2)."""
+    """Splits: shares, lists of names, or a fact about each chip (train, val, test or 0, 1, 2)."""
 
     shares: Annotated[list[float], Field(min_length=3, max_length=3)] | None = None
-    """Per cent of train, val and test, at random with the seed of the build."""
+    """Percentages of train, val and test, assigned at random with the seed of the build."""
     stratify: str | None = None
-    """With ``shares``: label (content ``class``) whose classes are divided alike."""
+    """With ``shares``: label (content ``class``) by which the splits are stratified."""
     train: str | None = None
     """File with the names of the training images, one per line."""
     val: str | None = None
@@ -253,7 +253,7 @@ class SplitEntry(_Strict):
     folder: Literal[True] | None = None
     """Name of the folder that contains the image."""
     filename: str | None = None
-    """Regular expression for the name of the image; its first group is the split."""
+    """Regular expression for the name of the image; its first capturing group is the split."""
     column: str | None = None
     """Column of the table."""
     dataset: str | None = None
@@ -306,9 +306,9 @@ class ChipsFile(_Strict):
     size_px: int | None = None
     """Side of the tiles; by default that of the first image."""
     crop: Literal["centre"] | None = None
-    """``centre``: larger images are cropped; otherwise they are left out."""
+    """``centre``: larger images are cropped to their centre; otherwise they are skipped."""
     level: Literal["L1C", "L2A"] | None = None
-    """Sentinel-2 level of all chips."""
+    """Sentinel-2 processing level of all chips."""
     table: TableEntry | None = None
     """Table with one row per chip, for the fields with ``column``."""
     lon: OriginOrColumn | None = None

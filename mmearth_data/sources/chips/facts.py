@@ -136,7 +136,7 @@ class Facts:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know about the table."""
+        """Notes about the table for the user."""
         if self.described.file.table is None or not self.chips:
             return []
         lacking = [chip.name for chip, row in zip(self.chips, self.rows, strict=True) if row is None]
@@ -161,7 +161,7 @@ class Facts:
         return np.where(np.isfinite(found), found, np.nan)
 
     def number(self, origin: Origin, value: Any) -> float:  # noqa: ANN401 - as read
-        """Convert a fact, with the decimal separator of the table; TypeError or ValueError if it is no number."""
+        """Convert a fact, with the decimal separator of the table; TypeError or ValueError if it is not a number."""
         if origin.column is not None and isinstance(value, str) and self.table.decimal == "," and "." not in value:
             return float(value.replace(",", "."))
         return float(np.asarray(value, dtype=np.float64).item())

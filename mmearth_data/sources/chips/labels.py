@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 FIRST_ORDER = 2000
 NARROW_CLASSES, WIDE_CLASSES = 255, 65_535
-"""Most classes whose codes fit one and two bytes, with one number left for no data."""
+"""Maximum number of classes whose codes fit into one and two bytes, with one code left for no-data."""
 MARGIN = 0.5
-"""Half the range of percentiles around a value that all chips share."""
+"""Half-width of the range of percentiles around a value that is the same for all chips."""
 OWN = Licence(name="not stated", url="", attribution="")
 
 

@@ -118,7 +118,7 @@ def _layer_problem(entry: LayerEntry, m: Modality) -> tuple[str, str] | None:
     if unknown:
         return f"expected bands of {m.name} ({', '.join(m.bands)}), got {', '.join(unknown)}; correct them.", "bands"
     if entry.codes is not None and m.kind.is_continuous:
-        return f"codes: expected class codes, but {m.name} has quantities; remove codes.", "codes"
+        return f"codes: expected a modality with class codes, but {m.name} is continuous; remove codes.", "codes"
     if not m.kind.is_continuous and (entry.scale is not None or entry.offset is not None or entry.clip is not None):
         return f"expected no scale, offset or clip for {m.name}, which has codes; remove them.", "modality"
     return None

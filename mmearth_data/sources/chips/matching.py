@@ -44,7 +44,7 @@ class Chip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matched:
-    """All chips, and what is to be said about them."""
+    """All chips, and notes about them for the user."""
 
     chips: tuple[Chip, ...]
     notes: tuple[str, ...] = field(default=())
@@ -65,16 +65,16 @@ def match_chips(described: Described, images: Sequence[Images]) -> Matched:
     for at, names in enumerate(others, 1):
         alone, entry = len(names.keys() - first.keys()), described.file.modalities[at]
         if not images[at].in_files and len(names) != len(first):
-            problem = f"expected {len(first)} images, as the first modality has, got {len(names)} of {entry.modality}"
-            raise described.refusal(f"{problem}; give arrays of one length.", "modalities", at)
+            problem = f"expected {len(first)} images, as for the first modality, got {len(names)} of {entry.modality}"
+            raise described.refusal(f"{problem}; give arrays of the same length.", "modalities", at)
         if alone == len(names):
             problem = (
                 f"no image of {entry.modality} has the name of a chip, such as {next(iter(first))!r}; correct {CHIP}"
             )
             raise described.refusal(f"{problem} in the paths.", "modalities", at, "path")
-        notes += [f"{alone} images of {entry.modality} have no chip in the first modality, and are not used."] * bool(
-            alone
-        )
+        notes += [
+            f"{alone} images of {entry.modality} belong to no chip of the first modality and are not used."
+        ] * bool(alone)
     chips = [
         Chip(name=name, at=at, images={k: names[name] for k, names in enumerate(found) if name in names})
         for at, name in enumerate(first)
@@ -97,7 +97,7 @@ def _names(described: Described, at: int, entry: LayerEntry, images: Images) -> 
             continue
         chip = match.groupdict().get("chip") or name
         if chip in found:
-            problem = f"expected one image of {entry.modality} per chip, got {found[chip]} and {name}; narrow the path."
+            problem = f"expected one image of {entry.modality} per chip, got {found[chip]} and {name}; make the path more specific."
             raise described.refusal(problem, *where)
         found[chip] = name
     if not found:
@@ -105,7 +105,7 @@ def _names(described: Described, at: int, entry: LayerEntry, images: Images) -> 
         problem = f"{entry.path!r} matches none of {len(images.names)} images (JPEG, PNG, TIFF, .npy){some}"
         raise described.refusal(f"{problem}; correct the path.", *where)
     if at and len(described.file.modalities) > 1 and CHIP not in entry.path:
-        raise described.refusal(f"expected {CHIP}, the name that the images of one chip share; add it.", *where)
+        raise described.refusal(f"expected {CHIP}, the name that all images of a chip share; add it.", *where)
     return found
 
 
@@ -122,7 +122,7 @@ def _digests(chips: Sequence[Chip], images: Sequence[Images]) -> list[bytes]:
 
 
 def _digest(images: Sequence[Images], chip: Chip) -> bytes:
-    """Digest of the content of a chip; one that cannot be read, and will be left out, has that of its name."""
+    """Digest of the content of a chip; for a chip that cannot be read and will be left out, the digest of its name."""
     parts = []
     for at, name in chip.images.items():
         try:
@@ -145,9 +145,7 @@ def _without_copies(chips: Sequence[Chip], notes: Sequence[str]) -> Matched:
     some = ", ".join(f"{copy.name} (as {kept.name})" for kept, copy in copies[:SHOWN])
     more = f" and {len(copies) - SHOWN} more" if len(copies) > SHOWN else ""
     word = "image has" if len(copies) == 1 else "images have"
-    note = (
-        f"{len(copies)} {word} the content of another and {'is' if len(copies) == 1 else 'are'} left out: {some}{more}."
-    )
+    note = f"{len(copies)} {word} the same content as another and {'is' if len(copies) == 1 else 'are'} left out: {some}{more}."
     return Matched(chips=tuple(first.values()), notes=(*notes, note))
 
 

@@ -41,7 +41,7 @@ NOT_IN_SOURCE = "not_in_source"
 UNUSED = LABELLED | {"cover", "overlap_px", "ecoregions", "tiles_file"}
 """Fields of all sources that need locations or a table of locations."""
 PROBED = 16
-"""Images of a layer that are tried, so that a mistake that concerns all of them is reported before anything is built."""
+"""Number of images of a layer that are tested, so that a mistake in all of them is reported before the build."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +135,7 @@ class ChipSource:
         kept = np.arange(len(chips)) if split is None else np.flatnonzero(split != LEFT_OUT)
         left = len(chips) - len(kept)
         notes = [*self.matched.notes, *everything.notes]
-        notes += [f"{left} images are in no split, and are not built."] if left else []
+        notes += [f"{left} images are in no split and are not built."] if left else []
         if not len(kept):
             raise self.described.refusal(
                 "splits: expected images in train, val or test, got none; correct it.", "splits"
@@ -171,7 +171,7 @@ class ChipSource:
 
     @property
     def notes(self) -> list[str]:
-        """What a user of the store should know about the images."""
+        """Notes about the images for users of the store."""
         layers = [f"{layer.modality.name}: {note}" for layer in self.layers for note in layer.entry.notes]
         return [*self.described.file.notes, *layers, *self.known.notes]
 
@@ -192,12 +192,12 @@ class ChipSource:
         return (*(layer.modality for layer in self.layers), *(label.modality for label in self.known.labels))
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
-        """Return those of the requested modalities that the chips file defines or names."""
+        """Return the requested modalities that the chips file defines or names."""
         own = {m.name for m in self.own_modalities()}
         return tuple(m for m in wanted if m.name in own)
 
     def places(self, size_px: int) -> list[Place]:
-        """One location per chip, unknown or not, in the order of their names; InputError if the images have another size."""
+        """One location per chip, known or not, in the order of their names; InputError if the images have another size."""
         self._check(size_px)
         known = self.known
         rows = zip(known.chips, known.lon.tolist(), known.lat.tolist(), strict=True)
@@ -207,7 +207,7 @@ class ChipSource:
         return places
 
     def area(self) -> tuple[ZonePart, ...]:
-        """Return no area: chips have no grid."""
+        """Return None: chips have no grid."""
         return ()
 
     def ecoregions(self) -> GeoDataFrame:
@@ -226,7 +226,7 @@ class ChipSource:
     def _survey(self, place: Place) -> Survey | Rejection:
         at = self._positions.get(place.tile_id >> 7)
         if at is None:
-            return Rejection(place=place, reason=NOT_IN_SOURCE, detail="no image has the content of this tile")
+            return Rejection(place=place, reason=NOT_IN_SOURCE, detail="no image matches the content of this tile")
         known = self.known
         levels = {name: code for code, name in LEVEL_NAMES.items()}
         return Survey(
@@ -285,7 +285,7 @@ class ChipSource:
         raise self.described.refusal(f"{detail}; correct it, or remove it.", "modalities", at)
 
     def _check(self, size_px: int) -> None:
-        """Read the first images, so that what is wrong with all of them is reported before the build."""
+        """Read the first images, so that a problem of all of them is reported before the build."""
         for at in range(len(self.layers)):
             refusal: TileUnavailable | None = None
             for chip in (chip for chip in self.matched.chips[:PROBED] if at in chip.images):

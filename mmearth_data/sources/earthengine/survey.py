@@ -52,7 +52,7 @@ AWAY = "milliseconds_from_middle"
 RANK = "rank_by_day_and_level"
 """Property of scenes during a survey by dates: distance in days times the number of levels, plus position of the level."""
 OWN_INDEX = "own_index"
-"""Property that keeps the index of a scene, which merging collections changes."""
+"""Property that stores the index of a scene, since merging collections changes it."""
 LEVEL_CODES = {name: code for code, name in LEVEL_NAMES.items()}
 
 
@@ -79,7 +79,7 @@ class SceneRules:
         return tuple(dict.fromkeys([*self.levels, FALLBACK])) if drawn else self.levels
 
     def rounds(self, place: Place) -> tuple[tuple[str, ...], ...]:
-        """Levels to search at once, in rounds: each searches if those before it found no scene."""
+        """Levels to search together, in rounds: a round is searched only if the previous ones found no scene."""
         if self.period is not None or self.near is not None:
             return (self.levels,)
         level = self.levels[draw(self.seed, place.tile_id, "level", len(self.levels))]
@@ -186,7 +186,7 @@ class SurveyPlan:
         return [levels for levels in self.rules.rounds(place) if not set(levels).isdisjoint(self.levels)]
 
     def question(self, place: Place) -> Question:
-        """First question about a location.
+        """First request about a location.
 
         Raises `TileUnavailable` for locations beyond 84 N or 80 S, and dates outside the archive.
         """
@@ -420,7 +420,7 @@ def _pair(window: ee.ComputedObject) -> tuple[ee.ComputedObject, ee.ComputedObje
 
 
 def _open(found: Mapping[str, Any], years: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Group of a modality's scenes -> window to search: all years where the first survey found none."""
+    """Group of a modality's scenes -> window to search: all years if the first survey found none."""
     return {name: NEVER if scenes else years for name, scenes in found.items()}
 
 

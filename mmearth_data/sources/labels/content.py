@@ -1,4 +1,4 @@
-"""Cells of a column as labels: values, classes, or several classes each."""
+"""Cells of a column as labels: values, classes, or several classes per cell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SEPARATORS = re.compile("[;|]")
 LIST = "["
 MOSTLY = 0.5
-"""A column of text with a larger share of numbers than this has wrong cells rather than classes."""
+"""In a column of text with a larger share of numbers than this, the other cells are considered errors, not classes."""
 FEW = 20
 """Whole numbers with at most this many distinct values may be classes."""
 SHOWN = 3
@@ -62,7 +62,9 @@ class Cells:
     def refusal(self, expected: str, wrong: Sequence[int], remedy: str) -> FileInputError:
         """Error that names the first wrong cells, given their positions."""
         shown = "; ".join(f"row {self.rows[k]}: {self.values[k]!r}"[:60] for k in wrong[:SHOWN])
-        problem = f"expected {expected} in the column {self.name}, {len(wrong)} of {len(self.values)} rows have others"
+        problem = (
+            f"expected {expected} in the column {self.name}, {len(wrong)} of {len(self.values)} rows have other content"
+        )
         return FileInputError(self.path, f"{problem} ({shown}); {remedy}.")
 
 
@@ -162,7 +164,7 @@ def _reads_as_number(text: str) -> bool:
 def _about_numbers(cells: Cells, present: Sequence[Any]) -> str:
     distinct = {float(value) for value in present}
     if len(distinct) <= FEW and all(value.is_integer() for value in distinct):
-        few = f"{len(distinct)} distinct whole numbers" if len(distinct) > 1 else "always the same number"
+        few = f"{len(distinct)} distinct integers" if len(distinct) > 1 else "the same number in every row"
         return f"{few}; write {cells.name}:class if they are classes"
     return "numbers"
 

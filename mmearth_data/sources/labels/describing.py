@@ -25,11 +25,11 @@ class _Entry(BaseModel):
 
 
 class LabelClass(_Entry):
-    """One class, as written in the file: a name alone, or these fields."""
+    """One class: only a name, or these fields."""
 
     name: str
     code: int | None = None
-    """What the cells of the table hold instead of the name."""
+    """Code that the cells of the table contain instead of the name."""
     colour: Colour | None = None
     """Display colour, ``#rrggbb``."""
 
@@ -44,17 +44,17 @@ class LabelEntry(_Entry):
     units: str | None = None
     """Unit of a value, in UDUNITS notation."""
     range: Pair | None = None
-    """Range of a value in which percentiles are resolved; by default that of the table."""
+    """Range of the values within which percentiles are computed; by default that of the table."""
     classes: list[LabelClass] | None = None
     """All classes, in the order of their codes; by default the sorted names of the table."""
     pretext: bool = False
-    """Whether pretraining predicts it."""
+    """Whether it is a pretext task."""
     doi: str = ""
     """DOI of the publication to cite."""
     source: str = ""
     """Page that describes the data."""
     licence: LicenceEntry | None = None
-    """Terms of use, if they are not those of the file."""
+    """Terms of use, if they differ from those of the file."""
 
 
 class LabelFile(_Entry):
@@ -67,10 +67,10 @@ class LabelFile(_Entry):
 
 
 def read_description(table: Path, given: Path | None, columns: Collection[str]) -> LabelFile:
-    """Read what describes a table's columns: the given file, else the file of the same name with the suffix .yaml, if any.
+    """Read the description of a table's columns: the given file, or else the file of the same name with suffix .yaml.
 
-    A file beside the table counts if it has a mapping ``labels``. Raises FileInputError with the line if a file does not
-    match `LabelFile`, or describes a column that the table lacks.
+    A file next to the table is only used if it has a mapping ``labels``. Raises FileInputError with the line if a file
+    does not match `LabelFile`, or describes a column that the table lacks.
     """
     path = given or table.with_suffix(SUFFIX)
     if given is None and not path.is_file():
@@ -91,7 +91,7 @@ def read_description(table: Path, given: Path | None, columns: Collection[str]) 
 
 
 def _with_classes(file: YamlFile) -> dict[str, Any]:
-    """Values of the file, with classes as fields: names alone, and CSV files, are replaced."""
+    """Values of the file, with all classes as mappings: plain names and CSV files are converted."""
     labels = file.values.get("labels")
     if not isinstance(labels, dict):
         return file.values

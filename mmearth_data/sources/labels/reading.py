@@ -1,4 +1,4 @@
-"""Columns of a table become labels: descriptions of modalities, and their values."""
+"""Convert columns of a table to labels: descriptions of modalities, and their values."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KINDS = {"value": Kind.TILE_CONTINUOUS, "class": Kind.TILE_CATEGORICAL, "multi":
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """A column of a table as a label, whatever the form of the modality that it becomes.
+    """A column of a table as a label, independent of the kind of the modality that it is stored as.
 
     Attributes
     ----------
@@ -270,7 +270,7 @@ def _classes(cells: Cells, entry: LabelEntry, names: Iterator[str]) -> tuple[Cla
         raise FileInputError(cells.path, f"expected classes in the column {cells.name}, got empty lists only; fill it.")
     if len(found) > MOST_CLASSES:
         problem = f"expected at most {MOST_CLASSES:,} classes in the column {cells.name}, got {len(found):,}"
-        raise FileInputError(cells.path, f"{problem}; is it a name or an id of the rows? Choose another column.")
+        raise FileInputError(cells.path, f"{problem}; the column may contain names or ids; choose another column.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The labels of a table's rows, found by location and date."""
+"""The labels of a table's rows, identified by location and date."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class LabelTable:
         return {"locations": _digest(keys), **{label.modality.name: label.identity() for label in self.labels}}
 
     def at_sea(self, place: Place) -> bool:
-        """Whether a location cannot be used because it is in no ecoregion."""
+        """Whether a location cannot be used because it is outside all ecoregions."""
         return self.needs_land and place.biome is None
 
     def row_of(self, place: Place) -> int | None:

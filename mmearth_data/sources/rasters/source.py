@@ -320,7 +320,7 @@ def _day_differences(site: Site) -> dict[str, float]:
 
 
 def _far_from_date(site: Site, place: Place, near: NearDates) -> str | None:
-    """Why the scene of a site is not near enough to the date of a location; None if it is, or the location has no date."""
+    """Reason why the scene of a site is too far from the date of a location; None if it is near, or there is no date."""
     if place.date_ms is None:
         return None
     if site.time_ms == NO_TIME:

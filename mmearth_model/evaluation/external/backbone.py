@@ -1,4 +1,4 @@
-"""An external encoder as a `Backbone`: whatever it returns becomes maps of features.
+"""An external encoder as a `Backbone`: its outputs are converted to feature maps.
 
 Axes: B images, D features, h w positions, N tokens.
 """
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from mmearth_model.evaluation.external.description import Output
 
 TRIED_PX = 64
-"""Side of the image with which the number of features is found, if no image of a task has been seen."""
+"""Side of the image with which the number of features is determined before an image of a task was seen."""
 AXES = {2: "vector", 3: "tokens", 4: "map"}
-"""Number of axes -> form of the features, unless it is stated."""
+"""Number of axes -> form of the features, unless it is given."""
 FORMS = {"vector": 2, "tokens": 3, "map": 4, "map-last": 4}
 WORDS = 300
-"""Characters of an error message of an encoder that are repeated."""
+"""Maximum length of an encoder's error message that is quoted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ class Reading:
             or not part.numel()
         ):
             raise InputError(
-                f"expected features of 2 (B, D), 3 (B, N, D) or 4 axes (B, D, h, w), numbers with a fraction, got {_kind(part)}; "
+                f"expected features of 2 (B, D), 3 (B, N, D) or 4 axes (B, D, h, w), of floating-point numbers, got {_kind(part)}; "
                 "return the features, or set output_name."
             )
         form = self.output or AXES[part.ndim]
@@ -115,7 +115,7 @@ class External(Backbone):
     in_channels
         Channels of its input.
     identity
-        Text that determines, with the weights, what it computes.
+        Text that, with the weights, determines the output.
     reading
         How its outputs are read.
     size_px
@@ -168,7 +168,7 @@ class External(Backbone):
 
     @property
     def layers(self) -> int:
-        """Number of blocks: numbered submodules that have submodules."""
+        """Number of blocks: numbered submodules that themselves have submodules."""
         return max(self._layers.values(), default=0)
 
     def layer_of(self, name: str) -> int:
@@ -176,7 +176,7 @@ class External(Backbone):
         return self._layers[name.removeprefix("network.")]
 
     def released_layer_of(self, name: str) -> int:
-        """Layer as counted by `layer_of`: the released code knows its own architecture only."""
+        """Layer as counted by `layer_of`: the released code supports its own architecture only."""
         return self.layer_of(name)
 
     def with_drop_path(self, rate: float) -> Self:
@@ -211,12 +211,12 @@ class External(Backbone):
         except Exception as error:
             shape = f"{x.shape[-2]} x {x.shape[-1]} px with {x.shape[1]} channels"
             remedy = (
-                "set size_px to a size that it takes"
+                "set size_px to a size that it accepts"
                 if self.size_px is None
                 else "correct the encoder or its description"
             )
             raise InputError(
-                f"{self.name}: expected an encoder of {len(x)} images of {shape} on {x.device}, got {reason(error)}; {remedy}."
+                f"{self.name}: expected an encoder that accepts {len(x)} images of {shape} on {x.device}, got {reason(error)}; {remedy}."
             ) from error
 
     def _check(self, x: Tensor, maps: Sequence[Tensor]) -> None:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 Units = Literal["physical", "stored", "0-1", "0-255"]
 PICTURES: dict[str, float] = {"0-1": 1.0, "0-255": 255.0}
-"""Units of pictures -> value of white."""
+"""Units of RGB images -> value of white."""
 Output = Literal["vector", "map", "map-last", "tokens"]
 
 
 class EncoderDescription(BaseModel):
-    """Input and output of an encoder that was not made by this toolkit; the fields of its YAML file.
+    """Input and output of an external encoder; the fields of its YAML file.
 
     Attributes
     ----------
@@ -40,26 +40,26 @@ class EncoderDescription(BaseModel):
         Its bands by their names in the catalog, in the order of the encoder's channels.
     units
         Units of the encoder's input before its normalisation. ``physical``: those of the catalog (reflectance from 0 to 1,
-        decibels, metres); ``stored``: the numbers in a store (for Sentinel-2, reflectance times 10,000); ``0-1`` and
-        ``0-255``: values of a picture, clipped.
+        decibels, metres); ``stored``: the values in a store (for Sentinel-2, reflectance times 10,000); ``0-1`` and
+        ``0-255``: values of an RGB image, clipped.
     range
-        For ``0-1`` and ``0-255``: the physical values that become black and white. By default, those of the catalog's
-        pictures.
+        For ``0-1`` and ``0-255``: the physical values of black and white. By default, those with which the catalog
+        displays the modality.
     mean, std
         Mean and standard deviation of each band, in ``units``; subtracted, and divided by.
     normalise
         Instead of ``mean`` and ``std``: ``task`` normalises each band by the statistics of the task's training samples or
         store; ``none`` leaves the values as they are.
     size_px
-        Side length to which images are resized (bilinear), for encoders that take one size only.
+        Side length to which images are resized (bilinear), for encoders with a fixed input size.
     output
-        Form of the features: ``vector`` (B, D), ``map`` (B, D, h, w), ``map-last`` (B, h, w, D) or ``tokens`` (B, N, D). By
-        default, two axes are a vector, four a map, three tokens.
+        Form of the features: ``vector`` (B, D), ``map`` (B, D, h, w), ``map-last`` (B, h, w, D) or ``tokens`` (B, N,
+        D). By default, it is inferred from the number of axes: two for a vector, four for a map, three for tokens.
     output_name
-        Which output has the features, if the encoder returns several by name. A list of maps needs none: the last one gives
-        the features of an image, and all of them those of its pixels.
+        Output with the features, if the encoder returns several named outputs. For a list of maps, it is not needed:
+        the last map gives the features of an image, and all maps together those of its pixels.
     class_tokens
-        Number of tokens before those of the image.
+        Number of leading tokens that do not belong to image patches.
     pool
         Features of an image: the ``mean`` of its map or tokens, or the first ``class`` token.
     arguments
@@ -67,9 +67,9 @@ class EncoderDescription(BaseModel):
     weights
         File of weights for the module (.safetensors, or .pt and .pth with tensors only), relative to this file.
     learned
-        Modalities with whose labels it was trained; results on these labels are marked as leaky.
+        Modalities on whose labels it was trained; results on these labels are marked as leaky.
     licence, source
-        Terms of use of the encoder, and where it is from; recorded with the results.
+        Terms of use and origin of the encoder; recorded with the results.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -138,7 +138,7 @@ class EncoderDescription(BaseModel):
         return None
 
     def input(self, task: LabelledSet) -> ImageInput:
-        """Return what makes the encoder's input of the images of a task. Raises `InputError` if they lack its bands."""
+        """Return what converts images of a task to the input of the encoder. Raises `InputError` if bands are missing."""
         modality = self._modality(task)
         if self.normalise == "task":
             return _task_normaliser(modality, task)
@@ -152,7 +152,7 @@ class EncoderDescription(BaseModel):
         return Clipped(normaliser, *self._limits()) if self.units in PICTURES else normaliser
 
     def notes(self, task: LabelledSet) -> tuple[str, ...]:
-        """Nothing differs from a checkpoint."""
+        """No notes: nothing differs from a checkpoint."""
         return ()
 
     def _modality(self, task: LabelledSet) -> Modality:
@@ -195,7 +195,7 @@ class EncoderDescription(BaseModel):
             stored = modality.display.range
             if stored is None:
                 raise InputError(
-                    f"range: expected the physical values that become black and white, since the catalog has none for "
+                    f"range: expected the physical values of black and white, since the catalog has none for "
                     f"{modality.name}; add range."
                 )
             low, high = (value * modality.scale + modality.offset for value in stored)

@@ -1,4 +1,4 @@
-"""External encoders: modules of PyTorch and ONNX files, probed and fine-tuned like checkpoints."""
+"""External encoders: PyTorch modules and ONNX files, probed and fine-tuned like checkpoints."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from mmearth_model.weights.checkpoints import Learned
 
 TRIED = 2
-"""Images of a task with which an encoder is tried before anything is computed."""
+"""Number of images with which an encoder is tested before the evaluation."""
 
 
 class Described(Protocol):
     """Makes the input of an encoder."""
 
     def input(self, task: LabelledSet) -> ImageInput:
-        """Return what makes the encoder's input of the images of a task. Raises `InputError` if they lack its bands."""
+        """Return what converts images of a task to the input of the encoder. Raises `InputError` if bands are missing."""
         ...
 
     def notes(self, task: LabelledSet) -> tuple[str, ...]:
@@ -39,9 +39,9 @@ class Described(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ExternalEncoder(Model):
-    """An encoder that was not made by this toolkit, or one that was exported from it; made by `open_encoder`.
+    """An external encoder, or one exported by this toolkit; use `open_encoder`.
 
-    It is probed, fine-tuned and timed as checkpoints are: see `mmearth_model.evaluate`.
+    It is probed, fine-tuned and timed like a checkpoint: see `mmearth_model.evaluate`.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class ExternalEncoder(Model):
     described
         Makes its input.
     learned
-        Modalities with whose labels it was trained.
+        Modalities on whose labels it was trained.
     record
         What is recorded with the results, JSON-ready: the program and its digest, the description, licence and source.
     """
@@ -104,5 +104,5 @@ class ExternalEncoder(Model):
         self._tried.add(key)
 
     def notes(self, task: LabelledSet) -> tuple[str, ...]:
-        """Say what differs from a checkpoint."""
+        """Describe what differs from a checkpoint."""
         return tuple(f"{task.name}: {self.name} {note}" for note in self.described.notes(task))

@@ -1,4 +1,4 @@
-"""Encoders in ONNX files that this toolkit exported, which describe themselves."""
+"""Encoders in ONNX files exported by this toolkit, which contain their description."""
 
 from __future__ import annotations
 
@@ -53,10 +53,12 @@ class AsStored:
         return reading
 
     def notes(self, task: LabelledSet) -> tuple[str, ...]:
-        """Say where a checkpoint would be normalised by the statistics of the task."""
+        """Report tasks for which a checkpoint would be normalised with the statistics of the task."""
         if task.images.own_normaliser is None:
             return ()
-        return ("is normalised by the statistics in its file; a checkpoint is normalised by those of the task.",)
+        return (
+            "is normalised with the statistics in its file; a checkpoint would be normalised with those of the task.",
+        )
 
 
 def exported_encoder(file: OnnxFile, name: str, description: Mapping[str, Any]) -> ExternalEncoder:
@@ -64,7 +66,7 @@ def exported_encoder(file: OnnxFile, name: str, description: Mapping[str, Any]) 
     if description.get("kind") != "encoder":
         raise FileInputError(
             file.path,
-            f"expected an encoder, got a {description.get('kind')}, whose outputs are predictions; evaluate its folder.",
+            f"expected an encoder, got a {description.get('kind')}, which outputs predictions; evaluate its folder.",
         )
     try:
         entries = [entry for entry in description["inputs"] if entry["name"] != LEVEL]

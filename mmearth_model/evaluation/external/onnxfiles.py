@@ -1,4 +1,4 @@
-"""ONNX files as modules: onnxruntime computes, on the CPU."""
+"""ONNX files as modules, run by onnxruntime on the CPU."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class OnnxModule(nn.Module):
 
 
 def _floats(value: Any) -> Any:  # noqa: ANN401 - an array, or another value of ONNX
-    """Single precision for halves and doubles; others are judged where features are read."""
+    """Convert half and double precision to single precision; other types are checked where features are read."""
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 

@@ -34,7 +34,7 @@ EXPECTED = "expected FILE.onnx or PACKAGE.MODULE:FACTORY, with =DESCRIPTION.yaml
 def open_encoder(
     program: str | Path | nn.Module, description: str | Path | EncoderDescription | None = None
 ) -> ExternalEncoder:
-    """Open an encoder that was not made by this toolkit, or an ONNX file that was exported from it.
+    """Open an external encoder, or an ONNX file exported by this toolkit.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def open_encoder(
         of these by name.
     description
         Its bands, their units and normalisation, or a YAML file with them; see `EncoderDescription`. By default the YAML file
-        with the same name next to the ONNX file, or the file FACTORY.yaml next to the module. An ONNX file of
-        `mmearth_model.export_program` describes itself.
+        with the same name next to the ONNX file, or the file FACTORY.yaml next to the module. ONNX files of
+        `mmearth_model.export_program` contain their description.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def _factory(text: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise InputError(
-            f"{OPTION} {text}: expected a function or a class, got a {type(found).__name__}; name what makes the encoder."
+            f"{OPTION} {text}: expected a function or a class, got a {type(found).__name__}; name the factory of the encoder."
         )
     return found  # type: ignore[no-any-return]
 

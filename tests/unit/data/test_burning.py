@@ -205,7 +205,7 @@ def test_a_copy_reads_the_file_again_and_refuses_another_one(tmp_path: Path) -> 
         np.testing.assert_array_equal(burner.read(one)["crop"], again.read(other)["crop"])
     path.unlink()
     write(path, [shapely.box(10, 45, 10.01, 45.02)], crop=["a"])
-    with pytest.raises(FileInputError, match="that the build began with"):
+    with pytest.raises(FileInputError, match="with which the build was started"):
         pickle.loads(copied)
 
 
@@ -213,12 +213,12 @@ def test_a_copy_reads_the_file_again_and_refuses_another_one(tmp_path: Path) -> 
     ("name", "shapes", "columns", "labels", "message"),
     [
         ("points.geojson", [shapely.Point(1, 2), shapely.box(0, 0, 1, 1)], {"crop": ["a", "b"]}, ["crop"], "expected polygons, got other geometries in 1 of 2 rows .row 1: point"),
-        ("lines.geojson", [shapely.LineString([(0, 0), (1, 1)])], {"crop": ["a"]}, ["crop"], "widen lines to polygons"),
+        ("lines.geojson", [shapely.LineString([(0, 0), (1, 1)])], {"crop": ["a"]}, ["crop"], "buffer lines to polygons"),
         ("none.geojson", [None], {"crop": ["a"]}, ["crop"], "expected polygons, got 1 rows without any"),
         ("other.geojson", [shapely.box(0, 0, 1, 1)], {"corp": ["a"]}, ["crop"], "did you mean 'corp'"),
         ("empty.gpkg", [shapely.box(0, 0, 1, 1)], {"crop": [""]}, ["crop:class"], "expected"),
         ("pole.geojson", [shapely.box(0, 85, 1, 86)], {"crop": ["a"]}, ["crop"], "between 80 S and 84 N"),
-        ("jump.geojson", [shapely.box(-179.9, 0, 179.9, 1)], {"crop": ["a"]}, ["crop"], "cut at 180 degrees"),
+        ("jump.geojson", [shapely.box(-179.9, 0, 179.9, 1)], {"crop": ["a"]}, ["crop"], "split at 180 degrees"),
         ("small.geojson", [shapely.box(10, 45, 10.00001, 45.00001)], {"crop": ["a"]}, ["crop"], "give --burn touched"),
         ("multi.geojson", [shapely.box(10, 45, 10.01, 45.01)], {"crop": ["a;b"]}, ["crop"], "expected one class or value for each polygon"),
         ("date.geojson", [shapely.box(10, 45, 10.01, 45.01)], {"crop": ["a"], "day": ["May"]}, ["crop"], "expected dates"),

@@ -267,7 +267,7 @@ def test_labels_of_arrays_are_one_per_image_whatever_is_left_out(tmp_path: Path)
     source = chips.source()
     found = surveys_of(source)
     assert list(found) == ["0", "1", "3"], "the third image is a copy of the second"
-    assert "1 image has the content of another and is left out: 2 (as 1)." in source.remarks
+    assert "1 image has the same content as another and is left out: 2 (as 1)." in source.remarks
     assert source.identity()["notes"] == source.remarks, "the store records what was left out"
     assert [int(one.values["zone"]) for one in found.values()] == [2, 0, 1]
     assert [int(one.values["word"]) for one in found.values()] == [2, 0, 1]
@@ -296,7 +296,7 @@ def test_lists_say_what_is_built(tmp_path: Path) -> None:
     source = chips.changed(splits={"train": "train.txt", "test": "test.txt"}).source()
     splits = {name: one.split for name, one in surveys_of(source).items()}
     assert splits == {"forest/000.png": 0, "river/001.png": 0, "forest/002.png": 2}
-    assert "3 images are in no split, and are not built." in source.remarks
+    assert "3 images are in no split and are not built." in source.remarks
     (tmp_path / "test.txt").write_text("002.png\n001\n")
     source = chips.changed(splits={"train": "train.txt", "test": "test.txt"}).source()
     with pytest.raises(FileInputError, match=r"test.txt:2: expected every image in one split, got '001' twice"):
@@ -451,7 +451,7 @@ ARRAY = {"modality": "rgb", "bands": ["red"], "define": {}}
         (None, {"images": "chips.yaml", "modalities": [RGB]}, "found a file; correct the path"),
         (None, {"images": "images", "modalities": [RGB | {"path": "*.jpg"}]}, "'*.jpg' matches none of 6 images"),
         (None, {"images": "images", "modalities": [RGB | {"path": "../*"}]}, "without '..'"),
-        (None, {"images": "images", "modalities": [RGB | {"bands": ["a", "b"]}]}, "expected 2 planes"),
+        (None, {"images": "images", "modalities": [RGB | {"bands": ["a", "b"]}]}, "expected 2 channels"),
         (None, {"images": "images", "modalities": [RGB | {"band": []}]}, "unknown field 'modalities.0.band'"),
         (None, {"images": "images", "modalities": []}, "modalities"),
         (None, {"images": "images", "modalities": [{"modality": "sentinel3", "bands": ["B2"]}]}, "sentinel2"),

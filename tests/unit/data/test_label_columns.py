@@ -169,7 +169,7 @@ def test_a_recipe_beside_the_table_is_no_description(tmp_path: Path) -> None:
     [
         (["nosuch"], "the column 'nosuch' (--label)"),
         (["Crop"], "did you mean 'crop'?"),
-        (["crop:value"], "4 of 5 rows have others (row 2: 'wheat'; row 3: 'maize'"),
+        (["crop:value"], "4 of 5 rows have other content (row 2: 'wheat'; row 3: 'maize'"),
         (["tags:class"], None),
         (["geometry"], "the geometry"),
         (["lon"], "would be stored as lon"),
@@ -189,7 +189,7 @@ def test_columns_that_cannot_be_labels_are_refused(tmp_path: Path, asked: list[s
         (
             ["6.5", "7", "7.1", "n.d.", "6"],
             "a",
-            "1 of 5 rows have others (row 5: 'n.d.'); correct them, leave them empty",
+            "1 of 5 rows have other content (row 5: 'n.d.'); correct them, leave them empty",
         ),
         ([""] * 5, "a", "got 5 empty cells"),
         (["1e39", "1", "2", "3", "4"], "a", "fit float32"),
@@ -205,7 +205,7 @@ def test_cells_that_cannot_be_labels_are_refused(tmp_path: Path, cells: list[str
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("labels: {crop: {classes: [maize]}}", "2 of 5 rows have others (row 2: 'wheat'; row 6"),
+        ("labels: {crop: {classes: [maize]}}", "2 of 5 rows have other content (row 2: 'wheat'; row 6"),
         ("labels: {crop: {units: m}}", "crop: the description has units"),
         ("labels: {pH: {classes: [a]}}", "pH: the description has classes"),
         ("labels: {corp: {long_name: x}}", "did you mean 'crop'?"),

@@ -117,7 +117,7 @@ def test_blocks_split_a_dense_area_and_no_small_polygon_is_in_two_splits(tmp_pat
     splits = splits_of_polygons(found)
     assert max(map(len, splits)) == 1
     assert min(map(len, splits)) == 1
-    assert any("extend to tiles of several splits" in note for note in found.notes)
+    assert any("extend into tiles of several splits" in note for note in found.notes)
 
 
 def test_random_splits_keep_the_tiles_of_a_polygon_together(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_polygons_without_a_pixel_are_left_out_unless_touched(tmp_path: Path) ->
     shapes = [shapely.box(500_001, 5_200_001, 500_004, 5_200_004), shapely.box(600_000, 5_200_000, 600_050, 5_200_050)]
     found = tiles(tmp_path, shapes)
     assert len(found) == 1
-    assert any("1 of 2 polygons contain no centre" in note for note in found.notes)
+    assert any("1 of 2 polygons contain no pixel centre" in note for note in found.notes)
     assert len(tiles(tmp_path, shapes, touched=True)) == 2
 
 

@@ -1,4 +1,4 @@
-"""Encoders that this toolkit did not make: their input, their output, and their figures beside those of checkpoints."""
+"""External encoders: their input, their output, and their figures beside those of checkpoints."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_an_exported_file_takes_numbers_as_stored_and_says_whose_statistics(
     batch["sentinel2"][0, 0, 0, :3] = 0.001, 0.0, 1250.6
     assert reading.images(batch)[0, 0, 0, :3].tolist() == [1, 0, 1251]
     result = evaluate([], None, [eurosat], encoders=[encoder], baselines=(), protocols=["knn"], seeds=1, device="cpu")
-    assert result.notes[0].startswith(f"eurosat-ms: {encoder.name} is normalised by the statistics in its file")
+    assert result.notes[0].startswith(f"eurosat-ms: {encoder.name} is normalised with the statistics in its file")
 
 
 def test_an_exported_file_knows_what_its_encoder_has_learned(tmp_path: Path, store: Store) -> None:
@@ -352,7 +352,7 @@ def test_outputs_of_every_form_are_read_as_maps() -> None:
     ("reading", "found", "words"),
     [
         (Reading(), torch.zeros(2, 3, 4, 5, 6), r"got float32 of shape \(2, 3, 4, 5, 6\)"),
-        (Reading(), torch.zeros(2, 3, dtype=torch.int64), "numbers with a fraction, got int64"),
+        (Reading(), torch.zeros(2, 3, dtype=torch.int64), "of floating-point numbers, got int64"),
         (Reading(), torch.zeros(2, 0), r"got float32 of shape \(2, 0\)"),
         (Reading(), "text", "got a str"),
         (Reading(output="map"), torch.zeros(2, 3), "expected map with 4 axes"),
@@ -556,7 +556,7 @@ def test_a_factory_that_makes_no_encoder_is_refused(here: Path, text: str, words
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Fixed", r"expected an encoder of 2 images of 64 x 64 px with 12 channels on cpu, got AssertionError: Input height \(64\) .* set size_px"),
+        ("Fixed", r"expected an encoder that accepts 2 images of 64 x 64 px with 12 channels on cpu, got AssertionError: Input height \(64\) .* set size_px"),
         ("Flat", "expected features of 2"),
         ("Broken", "expected finite features, got NaN or infinity"),
         ("Named", "expected one of the outputs tokens, pooled, got none; set it"),
@@ -628,7 +628,7 @@ def test_an_onnx_file_of_any_batch_size_and_type_is_an_encoder(
     expected = features(open_encoder(Means(), described(bands=RGB)), thumbnails)
     assert features(encoder, thumbnails) == pytest.approx(expected, abs=1e-2 if kind == TensorProto.FLOAT16 else 1e-5)
     assert not encoder.trainable
-    with pytest.raises(InputError, match="expected a module of PyTorch with weights to fine-tune, got none"):
+    with pytest.raises(InputError, match="expected a PyTorch module with weights to fine-tune, got none"):
         finetune(encoder, thumbnails, FineTuneRecipe(epochs=1), device="cpu")
 
 
@@ -661,7 +661,7 @@ def test_an_onnx_file_that_is_no_encoder_is_refused(
     ("change", "words"),
     [
         ({"text": "{"}, "expected a description in the metadata mmearth, got other text"),
-        ({"kind": "network"}, "expected an encoder, got a network, whose outputs are predictions"),
+        ({"kind": "network"}, "expected an encoder, got a network, which outputs predictions"),
         ({"inputs": [{"name": "x"}]}, "got one that does not fit: "),
         ({"inputs": None}, "got one that does not fit: "),
         ({"patch_px": "large"}, "got one that does not fit: "),

@@ -128,7 +128,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, spoil: Callable[[byte
 def test_members_outside_of_the_file_and_of_other_kinds_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.tortilla"
     file.write_bytes(tortilla([("a", "GTiff", geotiff(np.zeros((1, 4, 4), np.uint8)), {})], ["train"]))
-    with pytest.raises(FileInputError, match="expected samples that are containers, got a"):
+    with pytest.raises(FileInputError, match="expected samples that are tortilla containers, got a"):
         open_task(f"cloudsen12={file}")
     far = {"tortilla:offset": 10**9}
     file.write_bytes(tortilla([("a", "TORTILLA", b"1234", far)], ["train"]))

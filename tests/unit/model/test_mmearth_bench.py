@@ -501,14 +501,14 @@ def test_samples_without_a_label_are_left_out_and_counted(whole: Path, tmp_path:
     task = opened(folder, "soil_pH")
     assert not set(lost) & set(task.parts.used.tolist())
     assert lost[0] not in task.partitions[0.05]
-    assert task.notes == ("left out 2 samples without a label.",)
+    assert task.notes == ("2 samples without a label were left out.",)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("mmearth-bench-soil_pH@europe=x", "expected mmearth-bench-soil_pH@random or mmearth-bench-soil_pH@geographic"),
-        ("m-eurosat@random=x", "expected m-eurosat, which has one test, got 'm-eurosat@random'"),
+        ("m-eurosat@random=x", "expected m-eurosat, which has a single test split, got 'm-eurosat@random'"),
         ("mmearth-bench-soil_ph@random=x", "Did you mean 'mmearth-bench-soil_pH'"),
         ("mmearth-bench-soil_pH=nowhere", "expected a folder with soil_pH.h5"),
         ("mmearth-bench-soil_pH@geographic", "write mmearth-bench-soil_pH@geographic=PATH"),

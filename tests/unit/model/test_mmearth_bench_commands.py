@@ -96,7 +96,7 @@ def test_species_are_probed_and_fine_tuned_with_average_precision_and_recall(her
     [
         (("evaluate", "--task", "mmearth-bench-soil_pH=nowhere"), "expected a folder with soil_pH.h5"),
         (("evaluate", "--task", "mmearth-bench-soil_pH@south=soil_pH"), "expected mmearth-bench-soil_pH@random or"),
-        (("evaluate", "--task", "mmearth-bench-species=species", "--baseline", "train-mean"), "expected a task of quantities, got mmearth-bench-species@random (multi-label)"),
+        (("evaluate", "--task", "mmearth-bench-species=species", "--baseline", "train-mean"), "expected a regression task, got mmearth-bench-species@random (multi-label)"),
         (("evaluate", "--task", "mmearth-bench-soil_pH=soil_pH", "--task", "mmearth-bench-soil_pH@random=soil_pH"), "got mmearth-bench-soil_pH@random twice"),
     ],
 )  # fmt: skip

@@ -416,7 +416,7 @@ def test_evaluate_names_the_papers_probe_its_settings_and_what_it_leaves_out(
     assert found.keys() == {
         (name, "paper"), (name, "knn-5"), (name, "knn-20"), ("image statistics", "knn-5"), ("image statistics", "knn-20"),
     }  # fmt: skip
-    assert result.notes == ("image statistics: no encoder, so not probed by protocol paper.",)
+    assert result.notes == ("image statistics: not probed with protocol paper, because it has no trainable network.",)
     row = found[name, "paper"]
     assert (row.train_tiles, row.test_tiles) == (32, 16)
     assert row.chosen == "last of 100 epochs, 1 steps of 32 per epoch, lr 2.5e-05"
@@ -431,7 +431,7 @@ def test_the_settings_in_force_are_in_words(store: Store, checkpoint: Checkpoint
 
 
 def test_the_papers_probe_alone_needs_an_encoder(store: Store) -> None:
-    with pytest.raises(InputError, match="--protocol paper: expected an encoder"):
+    with pytest.raises(InputError, match="--protocol paper: expected a trainable encoder"):
         evaluate([], store, [BIOME], protocols=["paper"], seeds=1, baselines=["statistics"], device="cpu")
 
 

@@ -153,11 +153,11 @@ def test_what_is_published_is_shown_and_said_not_to_be_measured_here(tmp_path: P
     write_results(OURS, tmp_path / "out", {"store": None}, beside)
     markdown = (tmp_path / "out" / "results.md").read_text()
     for text in (shown, markdown):
-        assert "m-so2sat, protocol linear: measured here, and published by others" in text
+        assert "m-so2sat, protocol linear: measured here and published by others" in text
         assert "m-so2sat, protocol their own: published by others, none measured here" in text
         assert "https://example.org, table 2" in text
-        assert "they are not measured here" in text
-        assert "other: the table of published results has none for this task." in text
+        assert "they are quoted, not reproduced" in text
+        assert "other: the table of published results contains none for this task." in text
     assert "theirs" not in (tmp_path / "out" / "results.csv").read_text()
     assert json.loads((tmp_path / "out" / "results.json").read_text())["beside"] == beside_dict(beside)["beside"]
     assert image.imread(tmp_path / "out" / "results.png").std() > 0
@@ -209,7 +209,7 @@ def test_every_wrong_value_has_a_line_of_its_own_up_to_twenty(tmp_path: Path) ->
         read_published(table(tmp_path, {"value": "x", "source": ""}, {}, {}, {"date": "1"}))
     lines = [line.rpartition("theirs.csv:")[2].partition(": ")[0] for line in str(caught.value).splitlines()]
     assert lines == ["2", "2", "4", "5"]
-    with pytest.raises(InputError, match="7 more wrong values") as caught:
+    with pytest.raises(InputError, match="7 more invalid values") as caught:
         read_published(table(tmp_path, *({"value": f"x{k}"} for k in range(27))))
     assert len(str(caught.value).splitlines()) == 21
 
@@ -217,7 +217,7 @@ def test_every_wrong_value_has_a_line_of_its_own_up_to_twenty(tmp_path: Path) ->
 def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path) -> None:
     wrong = {
         "empty.csv": (b"", "got an empty file"),
-        "heads.csv": (",".join(COLUMNS).encode() + b"\n", "got only the names of the columns"),
+        "heads.csv": (",".join(COLUMNS).encode() + b"\n", "got only the header"),
         "short.csv": (b"task,metric\na,b\n", "lacks protocol, encoder"),
         "binary.csv": (b"\0\1\2", "a binary file"),
         "cut.csv": (TABLE.read_bytes()[:-200], "expected 10 columns"),

@@ -213,8 +213,11 @@ def test_tasks_without_labels_of_whole_images_or_validation_samples_are_refused(
     arguments: dict[str, Any] = {"protocols": ["torchgeo-bench"], "baselines": ["statistics"]}
     for task, expected in (
         ("store:esa_worldcover/pixels", "expected linear for store:esa_worldcover/pixels"),
-        ("store:sentinel1.asc_VV", "expected tasks with classes or labels of whole images, got store:sentinel1.asc_VV"),
-        ("store:biome", "expected validation samples, by which C is chosen, got none in store:biome"),
+        (
+            "store:sentinel1.asc_VV",
+            "expected single-label or multi-label tasks of whole images, got store:sentinel1.asc_VV",
+        ),
+        ("store:biome", "expected validation samples to choose C, got none in store:biome"),
     ):
         with pytest.raises(InputError, match=expected):
             evaluate([], store, [task], **arguments)
