@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     )
     from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.findings import describe_validation
+    from mmearth_data.geography.regions import resolve_region
     from mmearth_data.inspection.canvas import encode_figure, picture_format
     from mmearth_data.inspection.cards.writing import describe
     from mmearth_data.inspection.figures import tile_figure
@@ -187,6 +188,7 @@ _MODULES = {
     "files.writing": "append_text check_apart check_output create_file make_folder remove_partial staged_array staged_file staged_folder "
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
+    "geography.regions": "resolve_region",
     "inspection.canvas": "encode_figure picture_format",
     "inspection.cards.writing": "describe",
     "inspection.figures": "tile_figure",
@@ -394,6 +396,7 @@ __all__ = [
     "render_summary",
     "repair",
     "require_bokeh",
+    "resolve_region",
     "resolve_statistics",
     "resource_path",
     "sample_map",

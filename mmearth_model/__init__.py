@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import EncoderDescription, Evaluation, ExternalEncoder, evaluate, open_encoder
+    from mmearth_model.experiments.robustness.curves import Robustness
+    from mmearth_model.experiments.robustness.run import robustness
     from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
     from mmearth_model.maps.areas import AreaReport, report_areas, write_areas
     from mmearth_model.maps.dense import embed_dense
@@ -47,6 +49,8 @@ _MODULES = {
     "data.targets": "Normaliser",
     "datasets": "MMEarthStore",
     "evaluation": "EncoderDescription Evaluation ExternalEncoder evaluate open_encoder",
+    "experiments.robustness.curves": "Robustness",
+    "experiments.robustness.run": "robustness",
     "heads.network": "Network Output Predicted load_network save_network",
     "maps.areas": "AreaReport report_areas write_areas",
     "maps.describing": "SceneOptions",
@@ -95,6 +99,7 @@ __all__ = [
     "Predicted",
     "Published",
     "Report",
+    "Robustness",
     "SceneOptions",
     "TileDataset",
     "Timing",
@@ -128,6 +133,7 @@ __all__ = [
     "read_published",
     "read_report",
     "report_areas",
+    "robustness",
     "save_network",
     "training_account",
     "write_areas",

@@ -136,7 +136,9 @@ class PretrainFirst(CommandGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Take a first word that is not a command as the store."""
+        """Take a first word that is not a command as the store, and ``experiment robustness`` as ``robustness``."""
+        if args[:2] == ["experiment", "robustness"]:
+            args = args[1:]
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             meant = closest(args[0], self.commands)
             if meant and not is_there(Path(args[0])):
@@ -1154,7 +1156,8 @@ def experiment(
     """Run an experiment: several runs and their comparison.
 
     Running the same command again resumes it and never repeats a finished run; several processes (such as a Slurm
-    array) share the work. Use `list` as NAME to list the experiments.
+    array) share the work. Use `list` as NAME to list the experiments. `robustness` as NAME is a command with options of its
+    own: see `mmearth-train robustness --help`.
     """
     from mmearth_data import NamedValues, meter
 
@@ -1175,7 +1178,10 @@ def experiment(
             "device",
             "threads",
         )
-        _print(NamedValues([(known, read_experiment(known).question) for known in EXPERIMENTS.names()]))
+        from mmearth_model.experiments.robustness.changes import QUESTION
+
+        questions = {known: read_experiment(known).question for known in EXPERIMENTS.names()}
+        _print(NamedValues(sorted({**questions, "robustness": QUESTION}.items())))
         return
     from mmearth_model.evaluation.terminal import render_results
     from mmearth_model.experiments.run import Setting, run_experiment
@@ -1203,6 +1209,133 @@ def experiment(
         write_report(read_report([setting.out]), page, tiles=0, embedded=0)
     _print(render_results(f"{found.name}: {found.question}", result, found.baseline))
     _say(f"{setting.out}: results.md, .csv, .json, .png, .pdf and .svg")
+
+
+@cli.command(
+    resumes=lambda given: True, first=("tasks", "store", "changes", "protocol", "baselines", "encoders", "out")
+)
+@click.argument("checkpoints", nargs=-1, type=FOLDER, metavar="[CKPT...]")
+@option(
+    "--task TASK",
+    WHAT,
+    "Task of whole images, as for evaluate.",
+    name="tasks",
+    multiple=True,
+    required=True,
+)
+@STORE
+@option(
+    "--change",
+    WHAT,
+    "A change of the test images, or another season or continent.",
+    click.Choice(
+        [
+            "clouds",
+            "haze",
+            "offset",
+            "gain",
+            "loss",
+            "noise",
+            "resolution",
+            "missing-bands",
+            "shift",
+            "missing-modality",
+            "season",
+            "continent",
+        ]
+    ),
+    name="changes",
+    multiple=True,
+    shown="all that apply",
+)
+@option(
+    "--protocol",
+    WHAT,
+    "The probe: linear by L-BFGS, knn with k = 5, or probe by AdamW.",
+    click.Choice(["linear", "knn", "probe"]),
+    default="linear",
+)
+@option(
+    "--baseline",
+    WHAT,
+    "As for evaluate.",
+    click.Choice(["random", "statistics", "rcf", "none"]),
+    name="baselines",
+    multiple=True,
+    shown="random",
+)
+@option("--encoder ENCODER", WHAT, ENCODER_TEXT, name="encoders", multiple=True)
+@option("--seeds N", WHAT, "Number of random encoders and hold-outs.", Number(int, Interval(ge=1, le=1000)), default=3)
+@PADDING
+@DEVICE
+@THREADS
+@option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE, default="runs/robustness")
+@HTML
+@CACHE
+@JSON
+def robustness(
+    checkpoints: tuple[str | Path, ...],
+    tasks: tuple[str, ...],
+    store: str | Path | None,
+    changes: tuple[str, ...],
+    protocol: str,
+    baselines: tuple[Any, ...],
+    encoders: tuple[str, ...],
+    seeds: int,
+    padding: Padding | None,
+    device: str,
+    threads: int | None,
+    out: Path,
+    page: Path | None,
+    cache: Path | None,
+    as_json: bool,
+) -> None:
+    """Test how much probes lose when the test images change.
+
+    Also called as `mmearth-train experiment robustness`. The probes of frozen encoders are fitted to clean training images
+    and tested on images with clouds, haze, missing bands and other changes, level by level. On stores, probes fitted to
+    other seasons and other continents are compared too. CKPT is as for evaluate. Running the same command again resumes it.
+    """
+    use_threads(threads)
+    from mmearth_data import cache_folder, meter
+    from mmearth_model import open_encoder
+    from mmearth_model import robustness as measure
+    from mmearth_model.experiments.robustness.results import render, write_robustness, write_robustness_page
+    from mmearth_model.experiments.robustness.run import CHANGES
+    from mmearth_model.tasks import StoreImages, open_task
+
+    if not checkpoints:
+        refuse_unused("without CKPT", "padding")
+    if not any(_of_store(task) for task in tasks):
+        refuse_unused("with only tasks from files", "store")
+    check_output(out, folder=True)
+    _check_page(page)
+    loaded = [_load(path, padding) for path in checkpoints]
+    opened = _store_of(tasks, store, loaded)
+    images = None if opened is None else StoreImages(opened)
+    with meter("Testing", "levels") as show:
+        result = measure(
+            loaded,
+            [open_task(task, images) for task in dict.fromkeys(tasks)],
+            out,
+            encoders=[open_encoder(text) for text in encoders],
+            baselines=[name for name in baselines if name != "none"] if baselines else ("random",),
+            changes=changes or CHANGES,
+            protocol=protocol,
+            seeds=seeds,
+            cache=cache or cache_folder() / "features",
+            device=device,
+            report=show,
+        )
+    about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
+    write_robustness(result, out, about)
+    if page is not None:
+        write_robustness_page(result, page, about)
+    if as_json:
+        click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
+        return
+    _print(render(result))
+    _say(f"{out}: results.md, .csv, .json, .png, .pdf and .svg")
 
 
 @cli.command()

@@ -15,14 +15,14 @@ from mmearth_model.data.targets import Normaliser
 from mmearth_model.network.pooling import pooled_features, whole_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mmearth_data import Modality
     from mmearth_model.network.backbone import Backbone
-    from mmearth_model.tasks import ImageSource, LabelledSet
+    from mmearth_model.tasks import LabelledSet
     from mmearth_model.tasks.labelled import Batch
 
 READ_TILES = 64
@@ -53,6 +53,21 @@ class ImageInput(Protocol):
 
     def to_config(self) -> dict[str, Any]:
         """All that determines the images, JSON-ready."""
+        ...
+
+
+class Images(Protocol):
+    """Images that can be read; an `ImageSource` is one."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the images."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, rows: NDArray[np.intp], size: int, modalities: tuple[str, ...]) -> Iterator[Batch]:
+        """Raw batches of the given images, in their order; see `ImageSource`."""
         ...
 
 
@@ -98,7 +113,7 @@ class Pooled:
 def extract(
     extractor: Extractor,
     reading: ImageInput,
-    images: ImageSource,
+    images: Images,
     device: torch.device,
     *,
     cache: Path | None = None,
@@ -124,7 +139,7 @@ def extract(
     return mapped
 
 
-def features_key(extractor: Extractor, reading: ImageInput, images: ImageSource) -> str:
+def features_key(extractor: Extractor, reading: ImageInput, images: Images) -> str:
     """Digest of all that decides the features."""
     parts = [extractor.digest, json.dumps(reading.to_config(), sort_keys=True), images.digest]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
@@ -134,7 +149,7 @@ def _fill(
     values: NDArray[np.float32],
     extractor: Extractor,
     reading: ImageInput,
-    images: ImageSource,
+    images: Images,
     device: torch.device,
     report: Callable[[int], None] | None,
 ) -> None:

@@ -81,6 +81,7 @@ BENCH = ("bench", "--batch-size", "2", "--image-size", "16", "--runs", "1", "--f
 PREDICT = ("predict", "net", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
 TILES = ("predict", "tiles", "scene.tif", "--out", "m.tif", "--workers", "1", "--device", "cpu")
 EXPERIMENT = ("experiment", "decoder", "--out", "e")
+ROBUST = ("robustness", "--store", "toy.zarr", "--task", "store:biome", "--baseline", "statistics", "--protocol", "knn", "--seeds", "1", "--change", "offset", "--cache", "c", "--json")  # fmt: skip
 REPORT = ("report", "run")
 PAGE = ("report", "run", "--html", "p.html", "--tiles", "1", "--embeddings", "0", "--device", "cpu")
 FILES = ("--task", "task.yaml=table.csv")
@@ -155,6 +156,12 @@ def vectors(result: Result) -> Any:
 def rows(result: Result) -> Any:
     """Figures of an evaluation, without what it repeats of the question."""
     return [(row["encoder"], row["protocol"], row["value"], row["train_tiles"], row["test_tiles"]) for row in json.loads(result.stdout)["rows"]]  # fmt: skip
+
+
+def curves(result: Result) -> Any:
+    """Curves of a robustness experiment, and its notes."""
+    told = json.loads(result.stdout)
+    return told["curves"], told["notes"]
 
 
 def tuned(result: Result) -> Any:
@@ -267,6 +274,22 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--device": refused_device(*EVALUATE),
         "--threads": THREADS,
         "--json": [Followed(EVALUATE[:-1], ("--json",), is_json)],
+    },
+    "robustness": {
+        "--task": [Followed(ROBUST, ("--task", "store:eco_region"), curves)],
+        "--store": [Followed(("robustness", "run", *ROBUST[3:]), ("--store", "second.zarr"), curves), Refused(("robustness", *FILES, "--store", "toy.zarr"))],
+        "--change": [Followed(ROBUST, ("--change", "noise"), curves)],
+        "--protocol": [Followed(ROBUST, ("--protocol", "linear"), curves)],
+        "--baseline": [Followed(ROBUST, ("--baseline", "random"), curves)],
+        "--encoder": [Followed(ROBUST, ("--encoder", "nets:net"), curves), Refused((*ROBUST, "--encoder", "nosuch.onnx"))],
+        "--seeds": [Followed((*ROBUST, "--baseline", "random"), ("--seeds", "2"), curves)],
+        "--padding": [Followed((*ROBUST, "run"), ("--padding", "reference"), features), Refused((*ROBUST, "--padding", "reference"))],
+        "--out": [Followed(ROBUST, ("--out", "o"), left)],
+        "--cache": [Followed(ROBUST, ("--cache", "d"), left)],
+        "--html": [Followed(ROBUST, ("--html", "p.html"), left), Refused((*ROBUST, "--html", "table.csv/p.html"))],
+        "--device": refused_device(*ROBUST),
+        "--threads": THREADS,
+        "--json": [Followed(ROBUST[:-1], ("--json",), is_json)],
     },
     "finetune": {
         "--task": [Followed(FINETUNE, ("--task", "store:eco_region"), tuned)],
