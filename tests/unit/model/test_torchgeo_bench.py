@@ -175,13 +175,14 @@ def test_a_table_has_a_row_for_each_probe(eurosat: Path, checkpoint: Checkpoint)
     assert not found.remarks()
 
 
-def test_tasks_that_it_does_not_list_are_normalised_as_usual(tmp_path: Path, run: Any) -> None:
+@pytest.mark.parametrize(("bands", "planes"), [("rgb", 3), ("all", 12)])
+def test_tasks_that_it_does_not_list_are_normalised_as_usual(tmp_path: Path, run: Any, bands: str, planes: int) -> None:
     write_store(tmp_path / "toy.zarr", 64, shares=(0.5, 0.25))
-    found = run("evaluate", "--task", "store:biome", "--store", str(tmp_path / "toy.zarr"), "--protocol", "torchgeo-bench", "--torchgeo-size", "0", "--baseline", "statistics", "--seeds", "1", "--out", str(tmp_path / "out"))  # fmt: skip
+    found = run("evaluate", "--task", "store:biome", "--store", str(tmp_path / "toy.zarr"), "--protocol", "torchgeo-bench", "--torchgeo-size", "0", "--torchgeo-bands", bands, "--baseline", "statistics", "--seeds", "1", "--out", str(tmp_path / "out"))  # fmt: skip
     assert found.exit_code == 0, found.output
     assert "torchgeo-bench does not list store:biome" in " ".join(found.output.split())
     rows = list(csv.DictReader((tmp_path / "out" / "torchgeo-bench.csv").read_text().splitlines()))
-    assert [row["feature_dim"] for row in rows] == ["12", "12"]  # four statistics of red, green and blue
+    assert [row["feature_dim"] for row in rows] == [str(9 * planes)] * 2  # nine statistics of each band
     assert [row["metric_value"] for row in rows] == ["1.0", "1.0"]  # its tiles are of four kinds
 
 

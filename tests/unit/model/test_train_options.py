@@ -66,7 +66,6 @@ TASK = "name: mine\nlayout: table\nkind: single-label\nbands: [B2, B3]\nclasses:
 TRAIN = ("pretrain", "toy.zarr", "--recipe", "tiny.yaml", "--out", "r", "--device", "cpu")
 EVALUATE = ("evaluate", "run", "--task", "store:biome", "--baseline", "none", "--protocol", "knn", "--seeds", "1", "--cache", "c", "--json")  # fmt: skip
 BASELINES = ("evaluate", "--store", "toy.zarr", "--task", "store:biome", "--baseline", "statistics", "--protocol", "knn", "--seeds", "1", "--cache", "c", "--json")  # fmt: skip
-GEO = ("evaluate", "--store", "toy.zarr", "--task", "store:biome", "--baseline", "statistics", "--protocol", "torchgeo-bench", "--seeds", "1", "--torchgeo-size", "0", "--cache", "c", "--json")  # fmt: skip
 FINETUNE = ("finetune", "run", "--task", "store:biome", "--epochs", "1", "--batch-size", "12", "--json")
 lonlat = Transformer.from_crs(EPSG, 4326, always_xy=True).transform
 TILE = "55d4a802aea54002"
@@ -157,11 +156,6 @@ def vectors(result: Result) -> Any:
 def rows(result: Result) -> Any:
     """Figures of an evaluation, without what it repeats of the question."""
     return [(row["encoder"], row["protocol"], row["value"], row["train_tiles"], row["test_tiles"]) for row in json.loads(result.stdout)["rows"]]  # fmt: skip
-
-
-def details(result: Result) -> Any:
-    """Settings of the protocol of torchgeo-bench."""
-    return [row["details"] for row in json.loads(result.stdout)["rows"]]
 
 
 def curves(result: Result) -> Any:
@@ -270,8 +264,8 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--encoder": [Followed(EVALUATE, ("--encoder", "nets:net"), rows), Refused((*EVALUATE, "--encoder", "nosuch.onnx"))],
         "--speed": [Followed(EVALUATE, ("--speed",), lambda result: [row["images_per_s"] is None for row in json.loads(result.stdout)["rows"]])],
         "--beside": [Followed(EVALUATE, ("--beside", "published"), lambda result: sorted(json.loads(result.stdout))), Refused((*EVALUATE, "--beside", "table.csv"))],
-        "--torchgeo-bands": [Followed(GEO, ("--torchgeo-bands", "all"), details), Refused((*EVALUATE, "--torchgeo-bands", "all"))],
-        "--torchgeo-size": [Followed(GEO, ("--torchgeo-size", "8"), details), Refused((*EVALUATE, "--torchgeo-size", "8"))],
+        "--torchgeo-bands": [Elsewhere("unit/model/test_torchgeo_bench.py", "test_tasks_that_it_does_not_list_are_normalised_as_usual", "--torchgeo-bands"), Refused((*EVALUATE, "--torchgeo-bands", "all"))],
+        "--torchgeo-size": [Elsewhere("unit/model/test_torchgeo_bench.py", "test_tasks_that_it_does_not_list_are_normalised_as_usual", "--torchgeo-size"), Refused((*EVALUATE, "--torchgeo-size", "8"))],
         "--labels": [Followed(EVALUATE, ("--labels", "50%"), rows)],
         "--seeds": [Followed(EVALUATE, ("--seeds", "2"), rows)],
         "--test-share": [Followed(EVALUATE, ("--test-share", "0.5"), rows), Refused(("evaluate", "run", *FILES, "--test-share", "0.5"))],
