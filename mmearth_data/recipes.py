@@ -212,6 +212,11 @@ class BuildRecipe(BuildFields, Recipe):
         """Names of the fields that the user set, as opposed to defaults and values of a shipped recipe."""
         return frozenset(self.model_fields_set) if self._given is None else self._given
 
+    @property
+    def asked_splits(self) -> tuple[str, ...]:
+        """Fields of splits that the user set, with their options."""
+        return tuple(f"{name} ({_flag(name)})" for name in sorted(self.given & {"split", "split_shares"}))
+
     def with_given(self, fields: Iterable[str]) -> Self:
         """Return a copy of the recipe whose `given` fields are these."""
         recipe = self.model_copy()

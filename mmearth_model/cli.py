@@ -353,9 +353,13 @@ def evaluate(
     if TORCHGEO_BENCH not in protocols:
         refuse_unused(f"without --protocol {TORCHGEO_BENCH}", "torchgeo_bands", "torchgeo_size")
     if out is not None:
-        check_output(out, folder=True)
+        check_output(out, folder=True, beside_stores=True)
         if keep is not None and keep.absolute() == out.absolute():
             raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
+    if cache is not None:
+        check_output(cache, folder=True, option="--cache", beside_stores=True)
+    if "none" in baselines and len(set(baselines)) > 1:
+        raise click.UsageError(f"--baseline: expected none alone, got {', '.join(baselines)}; leave one of them out.")
     _check_page(page)
     published = _published(beside)
     loaded = [_load(path, padding, networks=True) for path in checkpoints]

@@ -25,7 +25,13 @@ from mmearth_data.sources.opening import (
     with_size,
 )
 from mmearth_data.sources.wanted import adjusted_catalog, deliverable, wanted_modalities
-from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
+from mmearth_data.store.schema import (
+    COORDINATE_NAMES,
+    RESERVED_NAMES,
+    TABLE_NAMES,
+    StoreLayout,
+    default_tiles_per_shard,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +119,7 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
     source = make_source(recipe, catalog, ecoregions)
     if connect and (remote := over_network(source)):
         remote.connect()
+    _refuse_names(recipe, source)
     labelled = with_labels(recipe, source, catalog)
     wanted = (*wanted_modalities(catalog.extended(source.own_modalities()), recipe), *labelled.modalities)
     modalities = deliverable(labelled.source, wanted, recipe)
@@ -123,6 +130,17 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
         notes=labelled.notes,
         tiles=labelled.tiles,
     )
+
+
+def _refuse_names(recipe: BuildRecipe, source: Source) -> None:
+    """Refuse modalities of a source that are called like an array or a column of a store."""
+    taken = {*COORDINATE_NAMES, *RESERVED_NAMES, *TABLE_NAMES} - {"lon", "lat"}
+    clashes = sorted(m.name for m in source.own_modalities() if m.name in taken)
+    if clashes:
+        raise InputError(
+            f"{recipe.source}: expected modalities and labels with other names than the arrays and columns of a store, got "
+            f"{', '.join(clashes)}; rename them."
+        )
 
 
 def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
@@ -238,6 +256,6 @@ def draw_sample(
         ecoregions = sample_ecoregions(recipe)
     options = options_of(recipe)
     if recipe.tiles_file is not None:
-        names = PlaceColumns(split=recipe.split_column, date=recipe.date_column, keeps_sea=has_rows(recipe))
+        names = PlaceColumns(recipe.split_column, recipe.date_column, has_rows(recipe), recipe.asked_splits)
         return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options, names=names)
     return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options, existing, report)

@@ -191,12 +191,12 @@ def remove_partial(folder: Path) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def check_output(path: str | Path, *, folder: bool = False, option: str = "--out") -> None:
+def check_output(path: str | Path, *, folder: bool = False, option: str = "--out", beside_stores: bool = False) -> None:
     """Check that a file (or a ``folder``) can be written before the work starts; leaves nothing behind.
 
     A URL is not checked. ``option`` is the option that sets the path, for messages. Raises WriteFailed if the disk is
     full or the folder is not writable, InputError if the path is a folder instead of a file or the reverse, a parent
-    is a file, or the path is inside a store.
+    is a file, or the path is inside a store, or with ``beside_stores`` is one.
     """
     if "://" in str(path):
         return
@@ -211,7 +211,9 @@ def check_output(path: str | Path, *, folder: bool = False, option: str = "--out
         home = home.parent
     if not home.is_dir():
         raise InputError(f"{path}: expected {home} to be a folder, found a file; choose another {option}.")
-    store = next((above for above in path.resolve().parents if (above / IN_STORES).is_file()), None)
+    home_of = path.resolve()
+    above_it = (home_of, *home_of.parents) if beside_stores else home_of.parents
+    store = next((above for above in above_it if (above / IN_STORES).is_file()), None)
     if store is not None:
         raise InputError(
             f"{path}: expected a path outside the store {store}, whose files are its own; choose another {option}."

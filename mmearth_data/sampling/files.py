@@ -14,7 +14,7 @@ from mmearth_data.errors import FileInputError
 from mmearth_data.files.tables import Table, read_table
 from mmearth_data.files.writing import staged_file
 from mmearth_data.sampling.options import Sample, SampleReport
-from mmearth_data.sampling.places import PlaceColumns, check_unique, report_of_places, sample_of_places
+from mmearth_data.sampling.places import USUAL_SPLIT, PlaceColumns, check_unique, report_of_places, sample_of_places
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -67,6 +67,7 @@ def read_sample(
     path = Path(path)
     table, report = _read_table(path)
     if all(name in table.columns for name in COLUMNS) and names.split is None and names.date is None:
+        names.refuse_second_split(path, USUAL_SPLIT)
         sample = _as_sample(path, table.reset_index(drop=True), report)
         if options is not None:
             _check_size(path, sample, options.size_px)
@@ -91,6 +92,8 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
     import pandas as pd
     import pyarrow.parquet as pq
 
+    if path.is_dir():
+        raise FileInputError(path, "expected a table of locations, got a folder; name a file in it.")
     if not path.is_file():
         raise FileInputError(path, "no such file; check the path.")
     report = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT, WGS84, format_tile_id, round_lonlat, tile_ids
-from mmearth_data.errors import FileInputError
+from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.geography.ecoregions import NO_BIOME, NO_ECO_REGION, label_points
 from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES
 from mmearth_data.sampling.dates import DATE_FORMS, day_ms
@@ -49,11 +49,26 @@ class PlaceColumns:
     keeps_sea
         Keep locations outside all ecoregions, without a biome, so that the source rejects them; otherwise they are
         refused.
+    second_split
+        Options that ask for splits of another kind, which a table with splits refuses.
     """
 
     split: str | None = None
     date: str | None = None
     keeps_sea: bool = False
+    second_split: tuple[str, ...] = ()
+
+    def split_in(self, table: pd.DataFrame) -> str | None:
+        """Name of the column of splits, if the table has one or must have it."""
+        return USUAL_SPLIT if self.split is None and USUAL_SPLIT in table.columns else self.split
+
+    def refuse_second_split(self, path: Path, column: str) -> None:
+        """Raise InputError if an option asks for other splits than those of the table."""
+        if self.second_split:
+            raise InputError(
+                f"{self.second_split[0]}: expected none with {path}, whose column {column} is kept; leave it out, or remove "
+                "the column."
+            )
 
 
 def sample_of_places(
@@ -78,7 +93,7 @@ def sample_of_places(
     dates = None if names.date is None else days_of(path, table, names.date)
     check_unique(path, tile_ids(lon, lat, options.size_px), dates, table.index.tolist())
     biome, eco_region = _labels(path, table, ecoregions, lon, lat, refuse_sea=not names.keeps_sea)
-    split, width = _splits(path, table, names.split, lon, lat, options)
+    split, width = _splits(path, table, names, lon, lat, options)
     shuffled = np.random.default_rng(options.seed).permutation(len(lon))
     if dates is not None:
         shuffled = _by_location(shuffled, lon, lat, options.size_px)
@@ -246,11 +261,14 @@ def _labels(
 
 
 def _splits(
-    path: Path, table: pd.DataFrame, name: str | None, lon: Floats, lat: Floats, options: SamplingOptions
+    path: Path, table: pd.DataFrame, names: PlaceColumns, lon: Floats, lat: Floats, options: SamplingOptions
 ) -> tuple[NDArray[np.uint8], float | None]:
     """Split of each location, and the width of the blocks that determined it."""
-    if name is not None or USUAL_SPLIT in table.columns:
-        return given_splits(path, column_of(path, table, name or USUAL_SPLIT, "--split-column")), None
+    name = names.split_in(table)
+    if name is not None:
+        column = column_of(path, table, name, "--split-column")
+        names.refuse_second_split(path, name)
+        return given_splits(path, column), None
     groups = groups_of_points(lon, lat, options.size_px)
     if options.split == "random":
         totals = split_totals(len(lon), options.split_shares)

@@ -40,7 +40,7 @@ from mmearth_data.sampling.grouping import (
 )
 from mmearth_data.sampling.lattices import squares_over
 from mmearth_data.sampling.options import Sample, SampleReport, sample_frame
-from mmearth_data.sampling.places import USUAL_SPLIT, PlaceColumns, column_of, days_of, given_splits
+from mmearth_data.sampling.places import PlaceColumns, column_of, days_of, given_splits
 from mmearth_data.sampling.quotas import split_totals
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def tiles_over(
             polygons.path,
             f"expected polygons that contain the centre of a 10 m pixel, but none of {len(polygons)} does; give --burn touched.",
         )
-    split, pairs, block_m, words = _split(polygons, options, names.split, squares, pairs)
+    split, pairs, block_m, words = _split(polygons, options, names, squares, pairs)
     return _assembled(polygons, options, names.date, squares, pairs, split, block_m, (*notes, *words))
 
 
@@ -339,12 +339,14 @@ def _contains_any(geometry: shapely.Geometry, low: Floats, high: Floats, corner:
 
 
 def _split(
-    polygons: LabelledPolygons, options: SamplingOptions, name: str | None, squares: _Squares, pairs: _Pairs
+    polygons: LabelledPolygons, options: SamplingOptions, names: PlaceColumns, squares: _Squares, pairs: _Pairs
 ) -> tuple[NDArray[np.uint8], _Pairs, float | None, list[str]]:
     """Split of each square, the pairs to rasterise, the width of blocks, and messages."""
     groups = groups_of_tiles(squares.grids())
-    if name is not None or USUAL_SPLIT in polygons.table.columns:
-        column = column_of(polygons.path, polygons.table, name or USUAL_SPLIT, "--split-column")
+    name = names.split_in(polygons.table)
+    if name is not None:
+        column = column_of(polygons.path, polygons.table, name, "--split-column")
+        names.refuse_second_split(polygons.path, name)
         own = _of_used(polygons, column, lambda used: given_splits(polygons.path, used))[polygons.row]
         last = np.zeros(int(groups.max()) + 1, np.uint8)
         np.maximum.at(last, groups[pairs.square], own[pairs.polygon])

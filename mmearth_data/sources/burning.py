@@ -137,7 +137,7 @@ def open_burner(recipe: BuildRecipe, taken: Collection[str]) -> Burner:
     tiles = tiles_over(
         polygons.take(labelled, notes),
         options_of(recipe),
-        PlaceColumns(split=recipe.split_column, date=recipe.date_column),
+        PlaceColumns(recipe.split_column, recipe.date_column, second_split=recipe.asked_splits),
         touched=recipe.burn == "touched",
     )
     return Burner(tiles, labels, recipe.burn == "touched", (_absolute(recipe), frozenset(taken)))

@@ -105,7 +105,7 @@ def deliverable(source: Source, wanted: tuple[Modality, ...], recipe: BuildRecip
     if recipe.modalities is not None and missing:
         raise InputError(
             f"--modalities: expected modalities that the source {recipe.source} delivers, got {', '.join(missing)}; "
-            f"it has {', '.join(m.name for m in kept)}."
+            + (f"it has {', '.join(m.name for m in kept)}." if kept else "leave it out.")
         )
     if not any(m.kind.is_raster for m in kept):
         names = ", ".join(m.name for m in kept) or "none"

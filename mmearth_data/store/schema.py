@@ -103,6 +103,8 @@ COORDINATES = (
 COORDINATE_NAMES = tuple(c.name for c in COORDINATES)
 RESERVED_NAMES = ("tile", "y", "x", "row", "facts", "geometry", "spatial_ref")
 """Dimensions of the arrays, columns of the tables, and the xarray coordinate with the CRS of a tile."""
+TABLE_NAMES = ("id", "bbox", "embedding")
+"""Columns that tables of tiles have in addition, so that no label is called like them."""
 GIVEN_COORDINATES = tuple(c for c in COORDINATES if c.name != "valid")
 """Coordinates that a build provides; `valid` is computed from the arrays."""
 

@@ -233,6 +233,12 @@ def evaluate(
     results += [_constant(task, share, seed, job) for task in constant for share in labels for seed in range(seeds)]
     for folder, network in job.kept:
         save_network(folder, network)
+    if not results:
+        names = ", ".join(candidate.name for candidate in found) or "no encoder"
+        raise InputError(
+            f"expected an encoder whose features suit the tasks ({', '.join(task.name for task in opened)}), got {names}, "
+            "which have none per pixel; add a checkpoint, --encoder or --baseline random."
+        )
     rows, sums = zip(*results, strict=True)
     return Evaluation(rows, sums, _filled(found, networks, opened), _notes(found, checkpoints, job, store))
 

@@ -64,6 +64,9 @@ def _classes(facts: Facts, name: str, entry: LabelEntry, raw: Sequence[Any], ord
         raise facts.described.refusal(problem, "labels", name)
     names = entry.classes or sorted({str(value) for value in given})
     code_of = {label: code for code, label in enumerate(names)}
+    if not names:
+        problem = f"{name}: expected a class of at least one image, got {len(raw)} images without; correct the entry."
+        raise facts.described.refusal(problem, "labels", name)
     if not 0 < len(code_of) == len(names) <= WIDE_CLASSES:
         problem = f"{name}: expected different classes, at least one and at most {WIDE_CLASSES}, got {len(names)}"
         raise facts.described.refusal(f"{problem} of which {len(code_of)} differ.", "labels", name)

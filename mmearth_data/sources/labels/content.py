@@ -75,6 +75,8 @@ def content_of(cells: Cells, given: Content | None) -> tuple[Content, str]:
     """
     present = cells.present
     if not present:
+        if not cells.values:
+            raise FileInputError(cells.path, "expected rows with labels, got a table without rows; add some.")
         problem = f"expected labels in the column {cells.name}, got {len(cells.values)} empty cells; fill it"
         raise FileInputError(cells.path, f"{problem}, or leave out its --label.")
     if given is not None:

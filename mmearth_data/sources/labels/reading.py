@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_LICENCE = Licence(name="unknown", url="", attribution="Labels of a table without a stated licence")
 MOST_CLASSES = 65_535
+LONGEST_NAME = 100
 GEOMETRY = "geometry"
 KINDS = {"value": Kind.TILE_CONTINUOUS, "class": Kind.TILE_CATEGORICAL, "multi": Kind.TILE_MULTI_LABEL}
 
@@ -209,6 +210,9 @@ def _check_entry(path: Path, column: str, content: Content, entry: LabelEntry) -
 
 
 def _check_name(path: Path, column: str, name: str, taken: Collection[str]) -> None:
+    if len(name) > LONGEST_NAME:
+        problem = f"expected a name of at most {LONGEST_NAME} characters, got {len(name)} ({name[:20]}...)"
+        raise FileInputError(path, f"{problem}; rename the column, or give it a name in the description.")
     if not name.isidentifier():
         raise FileInputError(path, f"{column}: expected a name of letters, digits and _, got {name!r}; correct it.")
     if name in taken:

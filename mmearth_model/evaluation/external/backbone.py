@@ -77,6 +77,8 @@ class Reading:
         form = self.output or AXES[part.ndim]
         if FORMS[form] != part.ndim:
             raise InputError(f"output: expected {form} with {FORMS[form]} axes, got {_kind(part)}; correct it.")
+        if self.class_tokens and form != "tokens":
+            raise InputError(f"class_tokens: expected tokens (B, N, D), got {_kind(part)}; leave it out.")
         if form == "vector":
             return part[:, :, None, None]
         if form == "tokens":

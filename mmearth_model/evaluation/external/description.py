@@ -102,6 +102,8 @@ class EncoderDescription(BaseModel):
         return self
 
     def _problem_of_bands(self) -> str | None:
+        if self.name is not None and not self.name.isprintable():
+            return f"name: expected printable text in one line, got {self.name!r}; correct it."
         twice = next((band for place, band in enumerate(self.bands) if band in self.bands[:place]), None)
         if twice is not None:
             return f"bands: expected every band once, got {twice} twice; leave one out."

@@ -277,3 +277,21 @@ def test_all_tiles_of_a_site_of_files_have_its_labels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(answer.values["ph"], [6.5 if oak else np.nan])
         assert int(answer.values["tree"]) == int(oak)
     assert any("tree: class, 2 classes" in note for note in prepared.notes)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [("id", "would be stored as id"), ("bbox", "stored as bbox"), ("a" * 300, "at most 100 characters, got 300")],
+)
+def test_names_of_columns_and_very_long_ones_are_refused(tmp_path: Path, column: str, words: str) -> None:
+    (tmp_path / "t.csv").write_text(f"lon,lat,{column}\n9,45,1\n9.1,45,2\n")
+    given = {"source": "synthetic", "tile_size": 64, "tiles_file": tmp_path / "t.csv", "labels": [column]}
+    with pytest.raises(FileInputError, match=words):
+        prepare(make_recipe(None, given))
+
+
+def test_a_table_without_rows_is_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("lon,lat,pH\n")
+    given = {"source": "synthetic", "tile_size": 64, "tiles_file": tmp_path / "t.csv", "labels": ["pH"]}
+    with pytest.raises(FileInputError, match="got a table without rows"):
+        prepare(make_recipe(None, given))

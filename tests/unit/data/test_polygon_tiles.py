@@ -10,6 +10,7 @@ import pytest
 import shapely
 
 from mmearth_data.catalog.tile import TileGrid
+from mmearth_data.errors import InputError
 from mmearth_data.sampling import PlaceColumns, SamplingOptions
 from mmearth_data.sampling.grouping import footprints
 from mmearth_data.sampling.lattices import cells_of_each, squares_over
@@ -95,6 +96,13 @@ def fields(count: int, size_m: float = 200.0) -> list[Any]:
         shapely.box(500_000 + size_m * (k % 40), 5_200_000 + size_m * (k // 40), 500_000 + size_m * (k % 40 + 1), 5_200_000 + size_m * (k // 40 + 1))
         for k in range(count)
     ]  # fmt: skip
+
+
+def test_a_second_split_of_polygons_is_refused(tmp_path: Path) -> None:
+    names = PlaceColumns(second_split=("split (--split)",))
+    with pytest.raises(InputError, match=r"^split \(--split\): expected none with .*whose column split is kept"):
+        tiles(tmp_path, fields(2), names, split=["train", "test"])
+    assert len(tiles(tmp_path, fields(2), names))
 
 
 def splits_of_polygons(found: PolygonTiles) -> list[set[int]]:

@@ -267,6 +267,14 @@ def test_a_second_split_is_refused(world: Any, options: dict[str, Any]) -> None:
         planned(world, tiles_file=path, **options)
 
 
+@pytest.mark.parametrize("options", [{"split": "block"}, {"split_shares": SHARES}])
+def test_a_second_split_of_locations_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    (tmp_path / "p.csv").write_text("lon,lat,fold,biome,eco_region\n9,45,train,4,1\n9.1,45,val,4,1\n")
+    given = {"source": "synthetic", "tile_size": 64, "tiles_file": tmp_path / "p.csv", "split_column": "fold"}
+    with pytest.raises(InputError, match=f"^{next(iter(options))} .--split.*whose column fold is kept"):
+        prepare(make_recipe(None, given | options))
+
+
 # ---------------------------------------------------------------- locations for a source that samples
 
 

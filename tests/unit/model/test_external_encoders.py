@@ -360,6 +360,7 @@ def test_outputs_of_every_form_are_read_as_maps() -> None:
         (Reading(name="c"), {"a": 1}, "one of the outputs a, got 'c'"),
         (Reading(name="c"), torch.zeros(2, 3), "expected an encoder with named outputs"),
         (Reading(class_tokens=4), torch.zeros(2, 4, 3), "fewer than the 4 tokens, got 4"),
+        (Reading(class_tokens=1), torch.zeros(2, 4, 3, 3), r"class_tokens: expected tokens \(B, N, D\)"),
     ],
 )
 def test_other_outputs_are_refused(reading: Reading, found: Any, words: str) -> None:
@@ -387,6 +388,8 @@ def test_pixels_are_probed_on_all_maps_and_not_on_vectors(store: Store, checkpoi
     task = open_task("store:esa_worldcover/pixels", store)
     with pytest.raises(InputError, match="Means: expected maps or tokens for store:esa_worldcover/pixels"):
         open_encoder(Means(), described()).check(task, CPU)
+    with pytest.raises(InputError, match="add a checkpoint, --encoder or --baseline random"):
+        evaluate([], store, ["store:esa_worldcover/pixels"], baselines=("statistics",), seeds=1, device="cpu")
 
 
 @pytest.mark.slow
@@ -718,6 +721,7 @@ def test_a_machine_without_onnxruntime_is_told_what_to_install(tmp_path: Path, m
         ({"size_px": 4}, "size_px: expected a number of at least 8, got 4"),
         ({"size_px": "big"}, "size_px: expected a whole number"),
         ({"output": "image"}, "output: expected .*vector.*, got 'image'"),
+        ({"name": "a\nb"}, "name: expected printable text in one line"),
         ({"class_tokens": -1}, "class_tokens: expected a number of at least 0"),
         ({"output": "map", "class_tokens": 1}, "class_tokens: expected none for the output map, got 1"),
         ({"pool": "class"}, "pool: class needs a class token"),
@@ -804,3 +808,14 @@ def test_a_module_is_fine_tuned_by_command(here: Path, store: Store) -> None:
     assert both.exit_code == neither.exit_code == 2
     assert "expected either CKPT or --encoder, got both" in both.stderr
     assert "expected either CKPT or --encoder, got neither" in neither.stderr
+
+
+def test_results_and_features_are_not_written_into_a_store(store: Store) -> None:
+    words = ("evaluate", "--store", str(store.path), "--task", "store:biome", "--baseline", "statistics")
+    for option in ("--out", "--cache"):
+        found = run(*words, option, str(store.path))
+        assert found.exit_code == 2
+        assert f"choose another {option}" in found.output
+    found = run(*words, "--baseline", "none")
+    assert found.exit_code == 2
+    assert "expected none alone" in found.output
