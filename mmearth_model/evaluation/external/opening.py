@@ -154,7 +154,7 @@ def _factory(text: str) -> Callable[..., Any]:
             f"{OPTION} {text}: expected a module on the Python path or in the current folder, got {reason(error)}; correct the "
             "name, or set PYTHONPATH."
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # scripts that end the interpreter
         raise InputError(
             f"{OPTION} {text}: expected a module that can be imported, got {reason(error)}; correct it."
         ) from error
@@ -171,7 +171,7 @@ def _made(text: str, factory: Callable[..., Any], description: EncoderDescriptio
         with torch.random.fork_rng():
             torch.manual_seed(0)
             made = factory(**description.arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # scripts that end the interpreter
         raise InputError(
             f"{OPTION} {text}: expected a factory that returns a module, got {reason(error)}; correct it, or arguments in the "
             "description."

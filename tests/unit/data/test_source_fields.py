@@ -104,9 +104,9 @@ def test_fields_of_places_are_refused_with_images_that_have_none(given: dict[str
     for name in ("eco.gpkg", "t.csv", "l.yaml", "p.gpkg"):
         (tmp_path / name).write_text("")
     files = {key: tmp_path / str(value) for key, value in given.items() if "." in str(value)}
-    recipe = make_recipe(None, {**folder_of(tmp_path).recipe, **given, **files})
-    with pytest.raises(InputError, match=r"expected none with the source chips:.*; leave it out"):
-        make_source(recipe, load_catalog(), None)
+    values = {**folder_of(tmp_path).recipe, **given, **files}
+    with pytest.raises(InputError, match=r"(expected none with the source|got) chips:.*; leave"):
+        make_source(make_recipe(None, values), load_catalog(), None)
 
 
 def test_images_take_all_fields_but_those_of_places() -> None:
@@ -145,7 +145,7 @@ def test_the_command_names_the_option(command: str, source: str, option: Any, tm
 @pytest.mark.parametrize("name", BUILD_RECIPES.names())
 def test_what_a_shipped_recipe_sets_was_not_given(name: str, tmp_path: Path) -> None:
     world = many_sites(tmp_path, 3)
-    given = {"source": f"rasters:{world.file}", "tile_size": 64}
+    given = {"source": f"rasters:{world.file}", "tile_size": 64, "modalities": ("sentinel2",)}
     assert prepare(make_recipe(name, given)).plan.layout.tiles == 3
     refused(lambda: prepare(make_recipe(name, given | {"region": "global"})), "region (--region)")
 

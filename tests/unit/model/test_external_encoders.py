@@ -60,6 +60,10 @@ def net(bands=12, width=8):
 def raises():
     raise RuntimeError("Found no NVIDIA driver on your system")
 
+
+def ends():
+    raise SystemExit(5)
+
 def number():
     return 3
 
@@ -535,6 +539,7 @@ def test_what_determines_the_features_determines_the_digest(here: Path) -> None:
         ("factories:value", "expected a function or a class, got a int"),
         ("spoilt:net", "expected a module that can be imported, got SyntaxError"),
         ("factories:raises=d.yaml", "got RuntimeError: Found no NVIDIA driver"),
+        ("factories:ends=d.yaml", "expected a factory that returns a module, got SystemExit: 5"),
         ("factories:number=d.yaml", "returns a torch.nn.Module, got a int"),
         ("factories:net", "expected the description of the encoder at net.yaml, got none"),
         ("factories:net=nosuch.yaml", "nosuch.yaml: expected the description of an encoder; no such file"),
