@@ -1229,9 +1229,10 @@ def experiment(
 )
 @STORE
 @option(
-    "--change",
+    "--change CHANGE",
     WHAT,
-    "A change of the test images, or another season or continent.",
+    "A change of the test images: clouds, haze, offset, gain, loss, noise, resolution, missing-bands, shift or "
+    "missing-modality; or another season or continent.",
     click.Choice(
         [
             "clouds",

@@ -99,6 +99,11 @@ class LoggedSource:
     reads: int = 0
     name: str = "logged"
     synthetic: bool = True
+    coordinates: ClassVar[frozenset[str]] = frozenset({"lon", "lat", "time"})
+    remarks: ClassVar[list[str]] = []
+
+    def own_modalities(self) -> tuple[Modality, ...]:
+        return ()
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -160,11 +165,6 @@ class RemoteSource(LoggedSource):
     """The same over a network: with all members of `SourceOverNetwork`."""
 
     recipe_fields: ClassVar[frozenset[str]] = frozenset()
-    coordinates: ClassVar[frozenset[str]] = frozenset()
-    remarks: ClassVar[list[str]] = []
-
-    def own_modalities(self) -> tuple[Modality, ...]:
-        return ()
 
     def places(self, size_px: int) -> list[Place]:
         return []

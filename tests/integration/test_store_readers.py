@@ -347,7 +347,7 @@ class TestSelect:
             ({"split": "training"}, "split: expected train, val, test, got training"),
             ({"split": 3}, "got 3"),
             ({"zone": "zone 301"}, r"zone: expected zone 0, .*\.\.\., got zone 301"),
-            ({"cover": 1}, r"tile/categorical modality \(zone\), got 'cover'"),
+            ({"cover": 1}, r"modality with classes per tile \(zone\), got 'cover'"),
             ({"modalities": ["snow"]}, "got snow"),
             ({"where": np.ones(3, dtype=bool)}, r"boolean array of 18 tiles, got \(3,\)"),
             ({"where": lambda coords: coords["lat"]}, "boolean array"),

@@ -238,7 +238,7 @@ def test_coordinates_that_are_no_degrees_need_a_system(tmp_path: Path) -> None:
     path = tmp_path / "f.gpkg"
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         write(path, [shapely.box(500_000, 5_200_000, 500_100, 5_200_100)], None, crop=["a"])
-    with pytest.raises(InputError, match="declare it"):
+    with pytest.raises(InputError, match="define it in the file"):
         opened(path)
 
 

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmearth_data.catalog.entries import load_catalog
-from mmearth_data.catalog.modality import ClassLabel, Display, Kind, Licence, Modality, Wavelength, fits
+from mmearth_data.catalog.modality import (
+    MULTI_LABEL_NODATA,
+    ClassLabel,
+    Display,
+    Kind,
+    Licence,
+    Modality,
+    Wavelength,
+    fits,
+)
 from mmearth_data.errors import CatalogError
 
 LICENCE = Licence("CC-BY-4.0", "https://creativecommons.org/licenses/by/4.0/", "somebody")
@@ -66,12 +75,12 @@ def modalities(draw: st.DrawFn) -> Modality:
     names = ("uint8", "uint16") if kind.is_categorical else INTEGERS
     if kind.is_continuous:
         names = (*names, "float32", "float64")
-    dtype: np.dtype[Any] = np.dtype(draw(st.sampled_from(names)))
+    dtype: np.dtype[Any] = np.dtype("uint8" if kind.is_multi_label else draw(st.sampled_from(names)))
     nodata: float = float("nan")
     codes: list[int] = []
     if dtype.kind != "f":
         inside = st.integers(int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
-        nodata = draw(inside)
+        nodata = MULTI_LABEL_NODATA if kind.is_multi_label else draw(inside)
         codes = draw(st.lists(inside.filter(lambda code: code != nodata), min_size=1, max_size=5, unique=True))
     some_bands = st.lists(st.sampled_from(bands), unique=True).map(tuple) if bands else st.just(())
     patch = kind is Kind.RASTER_CONTINUOUS

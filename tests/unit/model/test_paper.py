@@ -248,8 +248,8 @@ def test_the_smoothed_loss_of_labels_is_the_hand_computed_one(store: Store, chec
 
 def test_stochastic_depth_acts_in_the_frozen_encoder_and_is_seeded(store: Store, checkpoint: Checkpoint) -> None:
     fine = tuner(checkpoint, store, replace(PAPER_PROBE_FEW, drop_path=0.5))
-    (batch,) = fine.task.images.batches(fine.train[:16], 16, fine.normaliser.stored)
-    images = fine.normaliser.images(batch)[:, :, :24, :24]
+    (batch,) = fine.task.images.batches(fine.train[:16], 16, fine.reading.stored)
+    images = fine.reading.images(batch)[:, :, :24, :24]
     fine.optimizer()
     fine._epoch(0, fine.optimizer())
     assert fine.model.encoder.training

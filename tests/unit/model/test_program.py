@@ -413,7 +413,7 @@ def command(*words: object) -> Result:
         ("checkpoint", "--to torch-export --out x.pth", "expected a file ending in .pt2"),
         ("checkpoint", "--to onnx --out FOLDER/file.onnx", "which exists; choose another"),
         ("checkpoint", "--to onnx --out FOLDER/file.onnx/x.onnx", "to be a folder, found a file"),
-        ("bare", "--to onnx --out x.onnx", "expected weights with statistics for normalisation"),
+        ("bare", "--to onnx --out x.onnx", "expected statistics to normalise tiles with"),
         ("nosuch", "--to onnx --out x.onnx", "expected a checkpoint"),
         ("network", "--to onnx --out x.onnx --features map", "expected an encoder, got the network of cover"),
         ("checkpoint", "--to tflite --out x.tflite", "'tflite' is not one of"),

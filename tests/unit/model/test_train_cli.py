@@ -96,7 +96,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(here: Path) -> None:
         (["nothing.zarr"], "nothing.zarr: expected"),
         (["tiny.yaml"], "tiny.yaml: expected"),
         (["empty"], "empty: expected"),
-        (["toy.zarr", "--recipe", "nosuch"], "expected a recipe (default, demo, learning, paper-atto-128"),
+        (["toy.zarr", "--recipe", "nosuch"], "expected a recipe (chips, default, demo, learning, paper-atto-128"),
         (["toy.zarr", "--recipe", "tiny.yaml", "--batch-size", "1000"], "lower --batch-size"),
         (["toy.zarr", "--recipe", "tiny.yaml", "--epochs", "0"], "epochs"),
         (["toy.zarr", "--recipe", "tiny.yaml", "--exclude", "biom"], "did you mean biome"),
