@@ -115,6 +115,7 @@ def write(path: Path, shapes: list[Any], crs: Any = 4326, **columns: Any) -> Pat
 def opened(path: Path, *labels: str, **more: Any) -> Burner:
     """Burner of a file; by default all tiles are in one split, so that no polygon is left out of a tile."""
     recipe = {"split_shares": (100, 0, 0), "tile_size": 64, **more}
+    recipe = {field: value for field, value in recipe.items() if value is not None}
     return open_burner(BuildRecipe(source="synthetic", polygons=path, labels=labels or ("crop",), **recipe), ())
 
 
@@ -229,7 +230,8 @@ def test_files_that_cannot_be_used(
     tmp_path: Path, name: str, shapes: list[Any], columns: dict[str, Any], labels: list[str], message: str
 ) -> None:
     path = write(tmp_path / name, shapes, **columns)
-    more = {"date_column": "day"} if "day" in columns else {}
+    more: dict[str, Any] = {"date_column": "day"} if "day" in columns else {}
+    more |= {"split_shares": None} if "split" in columns else {}
     with pytest.raises(InputError, match=message):
         opened(path, *labels, **more)
 
