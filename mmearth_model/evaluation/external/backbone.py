@@ -242,7 +242,7 @@ class External(Backbone):
         return wanted and not features.requires_grad
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Type and message of an error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:WORDS]}"
 
