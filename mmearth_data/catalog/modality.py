@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -420,7 +421,7 @@ def _class_problems(m: Modality) -> Problems:
             text = "the classes of tile/multi-label are its bands, in the same order, with codes 0, 1, 2, ...; "
             yield "classes", f"{text}correct them, or leave them out."
         return
-    clashing = sorted({code for code in codes if codes.count(code) > 1})
+    clashing = sorted(code for code, count in Counter(codes).items() if count > 1)
     if clashing:
         yield "classes", f"class codes must differ, got {', '.join(map(str, clashing))} more than once."
     if m.nodata in codes:
