@@ -163,6 +163,24 @@ class Source(Protocol):
         ...
 
 
+class OfCatalog:
+    """Members of a source whose modalities are all in the catalog, and whose tiles have locations and may have times."""
+
+    def own_modalities(self) -> tuple[Modality, ...]:
+        """Return none: the catalog describes all of them."""
+        return ()
+
+    @property
+    def coordinates(self) -> frozenset[str]:
+        """All coordinates."""
+        return COORDINATES
+
+    @property
+    def remarks(self) -> list[str]:
+        """No messages."""
+        return []
+
+
 @runtime_checkable
 class SourceOverNetwork(Source, Protocol):
     """A source that requests its pixels from a service.

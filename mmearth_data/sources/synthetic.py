@@ -20,7 +20,7 @@ from mmearth_data.planet.resample import Sampled, TilePixels
 from mmearth_data.planet.scenes import Box, OpticalScene, RadarScene, closest_radar_scene
 from mmearth_data.planet.world import PLANET_VERSION
 from mmearth_data.recipes import PLACING, SCENES
-from mmearth_data.sources.base import COORDINATES, FIELDS_OF_ALL, Rejection, Survey, refuse_gaps, to_stored
+from mmearth_data.sources.base import FIELDS_OF_ALL, OfCatalog, Rejection, Survey, refuse_gaps, to_stored
 from mmearth_data.sources.dated import date_of, days_from
 from mmearth_data.sources.draws import draw, year_window_ms
 from mmearth_data.sources.rasters.terrain import slope_degrees
@@ -54,7 +54,7 @@ class Request(NamedTuple):
     radar: dict[str, RadarScene | None]
 
 
-class SyntheticSource:
+class SyntheticSource(OfCatalog):
     """Tiles of a synthetic Earth, marked as synthetic.
 
     ``seed`` determines the planet and every random choice; ``years`` and ``levels`` are those of the Sentinel-2 scenes,
@@ -114,20 +114,6 @@ class SyntheticSource:
         assets = set(self.planet.products)
         known = [m for m in wanted if m.stored and (m.recipe.get("name") in RECIPES or m.kind.is_categorical)]
         return tuple(m for m in known if not m.kind.is_raster or set(m.asset.values()) <= assets)
-
-    def own_modalities(self) -> tuple[Modality, ...]:
-        """Return none: the catalog describes all of them."""
-        return ()
-
-    @property
-    def coordinates(self) -> frozenset[str]:
-        """All coordinates."""
-        return COORDINATES
-
-    @property
-    def remarks(self) -> list[str]:
-        """No messages."""
-        return []
 
     def places(self, size_px: int) -> list[Place]:
         """Return no locations: they are sampled."""

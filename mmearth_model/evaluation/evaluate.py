@@ -52,12 +52,13 @@ DEFAULT_PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear")
 
 @dataclass
 class Steps:
-    """Counts the probes, and reports them.
+    """Counts the parts of a computation, and reports them.
 
     Attributes
     ----------
     total
-        Number of probes: of an encoder on a task, with a seed and a share of the labels; and of tests of a network.
+        Number of parts: probes of an encoder on a task, with a seed and a share of the labels, and tests of a network; or
+        levels of a robustness experiment.
     report
         Called with the number of finished probes, their total, and the current step.
     done
@@ -74,7 +75,7 @@ class Steps:
             self.report(self.done, self.total, what)
 
     def finish(self) -> None:
-        """Count a finished probe."""
+        """Count a finished part."""
         self.done += 1
         self.tell("")
 

@@ -11,6 +11,7 @@ import os
 import threading
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -100,7 +101,7 @@ class _Opened:
             return self._handle
 
 
-class _Files(_Opened):
+class _Files(_Opened, ABC):
     """Images that are files."""
 
     in_files = True
@@ -110,12 +111,13 @@ class _Files(_Opened):
         self._lock = threading.Lock()
         self.names = tuple(sorted(name for name in self._listed() if is_data(name) and name.lower().endswith(SUFFIXES)))
 
+    @abstractmethod
     def _listed(self) -> list[str]:
-        raise NotImplementedError
+        """Paths of all files, images or not."""
 
+    @abstractmethod
     def data(self, name: str) -> bytes:
         """Content of one file; TileUnavailable if it cannot be read."""
-        raise NotImplementedError
 
     def digest(self, name: str) -> bytes:
         """Digest of the bytes of a file."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.modality import (
-    ABSENT,
-    MULTI_LABEL_NODATA,
-    PRESENT,
-    ClassLabel,
-    Display,
-    Kind,
-    Licence,
-    Modality,
-)
+from mmearth_data.catalog.modality import ABSENT, MULTI_LABEL_NODATA, PRESENT, ClassLabel, Licence
 from mmearth_data.errors import CatalogError
+from mmearth_data.sources.labels.describing import LabelEntry as Described
+from mmearth_data.sources.labels.reading import KINDS, MOST_CLASSES, Column, code_dtype
 from mmearth_data.sources.labels.table import Label
 
 if TYPE_CHECKING:
@@ -28,10 +22,8 @@ if TYPE_CHECKING:
     from mmearth_data.sources.chips.facts import Facts
 
 FIRST_ORDER = 2000
-NARROW_CLASSES, WIDE_CLASSES = 255, 65_535
-"""Maximum number of classes whose codes fit into one and two bytes, with one code left for no-data."""
-MARGIN = 0.5
-"""Half-width of the range of percentiles around a value that is the same for all chips."""
+UNIT_RANGE = [0.0, 1.0]
+"""Range of percentiles of a value that no chip has."""
 OWN = Licence(name="not stated", url="", attribution="")
 
 
@@ -67,12 +59,11 @@ def _classes(facts: Facts, name: str, entry: LabelEntry, raw: Sequence[Any], ord
     if not names:
         problem = f"{name}: expected a class of at least one image, got {len(raw)} images without; correct the entry."
         raise facts.described.refusal(problem, "labels", name)
-    if not 0 < len(code_of) == len(names) <= WIDE_CLASSES:
-        problem = f"{name}: expected different classes, at least one and at most {WIDE_CLASSES}, got {len(names)}"
+    if not 0 < len(code_of) == len(names) <= MOST_CLASSES:
+        problem = f"{name}: expected different classes, at least one and at most {MOST_CLASSES}, got {len(names)}"
         raise facts.described.refusal(f"{problem} of which {len(code_of)} differ.", "labels", name)
-    narrow = len(names) <= NARROW_CLASSES
-    dtype, empty = (np.dtype(np.uint8), 255) if narrow else (np.dtype(np.uint16), 65_535)
-    codes = np.full(len(raw), empty, dtype=dtype)
+    dtype = code_dtype(len(names) - 1)
+    codes = np.full(len(raw), np.iinfo(dtype).max, dtype=dtype)
     for at, value in enumerate(raw):
         if value is None:
             continue
@@ -80,13 +71,12 @@ def _classes(facts: Facts, name: str, entry: LabelEntry, raw: Sequence[Any], ord
         if not 0 <= code < len(names):
             raise _unknown(facts, name, names, at, value)
         codes[at] = code
-    classes = tuple(ClassLabel(code, label) for code, label in enumerate(names))
-    return Label(_modality(name, entry, order, Kind.TILE_CATEGORICAL, (), dtype, empty, classes=classes), codes)
+    return _label(name, entry, order, codes, [ClassLabel(code, label) for code, label in enumerate(names)])
 
 
 def _values(facts: Facts, name: str, entry: LabelEntry, raw: Sequence[Any], order: int) -> Label:
     """Label with a number."""
-    values = np.full((len(raw), 1), np.nan, dtype=np.float32)
+    values = np.full(len(raw), np.nan, dtype=np.float32)
     for at, value in enumerate(raw):
         if value is None:
             continue
@@ -98,11 +88,7 @@ def _values(facts: Facts, name: str, entry: LabelEntry, raw: Sequence[Any], orde
             )
             raise facts.described.refusal(problem, "labels", name) from None
     values[~np.isfinite(values)] = np.nan
-    known = values[np.isfinite(values)].astype(np.float64)
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    limits = (low, high) if low < high else (low - MARGIN, high + MARGIN)
-    dtype = np.dtype(np.float32)
-    return Label(_modality(name, entry, order, Kind.TILE_CONTINUOUS, (name,), dtype, np.nan, limits=limits), values)
+    return _label(name, entry, order, values)
 
 
 def _several(facts: Facts, name: str, entry: LabelEntry, raw: Sequence[Any], order: int) -> Label:
@@ -119,9 +105,7 @@ def _several(facts: Facts, name: str, entry: LabelEntry, raw: Sequence[Any], ord
         if unknown:
             raise _unknown(facts, name, names, at, unknown[0])
         values[at] = [PRESENT if label in chosen else ABSENT for label in names]
-    dtype = np.dtype(np.uint8)
-    kind = Kind.TILE_MULTI_LABEL
-    return Label(_modality(name, entry, order, kind, tuple(names), dtype, MULTI_LABEL_NODATA), values)
+    return _label(name, entry, order, values, [ClassLabel(position, label) for position, label in enumerate(names)])
 
 
 def _named(facts: Facts, name: str, entry: LabelEntry, at: int, value: Any) -> set[str]:  # noqa: ANN401 - as read
@@ -152,30 +136,17 @@ def _unknown(facts: Facts, name: str, names: Sequence[str], at: int, value: obje
     return facts.described.refusal(problem, "labels", name)
 
 
-def _modality(
-    name: str,
-    entry: LabelEntry,
-    order: int,
-    kind: Kind,
-    bands: tuple[str, ...],
-    dtype: np.dtype[Any],
-    nodata: float,
-    *,
-    classes: tuple[ClassLabel, ...] = (),
-    limits: tuple[float, float] | None = None,
-) -> Modality:
-    return Modality(
+def _label(name: str, entry: LabelEntry, order: int, values: NDArray[Any], classes: Sequence[ClassLabel] = ()) -> Label:
+    """Label with an array of values as stored: (n,) values or codes, or (n, classes)."""
+    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    column = Column(
         name=name,
-        order=order,
-        kind=kind,
         long_name=entry.long_name or name,
-        bands=bands,
-        dtype=dtype,
-        nodata=nodata,
-        units=entry.units,
-        pretext=entry.pretext,
-        histogram_range=limits,
-        classes=classes,
-        display=Display(bands=bands[:1] if kind.is_continuous else ()),
+        content=entry.content,
+        entry=Described(units=entry.units, pretext=entry.pretext, range=None if known.size else UNIT_RANGE),
         licence=OWN,
+        classes=tuple(classes),
+        values=values,
+        note="",
     )
+    return Label(replace(column.modality(KINDS[entry.content]), order=order), column.values_of_tiles)

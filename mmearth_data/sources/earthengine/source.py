@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.recipes import PLACING, SCENES, SERVICE
-from mmearth_data.sources.base import COORDINATES, FIELDS_OF_ALL, Rejection, Survey, refuse_gaps
+from mmearth_data.sources.base import FIELDS_OF_ALL, OfCatalog, Rejection, Survey, refuse_gaps
 from mmearth_data.sources.earthengine.estimate import SURVEY_BATCH
 from mmearth_data.sources.earthengine.failures import TooDear, TooMuch
 from mmearth_data.sources.earthengine.ledger import Ledger
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     Answered: TypeAlias = Mapping[str, Any] | Rejection | None
 
 
-class EarthEngineSource:
+class EarthEngineSource(OfCatalog):
     """Tiles directly from Earth Engine; signs in at the first request.
 
     Parameters
@@ -172,20 +172,6 @@ class EarthEngineSource:
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         """Return the requested modalities whose recipe is known here."""
         return tuple(m for m in wanted if m.stored and m.recipe.get("name") in RECIPES and m.asset)
-
-    def own_modalities(self) -> tuple[Modality, ...]:
-        """Return none: the catalog describes all of them."""
-        return ()
-
-    @property
-    def coordinates(self) -> frozenset[str]:
-        """All coordinates."""
-        return COORDINATES
-
-    @property
-    def remarks(self) -> list[str]:
-        """No messages."""
-        return []
 
     def places(self, size_px: int) -> list[Place]:
         """Return no locations: they are sampled."""

@@ -229,10 +229,15 @@ def _value(cells: Cells, entry: LabelEntry) -> tuple[tuple[ClassLabel, ...], NDA
     return (), numbers_of(cells)
 
 
+def code_dtype(largest: int) -> np.dtype[Any]:
+    """Type of class codes up to the largest one, whose own largest value remains for no-data."""
+    return np.dtype("uint8" if largest < np.iinfo(np.uint8).max else "uint16")
+
+
 def _class(cells: Cells, entry: LabelEntry) -> tuple[tuple[ClassLabel, ...], NDArray[Any]]:
     names = names_of(cells)
     classes = _classes(cells, entry, (name for name in names if name is not None))
-    dtype = np.dtype("uint8" if classes[-1].code < 255 else "uint16")
+    dtype = code_dtype(classes[-1].code)
     nodata = int(np.iinfo(dtype).max)
     codes = _codes(cells, classes, entry, ([] if name is None else [name] for name in names))
     return classes, np.array([found[0] if found else nodata for found in codes], dtype=dtype)

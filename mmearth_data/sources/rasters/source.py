@@ -25,7 +25,7 @@ from mmearth_data.catalog.tile import (
 )
 from mmearth_data.errors import FileInputError, InputError, TileUnavailable
 from mmearth_data.rasterfile import Siblings
-from mmearth_data.sources.base import COORDINATES, FIELDS_OF_ALL, Rejection, Survey
+from mmearth_data.sources.base import FIELDS_OF_ALL, OfCatalog, Rejection, Survey
 from mmearth_data.sources.dated import NO_SCENE, day_text, days_from
 from mmearth_data.sources.rasters.covering import SitesBelow, area_of_sites
 from mmearth_data.sources.rasters.layers import Selection, select_layers
@@ -73,7 +73,7 @@ class Reading:
     """Position within the sites, for the record."""
 
 
-class RasterSource:
+class RasterSource(OfCatalog):
     """Delivers tiles cut from raster files, as a mapping file describes them (`mmearth_data.sources.rasters.mapping`).
 
     ``level`` (``L1C``, ``L2A``) is the one to use if the mapping has both. Locations get their biome and ecoregion from
@@ -159,20 +159,6 @@ class RasterSource:
         """Return those of the requested modalities that a layer of the mapping fills."""
         filled = {mapped.modality.name for mapped in self.selection.layers}
         return tuple(modality for modality in wanted if modality.name in filled)
-
-    def own_modalities(self) -> tuple[Modality, ...]:
-        """Return none: the catalog describes all of them."""
-        return ()
-
-    @property
-    def coordinates(self) -> frozenset[str]:
-        """All coordinates."""
-        return COORDINATES
-
-    @property
-    def remarks(self) -> list[str]:
-        """No messages."""
-        return []
 
     def places(self, size_px: int) -> list[Place]:
         """Full tiles of all sites, row by row; sites by name."""

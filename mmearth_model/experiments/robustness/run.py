@@ -14,6 +14,7 @@ import numpy as np
 from mmearth_data import InputError, Kind, did_you_mean
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.candidates import candidates
+from mmearth_model.evaluation.evaluate import Steps
 from mmearth_model.evaluation.features import READ_TILES, extract
 from mmearth_model.evaluation.metrics import PRIMARY, score
 from mmearth_model.evaluation.probes import LabelledFeatures, Question, adamw, knn, linear
@@ -84,25 +85,6 @@ class ChangedImages:
             positions = self.rows[rows[done : done + count]]
             yield self.change.apply(batch, positions, self.level, self.scene)
             done += count
-
-
-@dataclass
-class Steps:
-    """Counts finished levels, and reports them."""
-
-    total: int
-    report: Report | None
-    done: int = 0
-
-    def tell(self, what: str) -> None:
-        """Report the current step."""
-        if self.report is not None:
-            self.report(self.done, self.total, what)
-
-    def finish(self) -> None:
-        """Count a finished level."""
-        self.done += 1
-        self.tell("")
 
 
 @dataclass(frozen=True)
