@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.build import rebuild
 from mmearth_data.errors import InputError, StoreDamaged
-from mmearth_data.recipes import FILES, make_recipe
+from mmearth_data.recipes import FILES, SOURCE_FORMS, make_recipe
 from mmearth_data.store.commits import commit_key
 from mmearth_data.store.reader import open_store
 from mmearth_data.store.root import read_root
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mmearth_data.store.reader import Store
     from mmearth_data.store.schema import StoreLayout
     from mmearth_data.store.verify import VerifyReport
+
+WITH_FILE = frozenset(form.partition(":")[0] for form in SOURCE_FORMS if ":" in form)
+"""Sources that are described by a file."""
 
 
 def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None, **files: Any) -> VerifyReport:
@@ -105,4 +108,14 @@ def _recipe_of(store: Store, files: Mapping[str, Any]) -> BuildRecipe:
         )
     kept = {name: value for name, value in store.recipe.items() if name not in FILES}
     given = {name: value for name, value in files.items() if name != "catalog" and value is not None}
+    for name in (name for name in FILES if store.recipe.get(name) is not None and name not in given):
+        raise InputError(
+            f"{store.path}: expected the file of {name} that the store was built with, got none; the damaged parts were "
+            f"removed, so add it and repair again: --{name.replace('_', '-')} FILE."
+        )
+    if store.source["name"] in WITH_FILE and "source" not in given:
+        raise InputError(
+            f"{store.path}: expected the file of the source that the store was built with, got none; the damaged parts were "
+            f"removed, so add it and repair again: --source {store.source['name']}:FILE.yaml."
+        )
     return make_recipe(None, {"source": store.source["name"], **kept, **given}).with_given(given)

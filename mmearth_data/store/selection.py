@@ -243,12 +243,15 @@ def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) 
     Raises
     ------
     InputError
-        If the region is unknown or of another type.
+        If the region is unknown or of another type, or no tile has a location.
     """
     import shapely
 
     within = np.zeros(len(lon), dtype=bool)
-    for geometry in _geometries(region):
+    geometries = _geometries(region)
+    if len(lon) and np.isnan(lon).all() and all(geometry is not None for geometry in geometries):
+        raise InputError(f"region: expected tiles with a location, got {len(lon)} without; leave it out.")
+    for geometry in geometries:
         if geometry is None:
             return np.ones(len(lon), dtype=bool)
         shapely.prepare(geometry)

@@ -279,7 +279,7 @@ def test_a_store_has_the_maps_and_is_repaired_with_the_file(tmp_path: Path) -> N
     assert sorted(store.tiles["split"].astype(str).unique()) == ["test", "train", "val"]
     shard = max(found for found in (tmp_path / "s.zarr" / "crop" / "c").rglob("*") if found.is_file())
     shard.write_bytes(shard.read_bytes()[:-3])
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"expected the file of polygons .*--polygons FILE"):
         repair(tmp_path / "s.zarr")
     assert not repair(tmp_path / "s.zarr", polygons=path).problems
     assert open_store(tmp_path / "s.zarr").digest == store.digest

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 from rasters_world import write_tif
 
-from mmearth_data import build, export, make_recipe, merge, open_store, prepare, subset, verify
+from mmearth_data import build, export, make_recipe, merge, open_store, prepare, repair, subset, verify
 from mmearth_data.browse.index import TileIndex
 from mmearth_data.browse.plots import whole_view
 from mmearth_data.catalog.tile import content_tile_id, is_content_id, resized_tile_ids, tile_ids
@@ -356,6 +356,17 @@ def test_the_same_images_give_the_same_bytes(made: tuple[Chips, Any], tmp_path: 
     assert store_of(chips, tmp_path / "again.zarr").digest == store.digest
 
 
+def test_a_damaged_store_is_repaired_with_the_file_of_its_source(made: tuple[Chips, Any], tmp_path: Path) -> None:
+    chips, store = made
+    store_of(chips, tmp_path / "s.zarr")
+    shard = max(found for found in (tmp_path / "s.zarr" / "rgb" / "c").rglob("*") if found.is_file())
+    shard.write_bytes(shard.read_bytes()[:-3])
+    with pytest.raises(InputError, match=r"expected the file of the source .*--source chips:FILE\.yaml"):
+        repair(tmp_path / "s.zarr")
+    assert not repair(tmp_path / "s.zarr", source=chips.recipe["source"]).problems
+    assert open_store(tmp_path / "s.zarr").digest == store.digest
+
+
 def test_whatever_needs_a_location_says_that_there_is_none(made: tuple[Chips, Any], tmp_path: Path) -> None:
     _, store = made
     with pytest.raises(InputError, match="expected tiles with a location to map, got 40 without"):
@@ -371,7 +382,7 @@ def test_whatever_needs_a_location_says_that_there_is_none(made: tuple[Chips, An
     tile = store.tile(0)
     assert "no location" in repr(tile)
     assert store.tile(tile.id).row == tile.row
-    with pytest.raises(InputError, match="at least one tile"):
+    with pytest.raises(InputError, match="region: expected tiles with a location, got 40 without"):
         subset(store.path, tmp_path / "here.zarr", region="bbox:0,0,10,10")
     index = TileIndex.of(store)
     assert index.latitude_bars.counts(np.ones(len(index), bool)).sum() == 0
