@@ -52,7 +52,7 @@ def build(
         existing = find_store(out) if append is None else appended_store(out, recipe, append)
         if existing is not None:
             refuse_changed_labels(existing, recipe)
-            refuse_other(existing, recipe=recipe.identity())
+            refuse_other(existing.path, existing.attributes, recipe=recipe.identity())
             if append is not None or not existing.finished:
                 work.hold()
                 existing = open_store(out)
@@ -61,7 +61,7 @@ def build(
         if existing is None:
             prepared, writer = _begin(work, recipe, inputs, note)
         else:
-            refuse_other(existing, source=_identity(inputs))
+            refuse_other(existing.path, existing.attributes, source=_identity(inputs))
             if existing.finished and append is None:
                 return
             prepared, writer = _continue(work, existing, recipe, inputs, append)
@@ -72,13 +72,17 @@ def build(
         note(sentence)
 
 
-def rebuild(
-    work: Session, store: Store, recipe: BuildRecipe, catalog: Catalog | None, report: Callable[[Progress], None]
-) -> None:
-    """Fill in this process whatever is missing from a store that the session holds; raises like `build`."""
-    recipe = with_size(recipe, catalog)
+def inputs_of_store(
+    path: str | Path, attributes: Mapping[str, Any], recipe: BuildRecipe, catalog: Catalog | None
+) -> Inputs:
+    """Open the inputs of a store; raises InputError if it was begun with another recipe or source."""
     inputs = read_inputs(recipe, catalog, connect=True)
-    refuse_other(store, recipe=recipe.identity(), source=_identity(inputs))
+    refuse_other(path, attributes, recipe=recipe.identity(), source=_identity(inputs))
+    return inputs
+
+
+def rebuild(work: Session, recipe: BuildRecipe, inputs: Inputs, report: Callable[[Progress], None]) -> None:
+    """Fill in this process whatever is missing from a store that the session holds; raises like `build`."""
     reports = (work.confirmed(report), report)
     _run_stages(work.resume(), recipe, inputs, None, reports, workers=None, scheduler=None)
 

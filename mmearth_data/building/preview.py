@@ -34,7 +34,7 @@ def preview(
     catalog = catalog or load_catalog()
     store = None if append is None else appended_store(str(out), recipe, append)
     if store is not None:
-        refuse_other(store, recipe=recipe.identity())
+        refuse_other(store.path, store.attributes, recipe=recipe.identity())
     inputs = read_inputs(recipe, catalog, connect=False)
     try:
         if store is None or append is None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.building.build import rebuild
+from mmearth_data.building.build import inputs_of_store, rebuild
 from mmearth_data.errors import InputError, StoreDamaged
-from mmearth_data.recipes import FILES, SOURCE_FORMS, make_recipe
+from mmearth_data.recipes import FILES, SOURCE_FORMS, file_digest, make_recipe
+from mmearth_data.sources.opening import with_size
 from mmearth_data.store.commits import commit_key
-from mmearth_data.store.reader import open_store
-from mmearth_data.store.root import read_root
+from mmearth_data.store.root import Root, read_root
 from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, ROOT_KEY
 from mmearth_data.store.session import ignore, session
 from mmearth_data.store.storage import storage_at
@@ -18,12 +19,11 @@ from mmearth_data.store.verify import refuse_absent, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from mmearth_data.building.executor import Progress
     from mmearth_data.recipes import BuildRecipe
-    from mmearth_data.store.reader import Store
     from mmearth_data.store.schema import StoreLayout
+    from mmearth_data.store.storage.protocol import Storage
     from mmearth_data.store.verify import VerifyReport
 
 WITH_FILE = frozenset(form.partition(":")[0] for form in SOURCE_FORMS if ":" in form)
@@ -34,7 +34,8 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     """Rebuild the damaged parts of a store from its recipe.
 
     Damaged shards are read again from the source; metadata, 1-D arrays, statistics and tables are rewritten from the
-    commit records. The store is held meanwhile, as by a build. A store without damage is not changed.
+    commit records. The store is held meanwhile, as by a build. A store without damage is not changed, and neither is one
+    that cannot be repaired with these files.
 
     Parameters
     ----------
@@ -43,8 +44,8 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     report
         Called with the progress.
     **files
-        Recipe fields that name files (``source="rasters:FILE"``, ``ecoregions``, ``tiles_file``, ``polygons``, ``labels_file``), of which a store has
-        only the digests; ``catalog`` if the store was built with one.
+        Recipe fields that name files (``source="rasters:FILE"``, ``ecoregions``, ``tiles_file``, ``polygons``,
+        ``labels_file``), of which a store has only the digests; ``catalog`` if the store was built with one.
 
     Returns
     -------
@@ -56,18 +57,22 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     StoreDamaged
         When the root metadata, and with them the recipe, are damaged.
     InputError
-        When there is no store, the files are not those that it was built from, or another command holds it.
+        When there is no store, the files are not those that it was built from, one is missing, or another command holds
+        the store.
     """
-    refuse_absent(storage_at(path))
+    objects = storage_at(path)
+    refuse_absent(objects)
     with session(path) as work:
         work.hold()
         found = verify(path)
         if not found.problems:
             return found
+        root = _root_of(objects, found)
+        _refuse_made_otherwise(path, root, found)
+        recipe = with_size(_recipe_of(path, root, files), files.get("catalog"))
+        inputs = inputs_of_store(path, root.attributes, recipe, files.get("catalog"))
         reopen(path, found)
-        damaged = open_store(path)
-        recipe = _recipe_of(damaged, files)
-        rebuild(work, damaged, recipe, files.get("catalog"), report or ignore)
+        rebuild(work, recipe, inputs, report or ignore)
     return verify(path)
 
 
@@ -85,12 +90,7 @@ def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
     Returns these shards. Raises StoreDamaged if the root metadata, and with them the recipe, are damaged.
     """
     objects = storage_at(path)
-    for problem in report.problems:
-        if problem.part == ROOT_KEY:
-            raise StoreDamaged(
-                objects.root, ROOT_KEY, f"{problem.problem}, and it contains the recipe: restore the file from a backup"
-            )
-    shards = damaged_shards(read_root(objects).layout, report)
+    shards = damaged_shards(_root_of(objects, report).layout, report)
     # The records are removed first: if this is interrupted, `verify` still finds the store damaged.
     for shard in shards:
         objects.delete(commit_key(shard))
@@ -98,24 +98,63 @@ def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
     return shards
 
 
-def _recipe_of(store: Store, files: Mapping[str, Any]) -> BuildRecipe:
-    """Recipe in a store, with the files that it was built from."""
-    made_by = next((name for name in ("import", "subset", "merge") if name in store.recipe), None)
+def _root_of(objects: Storage, report: VerifyReport) -> Root:
+    """Root metadata, which have to be undamaged."""
+    for problem in report.problems:
+        if problem.part == ROOT_KEY:
+            raise StoreDamaged(
+                objects.root, ROOT_KEY, f"{problem.problem}, and it contains the recipe: restore the file from a backup"
+            )
+    return read_root(objects)
+
+
+def _refuse_made_otherwise(path: str | Path, root: Root, report: VerifyReport) -> None:
+    """Refuse a store without a source, after removing what the command that made it can restore."""
+    made_by = next((name for name in ("import", "subset", "merge") if name in root.attributes["recipe"]), None)
     if made_by is not None:
+        reopen(path, report)
         raise InputError(
-            f"{store.path}: expected a store that was built from a source, got one made by `mmearth-data {made_by}`. The "
+            f"{path}: expected a store that was built from a source, got one made by `mmearth-data {made_by}`. The "
             "damaged parts were removed; run the command that made the store again to restore them."
         )
-    kept = {name: value for name, value in store.recipe.items() if name not in FILES}
+
+
+def _recipe_of(path: str | Path, root: Root, files: Mapping[str, Any]) -> BuildRecipe:
+    """Recipe in a store, with the files that it was built from."""
+    stored, source = root.attributes["recipe"], root.attributes["source"]["name"]
     given = {name: value for name, value in files.items() if name != "catalog" and value is not None}
-    for name in (name for name in FILES if store.recipe.get(name) is not None and name not in given):
+    _refuse_bad(path, stored, source, given)
+    if source in WITH_FILE and "source" not in given:
+        raise _missing(path, "source", f"--source {source}:FILE.yaml")
+    for name in (name for name in FILES if stored.get(name) is not None and name not in given):
+        raise _missing(path, name.replace("_", " "), f"{_flag(name)} FILE")
+    kept = {name: value for name, value in stored.items() if name not in FILES}
+    return make_recipe(None, {"source": source, **kept, **given}).with_given(given)
+
+
+def _refuse_bad(path: str | Path, stored: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
+    """Refuse files that the store was built without or that cannot be read, and another source than the store's."""
+    for name in sorted(given.keys() - {"source"}):
+        if stored.get("labels" if name == "labels_file" else name) is None:
+            raise InputError(
+                f"{path}: expected only files that the store was built with, got {_flag(name)}; leave it out."
+            )
+        file_digest(Path(given[name]))
+    wanted = make_recipe(None, {"source": given["source"]}).source if "source" in given else source
+    if wanted.partition(":")[0] != source:
         raise InputError(
-            f"{store.path}: expected the file of {name} that the store was built with, got none; the damaged parts were "
-            f"removed, so add it and repair again: --{name.replace('_', '-')} FILE."
+            f"{path}: expected the source that the store was built with, {source}, got {wanted}; repair with --source "
+            f"{source}{':FILE.yaml' if source in WITH_FILE else ''}."
         )
-    if store.source["name"] in WITH_FILE and "source" not in given:
-        raise InputError(
-            f"{store.path}: expected the file of the source that the store was built with, got none; the damaged parts were "
-            f"removed, so add it and repair again: --source {store.source['name']}:FILE.yaml."
-        )
-    return make_recipe(None, {"source": store.source["name"], **kept, **given}).with_given(given)
+
+
+def _flag(name: str) -> str:
+    """Option for a file."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _missing(path: str | Path, what: str, option: str) -> InputError:
+    """Error for a file that repairing needs."""
+    return InputError(
+        f"{path}: expected every file that the store was built with, got none for {what}; add {option} and repair again."
+    )

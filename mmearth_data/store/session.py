@@ -85,19 +85,19 @@ def find_store(out: str | Path | StoreUrl) -> Store | None:
     return None
 
 
-def refuse_other(store: Store, **wanted: Mapping[str, Any]) -> None:
-    """Refuse to resume a store without the wanted root attributes ``recipe``, ``source``, ``layout``.
+def refuse_other(path: str | Path | StoreUrl, attributes: Mapping[str, Any], **wanted: Mapping[str, Any]) -> None:
+    """Refuse to resume a store whose root attributes ``recipe``, ``source``, ``layout`` are not the wanted ones.
 
     Raises
     ------
     InputError
         With the differences.
     """
-    stored = {name: store.attributes[name] for name in wanted}
+    stored = {name: attributes[name] for name in wanted}
     lines = differences(stored, json.loads(to_json(wanted)))
     if lines:
         raise InputError(
-            f"{store.path}: expected the {' and '.join(wanted)} that this store was begun with, got something else "
+            f"{path}: expected the {' and '.join(wanted)} that this store was begun with, got something else "
             f"(stored -> given): {'; '.join(lines)[:SHOWN_DIFFERENCES]}. Use the stored values, or another --out."
         )
 
@@ -204,7 +204,7 @@ def fill_store(
         if existing is None:
             writer = work.begin(new)
         else:
-            refuse_other(existing, **new.identity)
+            refuse_other(existing.path, existing.attributes, **new.identity)
             if existing.finished:
                 return
             work.hold()

@@ -11,11 +11,12 @@ import pytest
 import shapely
 from pyproj import Transformer
 
-from mmearth_data import FileInputError, InputError, Kind, build, make_recipe, open_store, repair
+from mmearth_data import FileInputError, InputError, Kind, build, make_recipe, open_store, repair, verify
 from mmearth_data.catalog.tile import Place, TileGrid
 from mmearth_data.recipes import BuildRecipe
 from mmearth_data.sources.base import Survey
 from mmearth_data.sources.burning import AMBIGUOUS, UNLABELLED, Burner, burn, open_burner
+from mmearth_data.store.schema import MANIFEST_KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -279,7 +280,14 @@ def test_a_store_has_the_maps_and_is_repaired_with_the_file(tmp_path: Path) -> N
     assert sorted(store.tiles["split"].astype(str).unique()) == ["test", "train", "val"]
     shard = max(found for found in (tmp_path / "s.zarr" / "crop" / "c").rglob("*") if found.is_file())
     shard.write_bytes(shard.read_bytes()[:-3])
-    with pytest.raises(InputError, match=r"expected the file of polygons .*--polygons FILE"):
+    with pytest.raises(InputError, match=r"expected every file .*, got none for polygons; add --polygons FILE"):
         repair(tmp_path / "s.zarr")
+    other = write(tmp_path / "other.gpkg", shapes, crop=["oat", "rye", "rye", "hay"], split=["train"] * 4)
+    with pytest.raises(InputError, match="expected the recipe and source that this store was begun with"):
+        repair(tmp_path / "s.zarr", polygons=other)
+    with pytest.raises(FileInputError, match=r"nosuch\.gpkg"):
+        repair(tmp_path / "s.zarr", polygons=tmp_path / "nosuch.gpkg")
+    assert (tmp_path / "s.zarr" / MANIFEST_KEY).exists()  # nothing has been removed
+    assert len(verify(tmp_path / "s.zarr").problems) == 1
     assert not repair(tmp_path / "s.zarr", polygons=path).problems
     assert open_store(tmp_path / "s.zarr").digest == store.digest

@@ -28,6 +28,7 @@ from mmearth_data.inspection.maps import places_of_store
 from mmearth_data.inspection.summary import summarise
 from mmearth_data.sources.base import Survey
 from mmearth_data.sources.chips import ChipSource
+from mmearth_data.store.schema import MANIFEST_KEY
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -361,8 +362,9 @@ def test_a_damaged_store_is_repaired_with_the_file_of_its_source(made: tuple[Chi
     store_of(chips, tmp_path / "s.zarr")
     shard = max(found for found in (tmp_path / "s.zarr" / "rgb" / "c").rglob("*") if found.is_file())
     shard.write_bytes(shard.read_bytes()[:-3])
-    with pytest.raises(InputError, match=r"expected the file of the source .*--source chips:FILE\.yaml"):
+    with pytest.raises(InputError, match=r"expected every file .*, got none for source; add --source chips:FILE\.yaml"):
         repair(tmp_path / "s.zarr")
+    assert (tmp_path / "s.zarr" / MANIFEST_KEY).exists()  # nothing has been removed
     assert not repair(tmp_path / "s.zarr", source=chips.recipe["source"]).problems
     assert open_store(tmp_path / "s.zarr").digest == store.digest
 
