@@ -1160,8 +1160,8 @@ def experiment(
     """Run an experiment: several runs and their comparison.
 
     Running the same command again resumes it and never repeats a finished run; several processes (such as a Slurm
-    array) share the work. Use `list` as NAME to list the experiments. `robustness` as NAME is a command with options of its
-    own: see `mmearth-train robustness --help`.
+    array) share the work. Use `list` as NAME to list the experiments. The experiment `robustness` has its own options:
+    see `mmearth-train robustness --help`.
     """
     from mmearth_data import NamedValues, meter
 
@@ -1231,8 +1231,8 @@ def experiment(
 @option(
     "--change CHANGE",
     WHAT,
-    "A change of the test images: clouds, haze, offset, gain, loss, noise, resolution, missing-bands, shift or "
-    "missing-modality; or another season or continent.",
+    "Change of the test images: clouds, haze, offset, gain, loss, noise, resolution, missing-bands, shift or "
+    "missing-modality; or comparison with another season or continent.",
     click.Choice(
         [
             "clouds",
@@ -1256,7 +1256,7 @@ def experiment(
 @option(
     "--protocol",
     WHAT,
-    "The probe: linear by L-BFGS, knn with k = 5, or probe by AdamW.",
+    "Probe: linear (L-BFGS), knn (k = 5), or probe (AdamW).",
     click.Choice(["linear", "knn", "probe"]),
     default="linear",
 )
@@ -1295,11 +1295,12 @@ def robustness(
     cache: Path | None,
     as_json: bool,
 ) -> None:
-    """Test how much probes lose when the test images change.
+    """Measure how much probes lose when the test images change.
 
-    Also called as `mmearth-train experiment robustness`. The probes of frozen encoders are fitted to clean training images
-    and tested on images with clouds, haze, missing bands and other changes, level by level. On stores, probes fitted to
-    other seasons and other continents are compared too. CKPT is as for evaluate. Running the same command again resumes it.
+    Probes of frozen encoders are fitted to clean training images and tested on images with clouds, haze, missing bands
+    and other changes, level by level. If locations and dates are known, probes fitted to other seasons and continents
+    are compared, too. CKPT is as for evaluate. Running the same command again resumes it. `mmearth-train experiment
+    robustness` is the same command.
     """
     use_threads(threads)
     from mmearth_data import cache_folder, meter

@@ -34,8 +34,8 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     """Rebuild the damaged parts of a store from its recipe.
 
     Damaged shards are read again from the source; metadata, 1-D arrays, statistics and tables are rewritten from the
-    commit records. The store is held meanwhile, as by a build. A store without damage is not changed, and neither is one
-    that cannot be repaired with these files.
+    commit records. The store is locked meanwhile, as during a build. It is not changed if it is undamaged or if it
+    cannot be repaired with the given files.
 
     Parameters
     ----------
@@ -45,20 +45,20 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
         Called with the progress.
     **files
         Recipe fields that name files (``source="rasters:FILE"``, ``ecoregions``, ``tiles_file``, ``polygons``,
-        ``labels_file``), of which a store has only the digests; ``catalog`` if the store was built with one.
+        ``labels_file``), since a store contains only their digests; ``catalog`` if the store was built with one.
 
     Returns
     -------
     VerifyReport
-        Of the repaired store.
+        Report on the store after the repair.
 
     Raises
     ------
     StoreDamaged
-        When the root metadata, and with them the recipe, are damaged.
+        If the root metadata, which contain the recipe, are damaged.
     InputError
-        When there is no store, the files are not those that it was built from, one is missing, or another command holds
-        the store.
+        If there is no store, a file is missing or is not the one that the store was built with, the store was not built
+        from a source, or another command holds the store.
     """
     objects = storage_at(path)
     refuse_absent(objects)
@@ -85,9 +85,9 @@ def damaged_shards(layout: StoreLayout, report: VerifyReport) -> tuple[int, ...]
 
 
 def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
-    """Turn a damaged store into an unfinished one, without its seal and the records of its damaged shards.
+    """Turn a damaged store into an unfinished one: remove its manifest and the commit records of damaged shards.
 
-    Returns these shards. Raises StoreDamaged if the root metadata, and with them the recipe, are damaged.
+    Returns these shards. Raises StoreDamaged if the root metadata, which contain the recipe, are damaged.
     """
     objects = storage_at(path)
     shards = damaged_shards(_root_of(objects, report).layout, report)
@@ -99,7 +99,7 @@ def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
 
 
 def _root_of(objects: Storage, report: VerifyReport) -> Root:
-    """Root metadata, which have to be undamaged."""
+    """Read the root metadata; raise StoreDamaged if they are damaged."""
     for problem in report.problems:
         if problem.part == ROOT_KEY:
             raise StoreDamaged(
@@ -109,18 +109,18 @@ def _root_of(objects: Storage, report: VerifyReport) -> Root:
 
 
 def _refuse_made_otherwise(path: str | Path, root: Root, report: VerifyReport) -> None:
-    """Refuse a store without a source, after removing what the command that made it can restore."""
+    """Refuse a store that was not built from a source; remove its damaged parts, so that its command restores them."""
     made_by = next((name for name in ("import", "subset", "merge") if name in root.attributes["recipe"]), None)
     if made_by is not None:
         reopen(path, report)
         raise InputError(
             f"{path}: expected a store that was built from a source, got one made by `mmearth-data {made_by}`. The "
-            "damaged parts were removed; run the command that made the store again to restore them."
+            "damaged parts were removed; to restore them, run that command again."
         )
 
 
 def _recipe_of(path: str | Path, root: Root, files: Mapping[str, Any]) -> BuildRecipe:
-    """Recipe in a store, with the files that it was built from."""
+    """Recipe of a store, completed with the given files."""
     stored, source = root.attributes["recipe"], root.attributes["source"]["name"]
     given = {name: value for name, value in files.items() if name != "catalog" and value is not None}
     _refuse_bad(path, stored, source, given)
@@ -133,7 +133,7 @@ def _recipe_of(path: str | Path, root: Root, files: Mapping[str, Any]) -> BuildR
 
 
 def _refuse_bad(path: str | Path, stored: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
-    """Refuse files that the store was built without or that cannot be read, and another source than the store's."""
+    """Refuse files that cannot be read or that the store was built without, and a source other than the store's."""
     for name in sorted(given.keys() - {"source"}):
         if stored.get("labels" if name == "labels_file" else name) is None:
             raise InputError(
@@ -149,12 +149,12 @@ def _refuse_bad(path: str | Path, stored: Mapping[str, Any], source: str, given:
 
 
 def _flag(name: str) -> str:
-    """Option for a file."""
+    """Command-line option of a recipe field."""
     return f"--{name.replace('_', '-')}"
 
 
 def _missing(path: str | Path, what: str, option: str) -> InputError:
-    """Error for a file that repairing needs."""
+    """Error for a file that the repair needs."""
     return InputError(
         f"{path}: expected every file that the store was built with, got none for {what}; add {option} and repair again."
     )

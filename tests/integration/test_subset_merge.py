@@ -222,7 +222,7 @@ def test_damage_is_taken_out_by_repair_and_put_back_by_the_command(
         broken[len(broken) // 3] ^= 1
         path.write_bytes(broken)
     assert len(verify(out).problems) >= 2
-    refused("verify", out, "--repair", word="run the command that made the store again")
+    refused("verify", out, "--repair", word="run that command again")
     make_it()
     assert digests(out) == whole
     assert verify(out).problems == ()

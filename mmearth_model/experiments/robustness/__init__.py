@@ -1,1 +1,1 @@
-"""Robustness: how much a probe loses when its test images change in ways that happen in practice."""
+"""Robustness: how much a probe loses when its test images change in ways that occur in practice."""

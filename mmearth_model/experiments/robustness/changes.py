@@ -1,8 +1,9 @@
-"""Graded changes of images, in the values in which they are stored.
+"""Graded changes of images, applied to stored values.
 
-Every change has levels, of which the first, 0, changes nothing. Only observed values change: a changed value never
-becomes missing, and except where a change removes values, a missing one stays missing. Random choices depend on the
-position of an image in its data set only, so a level contains the changes of the levels below it.
+The first level of every change is 0, which changes nothing. Values become missing only if a change removes bands or
+modalities, or shifts them. Missing values stay missing; a shift moves them with the image. Random choices depend on the
+position of an image in its data set (missing bands are the same in all images), not on the seed or the level. Levels
+are therefore nested: each contains the changes of lower levels.
 
 Axes: B images of a batch, C bands, H W pixels.
 """
@@ -28,26 +29,26 @@ if TYPE_CHECKING:
 
 QUESTION = "How much does a probe lose when its test images change?"
 CLOUD_REFLECTANCE = 0.7
-"""Reflectance of the clouds, in all bands."""
+"""Reflectance of clouds in all bands."""
 EDGE = 0.08
-"""Width of a cloud's edge, in ranks of the noise: the share of the pixels that are partly covered."""
+"""Width of the soft edges of clouds, in ranks of the noise: the share of pixels that are partly covered."""
 CLOUD_CELLS = 5
-"""Cells per side of the noise from which clouds are made: at most as many clouds side by side."""
+"""Cells per side of the noise from which clouds are made; it limits the number of clouds side by side."""
 HAZE_REFLECTANCE = 0.5
 HAZE_FROM_UM = 0.49
-"""Wavelength in the blue at which the level of haze is defined."""
+"""Blue wavelength at which the level of haze is defined."""
 HAZE_EXPONENT = 1.0
-"""Scattering by haze decreases with wavelength to this power (Chavez 1988 has 0.7 for hazy, 1 for moderate haze)."""
+"""The weight of haze is wavelength ** -HAZE_EXPONENT (Chavez 1988: 0.7 for hazy, 1 for moderate atmospheres)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Images whose values change.
+    """What a change needs to know about the images.
 
     Attributes
     ----------
     inputs
-        Continuous raster modalities that an encoder takes, in its order.
+        Continuous raster modalities that the encoder takes and the images have, in the order of the encoder.
     bands
         Modality -> bands that the encoder takes and the images have.
     deviations
@@ -60,12 +61,12 @@ class Scene:
 
     @property
     def optical(self) -> tuple[Modality, ...]:
-        """Those with reflectances, of bands with wavelengths."""
+        """Inputs that contain reflectances and whose bands have wavelengths in the catalog."""
         return tuple(m for m in self.inputs if m.wavelengths and m.units == "1")
 
 
 class Change(ABC):
-    """A change of images in levels."""
+    """A change of images with several levels of severity."""
 
     name: str
     axis: str
@@ -75,12 +76,12 @@ class Change(ABC):
 
     @property
     def kind(self) -> str:
-        """Name by which the change is chosen."""
+        """Name by which the change is selected."""
         return self.name
 
     def obstacle(self, scene: Scene) -> str:
-        """Return why the images cannot be changed in this way; "" if they can."""
-        return "" if self.changed(scene) else "it needs reflectances of bands with wavelengths"
+        """Return why the change does not apply to the images; "" if it does."""
+        return "" if self.changed(scene) else "it needs reflectances in bands with known wavelengths"
 
     def changed(self, scene: Scene) -> tuple[Modality, ...]:
         """Return the modalities that change."""
@@ -98,7 +99,7 @@ class Change(ABC):
         level
             One of `levels`.
         scene
-            The modalities and their spread.
+            Modalities, bands and standard deviations of the images.
         """
         if not level:
             return dict(batch)
@@ -115,9 +116,10 @@ class Change(ABC):
 
 
 def adjusted(stored: Array, modality: Modality, function: Callable[[Floats], Floats]) -> Array:
-    """Change observed values by a function of physical values; the result has the type of the stored ones.
+    """Apply a function of physical values to the observed values; the result has the data type of the stored values.
 
-    Integers are rounded and clipped to the range of their type; a result that means missing moves to the next value.
+    Integers are rounded and clipped to the range of their type. A result equal to the no-data value is replaced by the
+    adjacent value.
     """
     seen = modality.observed(stored)
     physical = function(stored.astype(np.float64) * modality.scale + modality.offset)
@@ -134,7 +136,7 @@ def adjusted(stored: Array, modality: Modality, function: Callable[[Floats], Flo
 
 
 def ranked_noise(position: int, cells: int, side: tuple[int, int]) -> Floats:
-    """Smooth noise of one image, (H, W), ranked: every value from 0 to 1 occurs equally often."""
+    """Smooth noise of one image (H, W), replaced by its ranks, which are uniformly distributed between 0 and 1."""
     from scipy.ndimage import zoom
 
     coarse = np.random.default_rng([31, position]).random((cells, cells))
@@ -146,28 +148,28 @@ def ranked_noise(position: int, cells: int, side: tuple[int, int]) -> Floats:
 
 
 class Clouds(Change):
-    """Opaque white clouds with soft edges over a share of the image."""
+    """Opaque white clouds with soft edges that cover a share of the image."""
 
     name = "clouds"
     axis = "share of the image under clouds"
     levels = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
-        """Cover the part of the image in which the noise is lowest."""
+        """Cover the pixels with the lowest noise."""
         ranks = np.stack([ranked_noise(int(k), CLOUD_CELLS, stored.shape[2:]) for k in positions])[:, None]
         cover = np.clip((level - ranks) / EDGE + 0.5, 0, 1)
         return adjusted(stored, modality, lambda x: x * (1 - cover) + CLOUD_REFLECTANCE * cover)
 
 
 class Haze(Change):
-    """Uniform haze, stronger in short wavelengths."""
+    """Uniform haze that is stronger at short wavelengths."""
 
     name = "haze"
-    axis = "share of the blue light from haze"
+    axis = "weight of haze in blue light"
     levels = (0.0, 0.1, 0.2, 0.3, 0.4)
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
-        """Mix each band with the reflectance of haze."""
+        """Mix each band with the reflectance of haze; bands without a wavelength do not change."""
         known = [modality.wavelengths.get(band) for band in modality.bands]
         share = [level * (HAZE_FROM_UM / w.centre_um) ** HAZE_EXPONENT if w else 0.0 for w in known]
         weight = np.clip(share, 0, 1)[:, None, None]
@@ -175,7 +177,7 @@ class Haze(Change):
 
 
 class Offset(Change):
-    """Radiometric offset, such as the 1,000 digital numbers that processing baseline 04.00 of Sentinel-2 added in 2022."""
+    """Radiometric offset, such as the 1,000 digital numbers added to Sentinel-2 by processing baseline 04.00 (2022)."""
 
     name = "offset"
     axis = "added reflectance"
@@ -187,15 +189,15 @@ class Offset(Change):
 
 
 class Continuous(Change):
-    """A change of every continuous modality."""
+    """A change of continuous raster inputs."""
 
     def changed(self, scene: Scene) -> tuple[Modality, ...]:
-        """Change all inputs."""
+        """Return all continuous raster inputs."""
         return scene.inputs
 
     def obstacle(self, scene: Scene) -> str:
-        """Need a continuous input."""
-        return "" if scene.inputs else "it needs a continuous input"
+        """Require continuous raster inputs."""
+        return "" if scene.inputs else "it needs continuous raster inputs"
 
 
 class Gain(Change):
@@ -206,7 +208,7 @@ class Gain(Change):
     levels = (0.0, 0.05, 0.1, 0.2, 0.3)
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
-        """Multiply every reflectance."""
+        """Multiply every reflectance by 1 + level."""
         return adjusted(stored, modality, lambda x: x * (1 + level))
 
 
@@ -217,33 +219,33 @@ class Loss(Gain):
     axis = "1 - gain"
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
-        """Reduce every reflectance."""
+        """Multiply every reflectance by 1 - level."""
         return adjusted(stored, modality, lambda x: x * (1 - level))
 
 
 class Noise(Continuous):
-    """Normally distributed noise, independent in each pixel and band."""
+    """Normally distributed noise, independent for each pixel and band of a modality."""
 
     name = "noise"
     axis = "noise / standard deviation of the band"
     levels = (0.0, 0.1, 0.25, 0.5, 1.0)
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
-        """Add the same noise at each level, in another size."""
+        """Add noise; levels differ only in its standard deviation."""
         unit = [np.random.default_rng([37, int(k)]).standard_normal(stored.shape[1:]) for k in positions]
         spread = level * abs(modality.scale) * scene.deviations[modality.name][:, None, None]
         return adjusted(stored, modality, lambda x: x + spread * np.stack(unit))
 
 
 class Resolution(Continuous):
-    """Pixels that are averaged over squares of 2, 4 and 8 pixels."""
+    """Coarser resolution: means over squares of 2, 4 and 8 pixels."""
 
     name = "resolution"
     axis = "halvings of the resolution"
     levels = (0.0, 1.0, 2.0, 3.0)
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
-        """Replace observed values by the mean of the observed ones in their square."""
+        """Replace observed values by the mean of the observed values in their square."""
         side = 2 ** round(level)
         seen = modality.observed(stored)
         total, count = (_square_sums(part, side) for part in (np.where(seen, stored, 0), seen))
@@ -252,7 +254,7 @@ class Resolution(Continuous):
 
 
 def _square_sums(values: Array, side: int) -> Floats:
-    """(..., H, W) sums over squares, at every pixel of its square; squares at the edges may be smaller."""
+    """(..., H, W) sums over squares, repeated at every pixel; squares at the edges may be smaller."""
     rows, columns = (np.arange(0, values.shape[axis], side) for axis in (-2, -1))
     sums = np.add.reduceat(np.add.reduceat(values.astype(np.float64), rows, axis=-2), columns, axis=-1)
     height, width = values.shape[-2:]
@@ -261,18 +263,19 @@ def _square_sums(values: Array, side: int) -> Floats:
 
 
 class MissingBands(Continuous):
-    """A share of all bands is missing, the same ones in all images."""
+    """A share of all bands is missing, the same bands in all images."""
 
     name = "missing-bands"
     axis = "share of missing bands"
     levels = (0.0, 0.25, 0.5, 0.75)
 
     def obstacle(self, scene: Scene) -> str:
-        """Need several bands, so that one is left."""
-        return "" if sum(len(scene.bands[m.name]) for m in scene.inputs) > 1 else "it needs several bands"
+        """Require at least two bands, since one is kept."""
+        several = sum(len(scene.bands[m.name]) for m in scene.inputs) > 1
+        return "" if several else "it needs several bands of continuous raster inputs"
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
-        """Remove the first bands of a random order; higher levels remove more of it."""
+        """Remove the first bands in a random order that is the same at all levels."""
         every = [(m.name, band) for m in scene.inputs for band in scene.bands[m.name]]
         order = np.random.default_rng(41).permutation(len(every))[: math.ceil(level * len(every) - 1e-9)]
         gone = {every[k] for k in order[: len(every) - 1]}
@@ -282,22 +285,22 @@ class MissingBands(Continuous):
 
 
 class Shift(Continuous):
-    """Misregistration: all modalities but the first are shifted to the right."""
+    """Misregistration: all modalities except the first are shifted to the right."""
 
     name = "shift"
     axis = "shift in pixels"
     levels = (0.0, 0.5, 1.0, 2.0, 3.0)
 
     def changed(self, scene: Scene) -> tuple[Modality, ...]:
-        """Shift all but the first."""
+        """Return all inputs except the first."""
         return scene.inputs[1:]
 
     def obstacle(self, scene: Scene) -> str:
-        """Need a second modality."""
-        return "" if len(scene.inputs) > 1 else "it needs an encoder of several modalities"
+        """Require at least two continuous raster inputs."""
+        return "" if len(scene.inputs) > 1 else "it needs several continuous raster inputs"
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
-        """Interpolate linearly between columns; a value is missing where one that it needs is, or beyond the edge."""
+        """Interpolate linearly between columns; missing values and edges make values missing."""
         whole, part = int(level), level - int(level)
         first, second = (_moved(stored, by, modality.nodata) for by in (whole, whole + 1))
         seen = modality.observed(first) & (modality.observed(second) | (part == 0))
@@ -314,7 +317,7 @@ def _moved(stored: Array, columns: int, nodata: float) -> Array:
 
 
 class MissingModality(Continuous):
-    """One modality is missing entirely."""
+    """One modality is missing from a share of the images."""
 
     axis = "share of images without the modality"
     levels = (0.0, 0.5, 1.0)
@@ -325,25 +328,25 @@ class MissingModality(Continuous):
 
     @property
     def kind(self) -> str:
-        """Return the same name for all modalities."""
+        """Name by which the change is selected, the same for all modalities."""
         return "missing-modality"
 
     def obstacle(self, scene: Scene) -> str:
-        """Need another modality."""
-        return "" if len(scene.inputs) > 1 else "it needs an encoder of several modalities"
+        """Require at least two continuous raster inputs."""
+        return "" if len(scene.inputs) > 1 else "it needs several continuous raster inputs"
 
     def changed(self, scene: Scene) -> tuple[Modality, ...]:
-        """Change the modality that is missing."""
+        """Return the modality that is removed."""
         return tuple(m for m in scene.inputs if m.name == self.modality)
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
-        """Remove it from a share of the images."""
+        """Remove the modality from each image with a probability equal to the level."""
         gone = np.array([np.random.default_rng([43, int(k)]).random() < level for k in positions])
         return np.where(gone[:, None, None, None], modality.nodata, stored).astype(stored.dtype)
 
 
 def all_changes(inputs: Sequence[Modality]) -> list[Change]:
-    """List the changes of images with these inputs."""
+    """List all changes for images with these inputs."""
     fixed: list[Change] = [
         Clouds(), Haze(), Offset(), Gain(), Loss(), Noise(), Resolution(), MissingBands(), Shift(),
     ]  # fmt: skip

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Metric at one level of a change, over the seeds.
+    """Metric at one level of a change.
 
     Attributes
     ----------
     level
         Level of the change; 0 changes nothing.
     value, low, high
-        Mean of the metric over the seeds, and its 95 % interval by the bootstrap over the test samples.
+        Mean of the metric over the seeds, and its 95 % interval (bootstrap over the test samples).
     difference, difference_low, difference_high
-        Difference from level 0 with its 95 % interval, on the same resamples.
+        Difference from level 0 and its 95 % interval, from the same resamples.
     """
 
     level: float
@@ -43,7 +43,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Metric of one encoder on one task over the levels of a change.
+    """Metric of one encoder on one task as a function of the level of a change.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Curve:
     change, axis
         Name of the change, and what its levels measure.
     points
-        One per level, ascending; the first is without change.
+        One per level, ascending; the first is level 0.
     seeds
         Number of seeds.
     samples
@@ -71,35 +71,35 @@ class Curve:
 
     @property
     def area(self) -> float:
-        """Area under the curve over the range of levels, divided by this range: the mean of the metric over all levels."""
+        """Area under the curve divided by the range of the levels: the mean of the metric over this range."""
         levels, values = zip(*((p.level, p.value) for p in self.points), strict=True)
         return float(np.trapezoid(values, levels) / levels[-1])
 
     @property
     def kept(self) -> float:
-        """Area relative to the figure without change: 1 means that nothing is lost; NaN if that figure is not positive."""
+        """Area divided by the value at level 0: 1 means no loss; NaN if that value is not positive."""
         clean = self.points[0].value
         return self.area / clean if clean > 0 else float("nan")
 
     @property
     def note(self) -> str:
-        """Say so if the curve does not fall, with what is known about it; "" if it falls."""
+        """Report that the curve does not fall, or not by more than its uncertainty; "" otherwise."""
         last = self.points[-1]
         if not last.difference < 0:
             return "does not fall"
         if last.difference_high >= 0:
-            return "falls by less than the interval of the difference shows"
+            return "falls, but the interval of the difference includes 0"
         return ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; undefined figures are None."""
+        """JSON-ready form; undefined values are None."""
         found: dict[str, Any] = defined({**asdict(self), "area": self.area, "kept": self.kept, "note": self.note})
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two probes on the same test tiles: fitted to tiles like these, and to others.
+    """Two probes tested on the same tiles: one fitted to tiles of the same group, one to tiles of the other groups.
 
     Attributes
     ----------
@@ -108,13 +108,13 @@ class Comparison:
     change
         ``season`` or ``continent``.
     test
-        Which tiles are tested.
+        Name of the group of the test tiles.
     own, other
-        Mean of the metric over the seeds, fitted to tiles like the tested ones, and to as many others.
+        Mean of the metric over the seeds of the probes fitted to the same group, and to the same number of other tiles.
     difference, low, high
-        ``other - own``, and its 95 % interval by the paired bootstrap over the test samples.
+        ``other - own``, and its 95 % interval (paired bootstrap over the test samples).
     train_samples, samples, seeds
-        Number of training samples of each probe, of test samples, and of seeds.
+        Numbers of training samples of each probe, of test samples, and of seeds.
     """
 
     task: str
@@ -133,21 +133,21 @@ class Comparison:
     seeds: int
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; undefined figures are None."""
+        """JSON-ready form; undefined values are None."""
         found: dict[str, Any] = defined(asdict(self))
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """All curves and comparisons.
+    """Results of a robustness experiment.
 
     Attributes
     ----------
     curves, comparisons
-        In the order of tasks, changes and encoders.
+        In the order of tasks, encoders and changes.
     notes
-        What was left out and why, one sentence each.
+        One sentence for each omission, with the reason, and for each encoder trained on the labels of a task.
     """
 
     curves: tuple[Curve, ...]
@@ -164,7 +164,7 @@ class Robustness:
 
 
 def points_of(task: LabelledSet, levels: Sequence[float], scores: Sequence[Sequence[Score]]) -> tuple[Point, ...]:
-    """Make the points of a curve of the scores of each level, one per seed."""
+    """Make the points of a curve from the scores at each level, one per seed."""
     metric = task.metric or PRIMARY[task.kind]
     draws = [bootstrap(task.kind, [score.sums for score in each], metric) for each in scores]
     values = [statistics.fmean(score.metrics[metric] for score in each) for each in scores]
@@ -177,7 +177,7 @@ def points_of(task: LabelledSet, levels: Sequence[float], scores: Sequence[Seque
 def difference_of(
     task: LabelledSet, own: Sequence[Score], other: Sequence[Score]
 ) -> tuple[float, float, float, float, float]:
-    """Means of two probes on the same samples, and the interval of their difference; see `Comparison`."""
+    """Means of two probes on the same samples, their difference, and its interval; see `Comparison`."""
     metric = task.metric or PRIMARY[task.kind]
     first, second = (statistics.fmean(score.metrics[metric] for score in each) for each in (own, other))
     drawn = [bootstrap(task.kind, [score.sums for score in each], metric) for each in (other, own)]

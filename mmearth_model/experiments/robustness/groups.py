@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CONTINENTS = ("Africa", "Asia", "Europe", "North America", "South America", "Oceania")
 SEASONS = ("winter half-year", "summer half-year")
-"""From October to March and from April to September in the north, the other way round in the south."""
+"""October to March and April to September in the northern hemisphere; the reverse in the southern."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Grouping:
 
 
 def seasons(coords: Mapping[str, NDArray[Any]]) -> Groups:
-    """Half-year of each tile (N,): 0 winter, 1 summer, -1 where the date of the scene is unknown."""
+    """Half-year of each tile (N,): 0 winter, 1 summer, -1 if the date of the scene or the latitude is unknown."""
     time = coords["time"].astype("datetime64[ms]")
     known = ~np.isnat(time) & np.isfinite(coords["lat"])
     month = np.where(known, time, np.datetime64(0, "ms")).astype("datetime64[M]").astype(np.int64) % 12
@@ -48,7 +48,7 @@ def seasons(coords: Mapping[str, NDArray[Any]]) -> Groups:
 
 
 def continents(coords: Mapping[str, NDArray[Any]]) -> Groups:
-    """Continent of each tile (N,), as a position in `CONTINENTS`; -1 on none of them."""
+    """Continent of each tile (N,), as an index into `CONTINENTS`; -1 if it is on none of them."""
     import shapely
 
     found = np.full(len(coords["lon"]), -1, dtype=np.intp)
@@ -62,4 +62,4 @@ def continents(coords: Mapping[str, NDArray[Any]]) -> Groups:
 
 
 GROUPS: dict[str, Callable[[Mapping[str, NDArray[Any]]], Groups]] = {"season": seasons, "continent": continents}
-"""Comparison -> how it divides the tiles."""
+"""Comparison -> function that assigns tiles to groups."""

@@ -1,4 +1,4 @@
-"""Results of a robustness experiment as tables, a figure and a page."""
+"""Tables, figure and HTML page of a robustness experiment."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     from mmearth_model.experiments.robustness.curves import Comparison, Curve, Point, Robustness
 
 HOW = (
-    "The probes were fitted to clean training images. Means over the seeds, with 95 % intervals (bootstrap over the test "
-    "samples); those of differences are paired. Kept: area under the curve, divided by the figure on clean images."
+    "The probes were fitted to clean training images. Values are means over the seeds, with 95 % intervals (bootstrap "
+    "over the test samples; paired for differences). Area: mean over the range of levels. Kept: area divided by the "
+    "value on clean images."
 )
 GROUPS_HOW = (
-    "Each row has two probes that are tested on the same tiles and fitted to equally many: to tiles of the same group, and "
-    "to tiles of the other groups."
+    "Each row compares two probes on the same test tiles. They were fitted to equal numbers of training tiles: one to "
+    "tiles of the same group, the other to tiles of the other groups."
 )
 COLUMNS = ("task", "encoder", "protocol", "change", "level", "metric", "value", "low", "high", "difference",
            "difference low", "difference high", "area", "kept", "seeds", "test samples", "note")  # fmt: skip
@@ -58,7 +59,7 @@ MOST_COLUMNS = 4
 
 
 def write_robustness(result: Robustness, out: Path, about: Mapping[str, Any]) -> None:
-    """Write ``results.md``, ``.csv``, ``.json``, ``.png``, ``.pdf`` and ``.svg``; comparisons are in ``groups.csv``."""
+    """Write ``results.md``, ``.csv``, ``.json``, ``.png``, ``.pdf``, ``.svg`` and, with comparisons, ``groups.csv``."""
     rows, groups = list(_rows(result.curves)), [_group_row(found) for found in result.comparisons]
     write_text(out / "results.json", json.dumps({**about, **result.to_dict()}, indent=1) + "\n")
     write_text(out / "results.csv", to_csv(COLUMNS, rows))
@@ -68,7 +69,7 @@ def write_robustness(result: Robustness, out: Path, about: Mapping[str, Any]) ->
         write_text(out / "groups.csv", to_csv(GROUP_COLUMNS, groups))
         text += f"\n{GROUPS_HOW}\n\n{to_markdown(GROUP_COLUMNS, groups)}"
     else:
-        (out / "groups.csv").unlink(missing_ok=True)  # of another run
+        (out / "groups.csv").unlink(missing_ok=True)  # from an earlier run
     text += "".join(f"\n{note}\n" for note in result.notes)
     write_text(out / "results.md", text)
     save_figure_forms(curves_figure(result, synthetic=bool(about.get("synthetic"))), out / "results")
@@ -106,7 +107,7 @@ def _group_row(c: Comparison) -> tuple[str, ...]:
 
 
 def curves_figure(result: Robustness, *, synthetic: bool = False) -> Figure:
-    """Draw a panel per task and change, with a curve and its interval per encoder, and one per comparison of groups."""
+    """Draw a panel per task and change, with a curve and its interval per encoder, and one per task and comparison."""
     from matplotlib.figure import Figure
 
     panels = list(dict.fromkeys((c.task, c.change) for c in result.curves))
@@ -176,10 +177,10 @@ def _draw_groups(axis: Any, found: Sequence[Comparison], encoders: Sequence[str]
 
 
 def write_robustness_page(result: Robustness, path: Path, about: Mapping[str, Any]) -> int:
-    """Write the results as one HTML file that needs no network; returns its size in bytes."""
+    """Write the results as one self-contained HTML file; returns its size in bytes."""
     synthetic = bool(about.get("synthetic"))
     figure = encode_figure(curves_figure(result, synthetic=synthetic), "svg", dpi=150)
-    picture = Picture(figure[figure.index(b"<svg") :], "Curves of the metric over the levels of each change.")
+    picture = Picture(figure[figure.index(b"<svg") :], "Metric as a function of the level of each change.")
     sections = [Section("curves", "Curves", [picture], lead=HOW)]
     for task in dict.fromkeys(c.task for c in result.curves):
         sections.append(Section(f"task-{len(sections)}", task, [_page_table(result.curves, task)]))
@@ -213,7 +214,7 @@ def _unit(metric: str) -> str:
 
 
 def render(result: Robustness) -> RenderableType:
-    """Results for a terminal: a table per task, a row per change and encoder."""
+    """Results for a terminal: one table per task, with one row per change and encoder."""
     parts: list[RenderableType] = []
     for task in dict.fromkeys(c.task for c in result.curves):
         mine = [c for c in result.curves if c.task == task]

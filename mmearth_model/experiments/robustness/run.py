@@ -1,4 +1,4 @@
-"""Fit probes to clean images, and test them on changed ones."""
+"""Fit probes to clean images and test them on changed images."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ if TYPE_CHECKING:
     Report = Callable[[int, int, str], None]
 
 PROTOCOLS = ("linear", "knn", "probe")
-"""Protocols whose probe is fitted once and tested on any features."""
+"""Protocols whose probes can be fitted once and tested on other features."""
 WORK = "changed-features"
-"""Folder of the features of changed images in the folder of the results; removed at the end."""
+"""Folder in the output folder for the features of changed images; removed at the end."""
 SPREAD_IMAGES = 512
-"""Training images on which the standard deviation of the bands is measured."""
+"""Maximum number of training images on which the standard deviations of the bands are measured."""
 CHANGES = (
     "clouds", "haze", "offset", "gain", "loss", "noise", "resolution", "missing-bands", "shift", "missing-modality",
     *GROUPS,
 )  # fmt: skip
 """Names of the changes and comparisons."""
 LEAST_TRAIN, LEAST_TEST = 20, 10
-"""Fewest samples of a group of tiles that are compared with another."""
+"""Minimum numbers of training and test samples of a group."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangedImages:
-    """Some images of a source, changed."""
+    """Some images of a source with a change applied."""
 
     images: ImageSource
     rows: NDArray[np.intp]
@@ -78,7 +78,7 @@ class ChangedImages:
         return len(self.rows)
 
     def batches(self, rows: NDArray[np.intp], size: int, modalities: tuple[str, ...]) -> Iterator[Batch]:
-        """Raw batches of the given images, changed."""
+        """Raw batches of the given images with the change applied."""
         done = 0
         for batch in self.images.batches(self.rows[rows], size, modalities):
             count = len(batch["tile"]["tile_id"])
@@ -89,7 +89,7 @@ class ChangedImages:
 
 @dataclass(frozen=True)
 class Subject:
-    """A candidate on a task, with what is computed once."""
+    """A candidate on a task with a seed, and everything that is computed only once."""
 
     candidate: Candidate
     seed: int
@@ -97,17 +97,17 @@ class Subject:
     reading: ImageInput
     extractor: Extractor
     scene: Scene
-    features: NDArray[np.float32]  # (N, D) of all samples, clean
+    features: NDArray[np.float32]  # (N, D) of all samples, from clean images
 
     def question(self, train: NDArray[np.intp], validation: NDArray[np.intp]) -> Question:
-        """Return the data of a probe without test samples."""
+        """Return the data for fitting a probe, without test samples."""
         whole = LabelledFeatures(self.features, self.task.labels)
         none = whole.take(np.zeros(0, dtype=np.intp))
         fit, choose, task = whole.take(train), whole.take(validation), self.task
         return Question(task.kind, task.outputs, fit, choose, none, self.seed, task.metric)
 
     def score(self, answer: Answer, features: NDArray[Any], rows: NDArray[np.intp]) -> Score:
-        """Score the answers on some samples."""
+        """Score the predictions for some samples."""
         predicted, scores = answer(features)
         task = self.task
         return score(task.kind, predicted, task.labels[rows], task.outputs, scores, metric=task.metric)
@@ -138,7 +138,7 @@ def robustness(
     device: str = "auto",
     report: Report | None = None,
 ) -> Robustness:
-    """Test probes of frozen encoders on changed test images; the probes are fitted to clean training images.
+    """Fit probes of frozen encoders to clean training images, and test them on changed images.
 
     Parameters
     ----------
@@ -147,25 +147,25 @@ def robustness(
     tasks
         Tasks of whole images, from `mmearth_model.tasks.open_task`.
     out
-        Folder for the features of changed images while they are needed: the same call resumes an interrupted one.
+        Folder for the features of changed images until the end of the run; the same call resumes an interrupted run.
     changes
-        Names out of `CHANGES`. What does not apply to the images of a task is left out, with a note.
+        Names from `CHANGES`. Changes that do not apply to the images of a task are left out, with a note.
     protocol
         ``linear``, ``knn`` (k = 5) or ``probe``; see `mmearth_model.evaluate`.
     report
-        Called with the number of finished levels, their total, and the current step.
+        Called with the number of finished levels and groups, their total, and the current step.
 
     Raises
     ------
     InputError
-        If a task has labels per pixel, an encoder does not fit a task, or there is no such change or protocol.
+        If a task has labels per pixel, an encoder does not fit a task, or a change or protocol does not exist.
     """
     _check(tasks, changes, protocol)
     where = resolve_device(device)
     found = candidates(checkpoints, tasks, seeds, baselines=baselines, encoders=encoders)
     if not found or not tasks:
         raise InputError(
-            "expected at least one checkpoint, encoder or baseline, and at least one task and seed; add them."
+            "expected at least one checkpoint, encoder or baseline, one task and one seed; add what is missing."
         )
     for candidate, task in itertools.product(found, tasks):
         task.check()
@@ -198,7 +198,7 @@ def _check(tasks: Sequence[LabelledSet], changes: Sequence[str], protocol: str) 
 
 
 def _groups(found: Sequence[Candidate]) -> list[list[tuple[Candidate, int]]]:
-    """Candidates of one name with their seeds."""
+    """Candidates grouped by name, with their seeds."""
     groups: dict[str, list[tuple[Candidate, int]]] = {}
     for candidate in found:
         groups.setdefault(candidate.name, []).extend((candidate, seed) for seed in candidate.seeds)
@@ -207,7 +207,7 @@ def _groups(found: Sequence[Candidate]) -> list[list[tuple[Candidate, int]]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured of an encoder on a task."""
+    """Changes and comparisons to measure for an encoder on a task."""
 
     task: LabelledSet
     group: list[tuple[Candidate, int]]
@@ -246,9 +246,9 @@ def _planned(group: list[tuple[Candidate, int]], task: LabelledSet, names: Seque
 
 
 def _grouping(name: str, task: LabelledSet) -> tuple[Grouping | None, str]:
-    """Divide the samples of a task; the groups are those with enough samples, and at least two."""
+    """Divide the samples of a task into at least two groups with enough samples; else return None and the reason."""
     if not {"time", "lat", "lon"} <= set(task.images.coords):
-        return None, "locations and dates of the images are unknown"
+        return None, "the locations or dates of the images are unknown"
     codes, names = GROUPS[name](task.images.coords)
     enough = []
     for code, label in enumerate(names):
@@ -256,17 +256,18 @@ def _grouping(name: str, task: LabelledSet) -> tuple[Grouping | None, str]:
         if len(train) >= LEAST_TRAIN and len(test) >= LEAST_TEST and _several(task, train):
             enough.append((label, train, test))
     if len(enough) < 2:
-        return None, f"fewer than two groups have {LEAST_TRAIN} training and {LEAST_TEST} test samples"
+        training = f"{LEAST_TRAIN} training samples, not all with the same label,"
+        return None, f"fewer than two groups have {training} and {LEAST_TEST} test samples"
     return Grouping(name, tuple(enough)), ""
 
 
 def _several(task: LabelledSet, rows: NDArray[np.intp]) -> bool:
-    """Whether a probe can be fitted: quantities, or at least two classes."""
+    """Whether a probe can be fitted: the task is a regression, or the samples have different labels."""
     return task.kind.continuous or len(np.unique(task.labels[rows], axis=0)) > 1
 
 
 def _inputs(reading: ImageInput, task: LabelledSet) -> tuple[Modality, ...]:
-    """Continuous rasters that an encoder takes and the images have."""
+    """Continuous raster modalities that the encoder takes and the images have."""
     every = [reading.modalities[name] for name in reading.inputs]
     return tuple(m for m in every if m.kind is Kind.RASTER_CONTINUOUS and m.stored and task.images.found_bands(m))
 
@@ -287,7 +288,7 @@ def _bands(inputs: Sequence[Modality], task: LabelledSet) -> dict[str, tuple[str
 
 
 def _deviations(task: LabelledSet, inputs: Sequence[Modality]) -> Mapping[str, NDArray[np.float64]]:
-    """Measure the standard deviation of the observed values of each band, over some training images; 0 where none was observed."""
+    """Measure the standard deviation of each band over observed values of some training images; 0 if there are none."""
     train = task.parts.train
     rows = train[np.linspace(0, len(train) - 1, min(len(train), SPREAD_IMAGES)).astype(np.intp)]
     sums = {m.name: np.zeros((3, len(m.bands))) for m in inputs}
@@ -304,7 +305,7 @@ def _deviations(task: LabelledSet, inputs: Sequence[Modality]) -> Mapping[str, N
 
 
 def _curves(subjects: Sequence[Subject], changes: Sequence[Change], setting: Setting) -> list[Curve]:
-    """Curves of one encoder on one task; its probes are fitted once per seed."""
+    """Curves of one encoder on one task; one probe is fitted per seed."""
     first, task = subjects[0], subjects[0].task
     answers = [fitted(setting.protocol, s.question(task.parts.train, task.parts.validation)) for s in subjects]
     found = []
@@ -333,7 +334,7 @@ def _curves(subjects: Sequence[Subject], changes: Sequence[Change], setting: Set
 
 
 def _tested(subject: Subject, answer: Answer, change: Change, level: float, setting: Setting) -> Score:
-    """Score a probe on the test images at one level; those of level 0 have the features that they always have."""
+    """Score a probe on the test images at one level; level 0 uses the features of the clean images."""
     rows = subject.task.parts.test
     if not level:
         setting.steps.finish()
@@ -346,7 +347,7 @@ def _tested(subject: Subject, answer: Answer, change: Change, level: float, sett
 
 
 def _comparisons(subjects: Sequence[Subject], grouping: Grouping, setting: Setting) -> Iterator[Comparison]:
-    """Compare probes fitted to a group with probes fitted to the others, on the test samples of the group."""
+    """Compare probes fitted to each group with probes fitted to the other groups, on the test samples of the group."""
     first, task = subjects[0], subjects[0].task
     for label, train, test in grouping.groups:
         others = np.concatenate([rows for name, rows, _ in grouping.groups if name != label])
@@ -368,13 +369,13 @@ def _some(rows: NDArray[np.intp], count: int, seed: int) -> NDArray[np.intp]:
 
 
 def _apart(subject: Subject, train: NDArray[np.intp], test: NDArray[np.intp], setting: Setting) -> Score:
-    """Score a probe fitted to some samples on others; a part of the training samples chooses between its fits."""
+    """Fit a probe to some samples and score it on others; its settings are chosen on some of the training samples."""
     answer = fitted(setting.protocol, subject.question(train, train[:0]))
     return subject.score(answer, subject.features[test], test)
 
 
 def fitted(protocol: str, question: Question) -> Answer:
-    """Fit a probe; returns what answers for (N, D) features: answers and, for a multi-label task, scores."""
+    """Fit a probe; returns a function from (N, D) features to predictions and, for a multi-label task, scores."""
     if protocol == "knn":
         return partial(_nearest, question)
     model = (linear if protocol == "linear" else adamw)(question).model

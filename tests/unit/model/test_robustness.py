@@ -252,7 +252,7 @@ def test_what_does_not_apply_says_why() -> None:
     radar = {c.name: c.obstacle(scene(S1)) for c in all_changes((S1,))}
     assert {name for name, why in radar.items() if why} == {"clouds", "haze", "offset", "gain", "loss", "shift", "missing-sentinel1"}  # fmt: skip
     warm = replace(S2, units="K")
-    assert change("offset").obstacle(scene(warm)) == "it needs reflectances of bands with wavelengths"
+    assert change("offset").obstacle(scene(warm)) == "it needs reflectances in bands with known wavelengths"
 
 
 # ---------------------------------------------------------------- figures
@@ -299,7 +299,9 @@ def test_files_and_encoders_of_others_have_the_figures_of_evaluate(
     (curve,) = found.curves
     assert curve.points[0].value == expected.summaries()[0].mean
     assert curve.points[-1].value < curve.points[0].value
-    assert found.notes == (f"{task.name}: season is left out, because locations and dates of the images are unknown.",)
+    assert found.notes == (
+        f"{task.name}: season is left out, because the locations or dates of the images are unknown.",
+    )
 
 
 def test_images_without_change_are_read_as_they_are(store: Store, both: Checkpoint) -> None:
@@ -339,7 +341,7 @@ def test_the_area_is_the_mean_over_the_levels() -> None:
     assert straight.note == ""
     bent = made([0.8, 0.8, 0.4], [0, 0.75, 1.0], [(0, 0), (0, 0), (-0.5, 0.1)])
     assert bent.area == pytest.approx(0.75 * 0.8 + 0.25 * 0.6)
-    assert bent.note == "falls by less than the interval of the difference shows"
+    assert bent.note == "falls, but the interval of the difference includes 0"
     assert made([0.8, 0.9], [0, 1], [(0, 0), (0, 0.2)]).note == "does not fall"
     lost = made([-0.1, -0.5], [0, 1], [(0, 0), (-1, 0)])
     assert np.isnan(lost.kept)
@@ -441,7 +443,7 @@ def test_results_are_written_as_tables_a_figure_and_a_page(two: Store, tmp_path:
     assert [row["level"] for row in rows] == ["0", "0.01", "0.02", "0.05", "0.1"]
     told = json.loads((tmp_path / "o" / "results.json").read_text())
     assert [p["value"] for p in told["curves"][0]["points"]] == pytest.approx([float(r["value"]) / 100 for r in rows], abs=0.0006)  # fmt: skip
-    assert "shift is left out, because it needs an encoder of several modalities" in (tmp_path / "o" / "results.md").read_text()  # fmt: skip
+    assert "shift is left out, because it needs several continuous raster inputs" in (tmp_path / "o" / "results.md").read_text()  # fmt: skip
     assert image.imread(tmp_path / "o" / "results.png")[..., 0].std() > 0.05
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "Other seasons and continents" in page
