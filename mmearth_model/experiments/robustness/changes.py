@@ -11,6 +11,7 @@ Axes: B images of a batch, C bands, H W pixels.
 from __future__ import annotations
 
 import math
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -232,7 +233,8 @@ class Noise(Continuous):
 
     def values(self, stored: Array, modality: Modality, positions: Array, level: float, scene: Scene) -> Array:
         """Add noise; levels differ only in its standard deviation."""
-        unit = [np.random.default_rng([37, int(k)]).standard_normal(stored.shape[1:]) for k in positions]
+        own = zlib.crc32(modality.name.encode())  # noise of one modality says nothing about that of another
+        unit = [np.random.default_rng([37, own, int(k)]).standard_normal(stored.shape[1:]) for k in positions]
         spread = level * abs(modality.scale) * scene.deviations[modality.name][:, None, None]
         return adjusted(stored, modality, lambda x: x + spread * np.stack(unit))
 

@@ -353,7 +353,7 @@ def _comparisons(subjects: Sequence[Subject], grouping: Grouping, setting: Setti
         others = np.concatenate([rows for name, rows, _ in grouping.groups if name != label])
         count = min(len(train), len(others))
         own, other = (
-            [_apart(subject, _some(rows, count, subject.seed), test, setting) for subject in subjects]
+            [_apart(subject, _some(task, rows, count, subject.seed), test, setting) for subject in subjects]
             for rows in (train, others)
         )
         for _ in subjects:
@@ -364,8 +364,13 @@ def _comparisons(subjects: Sequence[Subject], grouping: Grouping, setting: Setti
         )  # fmt: skip
 
 
-def _some(rows: NDArray[np.intp], count: int, seed: int) -> NDArray[np.intp]:
-    return np.sort(np.random.default_rng([seed, 47]).permutation(rows)[:count])
+def _some(task: LabelledSet, rows: NDArray[np.intp], count: int, seed: int) -> NDArray[np.intp]:
+    """Random samples of a group, with at least two labels among them where a probe needs that."""
+    order = np.random.default_rng([seed, 47]).permutation(rows)
+    if not _several(task, order[:count]):
+        others = (task.labels[order] != task.labels[order[:1]]).reshape(len(order), -1).any(axis=1)
+        order[[0, others.argmax()]] = order[[others.argmax(), 0]]
+    return np.sort(order[:count])
 
 
 def _apart(subject: Subject, train: NDArray[np.intp], test: NDArray[np.intp], setting: Setting) -> Score:

@@ -172,6 +172,9 @@ def test_noise_has_the_stated_standard_deviation(level: float) -> None:
     assert found.std(axis=(0, 2, 3)) == pytest.approx(level * 100 * np.arange(1, len(S1.bands) + 1), rel=0.01)
     assert np.abs(np.corrcoef(found[:, 0].ravel(), found[:, 1].ravel())[0, 1]) < 0.02
     assert np.abs(np.corrcoef(found[0].ravel(), found[1].ravel())[0, 1]) < 0.02
+    second = replace(S1, name="second")
+    beside = change("noise").values(values, second, np.arange(40), level, scene(second)) - values
+    assert np.abs(np.corrcoef(found.ravel(), beside.ravel())[0, 1]) < 0.02
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
@@ -383,6 +386,18 @@ def test_continents_are_those_of_the_map() -> None:
     codes, names = continents({"lon": lon, "lat": lat})
     assert names == CONTINENTS
     assert [names[code] if code >= 0 else "" for code in codes] == [name.strip() for name in places]
+
+
+@pytest.mark.parametrize("count", [2, 5, 20])
+def test_a_random_part_of_a_group_has_two_labels(two: Store, count: int) -> None:
+    task = open_task("store:biome", two)
+    rare = np.flatnonzero(task.labels == task.labels[0])[:20]
+    rows = np.append(rare, np.flatnonzero(task.labels != task.labels[0])[:1])
+    for seed in range(10):
+        chosen = run._some(task, rows, count, seed)
+        assert len(np.unique(chosen)) == count
+        assert set(chosen) <= set(rows)
+        assert len(np.unique(task.labels[chosen])) == 2
 
 
 def test_probes_of_other_continents_are_compared_on_the_same_tiles(two: Store, tmp_path: Path) -> None:
