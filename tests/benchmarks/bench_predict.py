@@ -4,7 +4,7 @@ The network is an atto encoder (patches of 8 px, windows of 64 px) with the UNet
 Scenes have 12 bands of uint16. The plain loop reads one window at a time with rasterio, applies the network to it with
 all cores, and adds its weighted probabilities to an array of the whole scene; it takes turns with `predict_scene`, which
 starts one process per core. Both are measured from the call to the finished file. Memory is the sum over all processes of
-a run, sampled ten times a second (pages that processes share count once).
+a run, sampled at most ten times a second and in at most a fiftieth of the time (pages that processes share count once).
 
 The share of the network is its own time, on one core, over all of the time in which one process maps the smallest scene.
 
@@ -149,8 +149,9 @@ def measured(kind: str, folder: Path, size: int, workers: int, program: str = __
 
 def _watch(process: subprocess.Popen[str], peaks: list[int]) -> None:
     while process.poll() is None:
+        begun = time.perf_counter()
         peaks[0] = max(peaks[0], sum(_resident(pid) for pid in _family(process.pid)))
-        time.sleep(0.1)
+        time.sleep(max(0.1, 50 * (time.perf_counter() - begun)))  # looking at much memory takes what it measures
 
 
 def _family(pid: int) -> Iterator[int]:
