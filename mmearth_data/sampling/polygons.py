@@ -197,14 +197,10 @@ def read_labelled_polygons(path: Path, columns: Sequence[str]) -> LabelledPolygo
         "polygons were invalid and have been repaired": broken,
         "polygons have no area and are skipped": len(kept) - len(np.unique(of)),
     }
-    return LabelledPolygons(
-        path=path,
-        crs=crs,
-        geometry=parts,
-        row=kept[of],
-        table=table,
-        notes=tuple(f"{path.name}: {count:,} of {len(frame):,} {text}." for text, count in counts.items() if count),
-    )
+    notes = [f"{path.name}: {count:,} of {len(frame):,} {text}." for text, count in counts.items() if count]
+    if frame.crs is None:
+        notes.append(f"{path.name}: no coordinate system is defined; coordinates are taken as degrees of WGS 84.")
+    return LabelledPolygons(path=path, crs=crs, geometry=parts, row=kept[of], table=table, notes=tuple(notes))
 
 
 def _layer_with(path: Path, columns: Sequence[str], layers: list[str]) -> str:

@@ -1,6 +1,6 @@
 """How fast are scenes mapped, and in how much memory? Against a plain loop over the same windows.
 
-The network is an atto encoder (patches of 8 px, windows of 64 px) with the UNet decoder and 10 classes, its weights random.
+The network is an atto encoder (patches of 8 px by default, windows of 64 px) with the UNet decoder and 10 classes, its weights random.
 Scenes have 12 bands of uint16. The plain loop reads one window at a time with rasterio, applies the network to it with
 all cores, and adds its weighted probabilities to an array of the whole scene; it takes turns with `predict_scene`, which
 starts one process per core. Both are measured from the call to the finished file. Memory is the sum over all processes of
@@ -8,7 +8,7 @@ a run, sampled at most ten times a second and in at most a fiftieth of the time 
 
 The share of the network is its own time, on one core, over all of the time in which one process maps the smallest scene.
 
-    python tests/benchmarks/bench_predict.py [--sizes 1024,4096] [--runs 2] [--workers 2] [--folder F]
+    python tests/benchmarks/bench_predict.py [--sizes 1024,4096] [--runs 2] [--patch 8] [--workers 2] [--folder F]
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from mmearth_model.threads import PASSIVE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SIZE_PX, STEP_PX, PATCH_PX = 64, 32, 8
+SIZE_PX, STEP_PX = 64, 32
 CLASSES = tuple(Output(name=f"class {code}", code=code) for code in range(10))
-ATTO = {"depths": None, "widths": None}
+ATTO: dict[str, Any] = {"depths": None, "widths": None}
 ROWS = 1024
 GIB = 2**30
 
@@ -79,7 +79,7 @@ def plain_loop(network: Network, scene: Path, out: Path) -> None:
     """Map a scene as one would without this package's maps: a window at a time, the whole result in memory."""
     with rasterio.open(scene) as dataset:
         height, width = dataset.shape
-        rows, columns = (plan_axis(length, SIZE_PX, STEP_PX, align=PATCH_PX) for length in (height, width))
+        rows, columns = (plan_axis(length, SIZE_PX, STEP_PX, align=network.patch_px) for length in (height, width))
         total = np.zeros((len(CLASSES), height + SIZE_PX, width + SIZE_PX), np.float32)
         stored = network.normaliser.modalities["sentinel2"].bands
         for top, down in zip(rows.offsets.tolist(), rows.weights, strict=True):
@@ -203,6 +203,9 @@ def main() -> None:
         "--sizes", default="1024,4096", help="sides of the scenes, px; the plain loop maps the smallest"
     )
     options.add_argument("--runs", type=int, default=2, help="runs of both on the smallest scene, in turns")
+    options.add_argument(
+        "--patch", type=int, default=8, help="patches, px; with 16 the encoder does a quarter of the work"
+    )
     options.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options.add_argument("--folder", type=Path, default=None)
     options.add_argument("--one", default=None, help=argparse.SUPPRESS)
@@ -213,7 +216,9 @@ def main() -> None:
         if given.one:
             run_one(given.one, folder, sizes[0], given.workers)
             return
-        network = make_network(outputs=CLASSES, window_px=SIZE_PX, encoder=ATTO, head=UNet)
+        network = make_network(
+            outputs=CLASSES, window_px=SIZE_PX, encoder=ATTO | {"patch_size": given.patch}, head=UNet
+        )
         save_network(folder / "net", network)
         for size in sizes:
             write_large(folder / f"s{size}.tif", size)

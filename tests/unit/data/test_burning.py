@@ -245,6 +245,16 @@ def test_coordinates_that_are_no_degrees_need_a_system(tmp_path: Path) -> None:
         opened(path)
 
 
+def test_coordinates_that_can_be_degrees_are_taken_as_such_with_a_note(tmp_path: Path) -> None:
+    shapes = [shapely.box(10, 45, 10.01, 45.01)]
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        found = opened(write(tmp_path / "bare.gpkg", shapes, None, crop=["a"]))
+    assert any("no coordinate system is defined" in note for note in found.tiles.notes)
+    declared = opened(write(tmp_path / "full.gpkg", shapes, crop=["a"]))
+    assert not any("coordinate system" in note for note in declared.tiles.notes)
+    np.testing.assert_array_equal(found.tiles.tile_id, declared.tiles.tile_id)
+
+
 def test_layers(tmp_path: Path) -> None:
     path = tmp_path / "layers.gpkg"
     frame = gpd.GeoDataFrame({"crop": ["a"]}, geometry=[shapely.box(10, 45, 10.01, 45.01)], crs=4326)
