@@ -401,7 +401,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--repair": [Followed(("verify", "damaged.zarr"), ("--repair", "--ecoregions", "eco.gpkg"), printed)],
         "--source": [
             Refused(("verify", "a.zarr", "--source", "rasters:x.yaml")),
-            Followed(REPAIR, ("--source", "rasters:x.yaml"), printed),
+            Followed((*REPAIR, "--ecoregions", "eco.gpkg"), ("--source", "rasters:x.yaml"), printed),
         ],
         "--ecoregions": [
             Refused(("verify", "a.zarr", "--ecoregions", "eco.gpkg")),
