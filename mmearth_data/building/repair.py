@@ -57,8 +57,8 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     StoreDamaged
         If the root metadata, which contain the recipe, are damaged.
     InputError
-        If there is no store, a file is missing or is not the one that the store was built with, the store was not built
-        from a source, or another command holds the store.
+        If there is no store, a file is missing or is not the one that the store was built with, another command holds the
+        store, or it was not built from a source; the damaged parts of such a store are removed.
     """
     objects = storage_at(path)
     refuse_absent(objects)
