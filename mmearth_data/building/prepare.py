@@ -134,8 +134,8 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
 
 def _refuse_names(recipe: BuildRecipe, source: Source) -> None:
     """Refuse modalities of a source that are called like an array or a column of a store."""
-    taken = {*COORDINATE_NAMES, *RESERVED_NAMES, *TABLE_NAMES} - {"lon", "lat"}
-    clashes = sorted(m.name for m in source.own_modalities() if m.name in taken)
+    taken = {*COORDINATE_NAMES, *RESERVED_NAMES, *TABLE_NAMES}
+    clashes = sorted(m.name for m in source.own_modalities() if m.stored and m.name in taken)
     if clashes:
         raise InputError(
             f"{recipe.source}: expected modalities and labels with other names than the arrays and columns of a store, got "

@@ -98,6 +98,7 @@ class Job:
     divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
     timed: bool = False  # whether speeds are measured
     speeds: dict[tuple[int, str], float] = field(default_factory=dict)
+    constant: list[str] = field(default_factory=list)  # encoders with the same features for all samples, described
 
     def task(self, task: LabelledSet, seed: int) -> LabelledSet:
         """Divide a task as a seed does."""
@@ -112,7 +113,11 @@ class Job:
         if key not in self.memo:
             extractor, count = model.extractor(task, seed, self.device), self._count(candidate, task)
             reading = model.input(task)
-            self.memo[key] = extract(extractor, reading, task.images, self.device, cache=self.cache, report=count)
+            found = extract(extractor, reading, task.images, self.device, cache=self.cache, report=count)
+            self.memo[key] = found
+            if len(found) > 1 and (found == found[:1]).all():
+                same = f"{candidate.name}: the same features for all {len(found):,} samples of {task.name}; check its input."
+                self.constant.append(same)
         return self.memo[key]
 
     def speed(self, candidate: Candidate, task: LabelledSet, seed: int) -> float | None:
@@ -304,6 +309,7 @@ def _notes(
     return (
         *(() if job.bench is None else bench_notes(job.tasks, job.bench.input)),
         *(note for c in found for task in job.tasks for note in c.model.notes(task)),
+        *dict.fromkeys(job.constant),
         *(note for task in kept for note in data_notes(task, known, store)),
         *(f"{name}: not probed with protocol paper, because it has no trainable network." for name in skipped),
     )

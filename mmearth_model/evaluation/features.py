@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mmearth_data import InputError, staged_array
-from mmearth_model.data.targets import Normaliser
+from mmearth_model.data.targets import LEVELS, Normaliser
 from mmearth_model.network.pooling import pooled_features, whole_patches
 
 if TYPE_CHECKING:
@@ -165,10 +165,16 @@ def _fill(
 def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
     """Normalise an encoder's input by the task's own statistics where it has some, else by the checkpoint's.
 
-    Raises `InputError` when the task has nothing of what the encoder takes.
+    Raises `InputError` when the task has nothing of what the encoder takes, or the checkpoint no statistics for a product
+    level of the images.
     """
     check_bands(of_encoder, task)
     fit = task.images.own_normaliser
+    if fit is None:
+        codes = levels_of(task, np.arange(len(task.images), dtype=np.intp))
+        check_levels(
+            of_encoder, "the checkpoint", codes, task.name, "samples; choose other images or another checkpoint"
+        )
     modalities = [of_encoder.modalities[name] for name in of_encoder.inputs]
     statistics = of_encoder.statistics if fit is None else _with_stand_ins(fit(task.parts.train).statistics, task)
     return Normaliser(modalities, {"train": statistics}, inputs=of_encoder.inputs)
@@ -230,3 +236,32 @@ def pooled(encoder: Backbone, images: torch.Tensor) -> NDArray[np.float32]:
     """(B, bands, H, W) to (B, D): global average of the last map."""
     features: NDArray[np.float32] = pooled_features(encoder, images).cpu().numpy()
     return features
+
+
+def check_levels(normaliser: Normaliser, owner: str, codes: NDArray[Any], name: object, remedy: str) -> None:
+    """Refuse images of a product level without statistics, since all of their values would count as missing.
+
+    ``owner`` is what the statistics belong to; ``codes`` (N,) are those of the levels of the images of ``name``.
+    """
+    by_level = [m for m in map(normaliser.modalities.get, normaliser.inputs) if m and m.statistics_by]
+    if not by_level:
+        return
+    known = {LEVELS.index(level) for level in normaliser.levels} if normaliser.levels else {len(LEVELS)}
+    codes = np.minimum(codes, len(LEVELS))
+    names = (*LEVELS, "no level")
+    wrong = sorted({int(code) for code in codes} - known)
+    if wrong:
+        raise InputError(
+            f"{name}: expected images of {' or '.join(names[code] for code in sorted(known))}, of which {owner} "
+            f"has statistics of {by_level[0].name}, got {' and '.join(names[code] for code in wrong)} in "
+            f"{int(np.isin(codes, wrong).sum())} of {len(codes)} {remedy}."
+        )
+
+
+def levels_of(task: LabelledSet, rows: NDArray[np.intp]) -> NDArray[Any]:
+    """(N,) code of the product level of each of some samples."""
+    levels = task.images.coords.get("s2_level")
+    if levels is not None:
+        return np.asarray(levels[rows])
+    (batch,) = task.images.batches(rows[:1], 1, tuple(task.images.modalities))  # files have one level
+    return np.repeat(np.asarray(batch["tile"]["s2_level"]), len(rows))

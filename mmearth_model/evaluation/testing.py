@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from mmearth_data import InputError
-from mmearth_model.data.targets import LEVELS
 from mmearth_model.devices import slice_length
-from mmearth_model.evaluation.features import check_bands
+from mmearth_model.evaluation.features import check_bands, check_levels, levels_of
 from mmearth_model.evaluation.metrics import Score, pixel_score, sample_sums, score
 from mmearth_model.evaluation.pixels import cut_masks
 from mmearth_model.evaluation.results import Row
@@ -105,7 +104,7 @@ def check_network(network: Network, task: LabelledSet) -> None:
     if not len(task.parts.test):
         raise InputError(f"{task.name}: expected test samples, got none; {task.remedy}.")
     remedy = "test samples; choose another task, or train a network on it"
-    check_levels(network, levels_of(task), task.name, remedy)
+    check_levels(network.normaliser, network.name, levels_of(task, task.parts.test), task.name, remedy)
 
 
 def outputs_asked(network: Network, task: LabelledSet) -> NDArray[np.intp]:
@@ -140,36 +139,6 @@ def _mismatch(network: Network, task: LabelledSet, asked: Sequence[Output]) -> s
 
 def _described(output: Output) -> str:
     return f"{output.name} in {output.units}" if output.units not in ("", "1") else output.name
-
-
-def check_levels(network: Network, codes: NDArray[Any], name: object, remedy: str) -> None:
-    """Refuse images of a product level without statistics in the network, since all of their values would count as missing.
-
-    ``codes`` (N,) are those of the levels of the images of ``name``.
-    """
-    by_level = [m for m in map(network.normaliser.modalities.get, network.normaliser.inputs) if m and m.statistics_by]
-    if not by_level:
-        return
-    known = {LEVELS.index(level) for level in network.levels} if network.levels else {len(LEVELS)}
-    codes = np.minimum(codes, len(LEVELS))
-    names = (*LEVELS, "no level")
-    wrong = sorted({int(code) for code in codes} - known)
-    if wrong:
-        raise InputError(
-            f"{name}: expected images of {' or '.join(names[code] for code in sorted(known))}, of which {network.name} "
-            f"has statistics of {by_level[0].name}, got {' and '.join(names[code] for code in wrong)} in "
-            f"{int(np.isin(codes, wrong).sum())} of {len(codes)} {remedy}."
-        )
-
-
-def levels_of(task: LabelledSet) -> NDArray[Any]:
-    """(N,) code of the product level of each test sample."""
-    test = task.parts.test
-    levels = task.images.coords.get("s2_level")
-    if levels is not None:
-        return np.asarray(levels[test])
-    (batch,) = task.images.batches(test[:1], 1, tuple(task.images.modalities))  # files have one level
-    return np.repeat(np.asarray(batch["tile"]["s2_level"]), len(test))
 
 
 def measure_network(

@@ -12,8 +12,7 @@ import torch
 from mmearth_data import InputError, open_store
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.evaluation.embedding import unlabelled
-from mmearth_model.evaluation.features import input_normaliser
-from mmearth_model.evaluation.testing import check_levels
+from mmearth_model.evaluation.features import check_bands, check_levels
 from mmearth_model.maps.jobs import apply_network
 from mmearth_model.maps.windows import plan_windows, smooth_ramp, step_of
 from mmearth_model.network.pooling import whole_patches
@@ -50,10 +49,9 @@ class StoreTiles:
         InputError
             If the store lacks modalities or bands that the network takes, has another level, or its tiles are too small.
         """
-        input_normaliser(network.normaliser, unlabelled(StoreImages(store)))
-        check_levels(
-            network, store.coords["s2_level"], store.path, "tiles; select the others, or train a network on them"
-        )
+        check_bands(network.normaliser, unlabelled(StoreImages(store)))
+        remedy = "tiles; select the others, or train a network on them"
+        check_levels(network.normaliser, network.name, store.coords["s2_level"], store.path, remedy)
         if store.layout.size_px < network.patch_px:
             raise InputError(
                 f"{store.path}: expected tiles of at least {network.patch_px} px, the network's stride, got "

@@ -332,7 +332,7 @@ class ChipsFile(_Strict):
             raise ValueError(f"expected every modality and label once, got {twice[0]} twice")
         if (self.lon is None) != (self.lat is None):
             raise ValueError("expected lon and lat both or neither; add the other")
-        uses_table = any(origin.column is not None for origin in self.origins().values())
+        uses_table = any(origin.column is not None for origin in self._origins())
         if uses_table != (self.table is not None):
             raise ValueError("expected table if a column is named, and only then; add table, or remove it")
         stratify = self.splits.stratify if self.splits else None
@@ -340,11 +340,12 @@ class ChipsFile(_Strict):
             raise ValueError(f"stratify: expected a label of content class, got {stratify!r}")
         return self
 
-    def origins(self) -> dict[str, Origin]:
-        """All facts that are read for each chip, by the field or label."""
-        found: dict[str, Origin | None] = {"lon": self.lon, "lat": self.lat, "date": self.date, **self.labels}
-        found["splits"] = self.splits.origin() if self.splits else None
-        return {name: origin for name, origin in found.items() if origin is not None}
+    def _origins(self) -> list[Origin]:
+        """Origins of all facts that are read for each chip."""
+        splits = self.splits.origin() if self.splits else None
+        return [
+            origin for origin in (self.lon, self.lat, self.date, splits, *self.labels.values()) if origin is not None
+        ]
 
 
 class Described:

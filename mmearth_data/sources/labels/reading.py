@@ -21,7 +21,7 @@ from mmearth_data.catalog.modality import (
 )
 from mmearth_data.errors import FileInputError
 from mmearth_data.pages.style import COLOURS
-from mmearth_data.recipes import LabelColumn
+from mmearth_data.recipes import CONTENTS, LabelColumn
 from mmearth_data.sampling.places import column_of
 from mmearth_data.sources.labels.content import Cells, content_of, in_order, name_lists_of, names_of, numbers_of
 from mmearth_data.sources.labels.describing import LabelEntry, read_description
@@ -176,6 +176,11 @@ def identifier(column: str) -> str:
 def _column(path: Path, frame: pd.DataFrame, wanted: LabelColumn, known: LabelFile) -> Column:
     if wanted.column == GEOMETRY:
         raise FileInputError(path, "expected a column of labels (--label), got the geometry; name another column.")
+    column, _, content = wanted.column.rpartition(":")
+    if column in frame.columns and wanted.column not in frame.columns:
+        raise FileInputError(
+            path, f"--label {column}: expected the content {', '.join(CONTENTS)}, got {content!r}; correct it."
+        )
     cells = Cells.of(path, column_of(path, frame, wanted.column, "--label"))
     entry = known.labels.get(wanted.column) or LabelEntry()
     content, reason = content_of(cells, wanted.content)

@@ -490,6 +490,16 @@ ARRAY = {"modality": "rgb", "bands": ["red"], "define": {}}
         ),
         (
             None,
+            {"images": "images", "modalities": [RGB], "labels": {"lon": {"filename": "(.)", "content": "class"}}},
+            "with other names than the arrays and columns of a store, got lon; rename them",
+        ),
+        (
+            None,
+            {"images": "images", "modalities": [RGB], "labels": {"splits": {"column": "a", "content": "class"}}},
+            "expected table if a column is named",
+        ),
+        (
+            None,
             {"images": "images", "modalities": [RGB | {"define": {"dtype": "float32"}}]},
             "expected range, [low, high]",
         ),

@@ -234,6 +234,22 @@ def test_a_module_described_like_a_checkpoint_has_its_figures(checkpoint: Checkp
     assert len(ours) == 3
 
 
+class Dead(nn.Module):
+    """Gives one vector whatever it sees."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(x), 4)
+
+
+def test_an_encoder_that_gives_all_images_the_same_features_is_named(thumbnails: LabelledSet) -> None:
+    modules = {"dead": Dead(), "means": Means()}
+    encoders = [open_encoder(module, described(name=name)) for name, module in modules.items()]
+    given: dict[str, Any] = {"protocols": ("knn",), "baselines": (), "seeds": 1, "device": "cpu"}
+    found = evaluate([], None, [thumbnails], encoders=encoders, **given)
+    (note,) = (note for note in found.notes if "the same features" in note)
+    assert note.startswith(f"dead: the same features for all {len(thumbnails)} samples of {thumbnails.name}")
+
+
 def test_a_module_is_trained_like_a_checkpoint(checkpoint: Checkpoint, thumbnails: LabelledSet) -> None:
     """From the same head, two steps of either give the same network: the steps, rates and decays are the same."""
     recipe = FineTuneRecipe(epochs=1, batch_size=8, drop_path=0.0, layer_decay=1.0, augment=False)

@@ -16,6 +16,7 @@ import rasterio
 
 from mmearth_data import FileInputError, InputError, load_catalog
 from mmearth_model import Normaliser
+from mmearth_model.data.targets import LEVELS
 from mmearth_model.evaluation.features import input_normaliser, missing_bands
 from mmearth_model.tasks import LabelShare, open_files, open_task, read_spec, task_names
 from mmearth_model.tasks.labelled import stratified_parts
@@ -335,6 +336,24 @@ def test_so2sat_feeds_b2_as_b1_and_b8a_as_b9_as_the_released_code_does(tmp_path:
         expected = (np.stack(pixels) - np.mean(pixels)) / np.std(pixels)
         assert images[:, SENTINEL2.model_bands.index(band)] == pytest.approx(expected, abs=1e-3), band
     assert missing_bands(normaliser, task) == ("sentinel2.B1 from B2", "sentinel2.B9 from B8A")
+
+
+def test_a_level_without_statistics_in_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    """All of its pixels would count as missing, and every image would give the same features."""
+    so2sat(tmp_path / "set")
+    spec = tmp_path / "raw.yaml"
+    shipped = read_spec("m-so2sat").model_dump(mode="json", exclude_defaults=True)
+    spec.write_text(json.dumps(shipped | {"normalise": "checkpoint"}))
+    task = open_task(f"{spec}={tmp_path / 'set'}")
+    ones = {band: {"count": 1, "mean": 0.0, "std": 1.0} for band in SENTINEL2.model_bands}
+    given = {
+        level: Normaliser([SENTINEL2], {"train": {"sentinel2": {level: ones}}}, inputs=["sentinel2"])
+        for level in LEVELS
+    }
+    (batch,) = task.images.batches(np.arange(3), 3, ("sentinel2",))
+    assert input_normaliser(given["L2A"], task).images(batch).std() > 0
+    with pytest.raises(InputError, match=r"expected images of L1C, of which the checkpoint has .* got L2A in 3 of 3"):
+        input_normaliser(given["L1C"], task)
 
 
 def test_in_the_papers_band_order_a_stand_in_is_still_the_files_own_band(tmp_path: Path) -> None:
