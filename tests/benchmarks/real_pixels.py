@@ -4,12 +4,13 @@
 learn from, 10 % for validation and 40 % for the test, all shares seeded and equal in every class. Frozen features are probed by
 nearest neighbours and logistic regression (L-BFGS), and encoders are fine-tuned with 1, 10 and 100 % of the labels, beside
 random weights of the same network, image statistics and random convolutional features; the curve probes every checkpoint of
-the run. Everything that is finished stays in the folder, so that the same command continues.
+the run. The recipe is ``chips`` with crops of 32 px in patches of 8 px, and two targets: the photographs normalised per patch,
+and as they are. Everything that is finished stays in the folder, so that the same command continues.
 
     python tests/benchmarks/real_pixels.py [--folder FOLDER] [--epochs N] [--set FIELD=VALUE ...] [--images N] [--threads N]
 
 It is not part of ``make bench``, since it takes hours of two cores: ``make real-pixels``. ``--set`` changes a field of the
-recipe ``chips``, for controlled changes, each in its own folder: ``--set mask_ratio=0.75 --folder masks``.
+recipe, for controlled changes, each in its own folder: ``--set mask_ratio=0.75 --tune-epochs 0 --folder masks``.
 """
 
 from __future__ import annotations
@@ -50,8 +51,11 @@ if TYPE_CHECKING:
 
 DATA = Path(os.environ.get("MMEARTH_TEST_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 TASK = "store:land_use"
-LABELS = ("1%", "10%", "100%")
+LABELS = {"1%": 10, "10%": 3, "100%": 1}
+"""Share of the labels -> how many times the epochs of ``--tune-epochs``, since few labels give few steps per epoch."""
 PRETRAINED_SHARE = 0.7
+RECIPE = {"image_size": 32, "patch_size": 8, "keep": 10_000}
+"""Differences from the recipe ``chips``; all checkpoints are kept for the curve."""
 REST = (("train", 0.5), ("val", 0.1), ("test", 0.4))
 EUROSAT = {"name": "MIT", "url": "https://github.com/phelber/EuroSAT", "attribution": "EuroSAT (Helber et al. 2019)"}
 
@@ -75,21 +79,30 @@ def divide(archive: Path, folder: Path, images: int | None) -> None:
             start = stop
     for name, rows in parts.items():
         with (folder / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("image", "split"), *rows])
+            csv.writer(file).writerows([("image", "split"), *((Path(image).stem, split) for image, split in rows)])
 
 
 def stores(archive: Path, folder: Path, images: int | None, norm: str) -> tuple[Store, Store]:
-    """The store to pretrain on, which has no labels, and that of the other images."""
+    """The store to pretrain on, which has no labels, and that of the other images.
+
+    With both norms, the photographs are two pretext tasks: normalised per patch, and not.
+    """
     divide(archive, folder, images)
-    layer = {
-        "modality": "rgb",
-        "path": "*/*.jpg",
-        "bands": ["red", "green", "blue"],
-        "define": {"long_name": "EuroSAT photographs", "pretext_norm": norm, "licence": EUROSAT},
-    }
+    layers: list[dict[str, Any]] = [
+        {
+            "modality": "rgb" if first else "rgb_levels",
+            "path": "*/{chip}.jpg",
+            "bands": ["red", "green", "blue"],
+            "define": {"long_name": "EuroSAT photographs", "pretext_norm": used, "licence": EUROSAT, "input": first},
+        }
+        for used, first in (("patch", True), ("none", False))
+    ]
+    if norm != "both":
+        layers = [{**layers[0], "define": {**layers[0]["define"], "pretext_norm": norm}}]
     found = []
     for name in ("pretrain", "rest"):
-        entry: dict[str, Any] = {"images": str(archive), "modalities": [layer], "splits": {"column": "split"}}
+        taken = layers if name == "pretrain" else layers[:1]
+        entry: dict[str, Any] = {"images": str(archive), "modalities": taken, "splits": {"column": "split"}}
         entry["table"] = {"file": f"{name}.csv"}
         if name == "rest":
             entry["labels"] = {"land_use": {"folder": True, "content": "class"}}
@@ -120,7 +133,9 @@ def remembered(file: Path, compute: Callable[[], Any]) -> Any:
     return json.loads(file.read_text())
 
 
-def probes(checkpoints: Sequence[Path], store: Store, baselines: Sequence[Any], seeds: int) -> list[dict[str, Any]]:
+def probes(
+    checkpoints: Sequence[Path], store: Store, baselines: Sequence[Any], seeds: int, cache: Path
+) -> list[dict[str, Any]]:
     """Rows of nearest neighbours and logistic regression."""
     found = evaluate(
         [load_checkpoint(path) for path in checkpoints],
@@ -129,6 +144,7 @@ def probes(checkpoints: Sequence[Path], store: Store, baselines: Sequence[Any], 
         protocols=("knn", "linear"),
         seeds=seeds,
         baselines=baselines,
+        cache=cache,
         device="cpu",
         report=lambda done, total, what: progress(f"probes {done}/{total} {what}"),
     )
@@ -136,11 +152,21 @@ def probes(checkpoints: Sequence[Path], store: Store, baselines: Sequence[Any], 
 
 
 def tuned(checkpoint: Path, store: Store, labels: str, seed: int, epochs: int) -> dict[str, Any]:
-    """Row of fine-tuning."""
+    """Row of fine-tuning; the last epoch is tested, so that the validation labels are not used."""
     task = open_task(TASK, StoreImages(store))
-    recipe = FineTuneRecipe(epochs=epochs, seed=seed)
+    recipe = FineTuneRecipe(epochs=epochs * LABELS[labels], seed=seed, keep="last")
     found = finetune(load_checkpoint(checkpoint), task, recipe, labels=LabelShare.parse(labels), device="cpu")
     return asdict(found.rows[0])
+
+
+def seconds_of(log: Path, batch_size: int) -> float:
+    """Seconds of pretraining by the rates in its log, which also covers earlier runs of the same command."""
+    total, before = 0.0, 0
+    with log.open(newline="") as file:
+        for row in csv.DictReader(file):
+            total += (int(row["step"]) - before) * batch_size / float(row["images_per_s"])
+            before = int(row["step"])
+    return total
 
 
 def progress(text: str) -> None:
@@ -176,33 +202,36 @@ def main() -> None:
     options.add_argument("--archive", type=Path, default=DATA / "eurosat_rgb_half.zip")
     options.add_argument("--folder", type=Path, default=Path("build/real-pixels"))
     options.add_argument("--images", type=int, default=None, help="use only so many images, equally many of each class")
-    options.add_argument("--epochs", type=int, default=16, help="passes over the images to pretrain on")
-    options.add_argument("--tune-epochs", type=int, default=50, help="epochs of fine-tuning; 0 leaves it out")
+    options.add_argument("--epochs", type=int, default=22, help="passes over the images to pretrain on")
+    options.add_argument(
+        "--tune-epochs", type=int, default=20, help="epochs of fine-tuning with all labels; 0 leaves it out"
+    )
     options.add_argument("--seeds", type=int, default=3, help="seeds of baselines, and of fine-tuning with few labels")
     options.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="another field of the recipe"
     )
-    options.add_argument("--norm", choices=("patch", "none"), default="patch", help="normalisation of the targets")
+    options.add_argument(
+        "--norm", choices=("patch", "none", "both"), default="both", help="normalisation of the targets"
+    )
     options.add_argument("--threads", type=int, default=os.cpu_count())
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     fields = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given.set)}
-    fields = {"keep": 10_000, "epochs": given.epochs, "checkpoint_epochs": max(1, given.epochs // 8)} | fields
+    fields = {**RECIPE, "epochs": given.epochs, "checkpoint_epochs": max(1, given.epochs // 5), **fields}
     recipe = make_recipe("chips", fields)
-    begin = time.perf_counter()
     blank, labelled = stores(given.archive.absolute(), folder, given.images, given.norm)
-    built = time.perf_counter()
     last = pretrain(blank, recipe, folder / "run", device="cpu", report=step)
-    trained = time.perf_counter()
-    start = random_weights(blank, recipe, folder / "random")
+    start, cache = random_weights(blank, recipe, folder / "random"), folder / "features"
     final = remembered(
-        folder / "probes.json", partial(probes, [last], labelled, ("random", "statistics", "rcf"), given.seeds)
+        folder / "probes.json", partial(probes, [last], labelled, ("random", "statistics", "rcf"), given.seeds, cache)
     )
     curve = []
     for checkpoint in [start, *sorted((folder / "run").glob("step-*"))]:
-        rows = remembered(folder / "curve" / f"{checkpoint.name}.json", partial(probes, [checkpoint], labelled, (), 1))
+        rows = remembered(
+            folder / "curve" / f"{checkpoint.name}.json", partial(probes, [checkpoint], labelled, (), 1, cache)
+        )
         at = 0 if checkpoint == start else int(checkpoint.name.rpartition("-")[2])
         best = {
             kind: max(100 * r["mean"] for r in rows if r["protocol"].startswith(kind)) for kind in ("linear", "knn")
@@ -216,7 +245,7 @@ def main() -> None:
                 file = folder / "tuned" / f"{name}-{labels.strip('%')}-{seed}.json"
                 row = remembered(file, partial(tuned, checkpoint, labelled, labels, seed, given.tune_epochs))
                 fine.setdefault((name, labels), []).append(100 * row["value"])
-    summarise(folder, recipe, final, curve, fine, {"pretrain": trained - built, "all": time.perf_counter() - begin})
+    summarise(folder, recipe, final, curve, fine, seconds_of(folder / "run" / "log.csv", recipe.batch_size))
 
 
 def summarise(
@@ -225,7 +254,7 @@ def summarise(
     final: list[dict[str, Any]],
     curve: list[tuple[float, float, float]],
     fine: dict[tuple[str, str], list[float]],
-    seconds: dict[str, float],
+    seconds: float,
 ) -> None:
     """Write tables, figure and the line of JSON."""
     rows = [
@@ -249,7 +278,7 @@ def summarise(
     draw(curve, {name: value for name, value in linear.items() if name != ours}, folder / "curve.png")
     figures = {f"linear {name}": (value, "%") for name, value in linear.items()}
     figures |= {f"tuned {name} {labels}": (statistics.mean(v), "%") for (name, labels), v in fine.items()}
-    figures |= {f"{name} seconds": (value, "s") for name, value in seconds.items()}
+    figures |= {"pretraining": (seconds, "s")}
     written = {"recipe": recipe.model_dump(mode="json"), "probes": final, "curve": curve, "seconds": seconds}
     written["tuned"] = {f"{name} {labels}": values for (name, labels), values in fine.items()}
     (folder / "result.json").write_text(json.dumps(written, indent=1))

@@ -161,7 +161,7 @@ def test_kill_9_at_fifty_moments(tmp_path: Path, reference: dict[str, str]) -> N
     kill_at_random(tmp_path, reference, 50, seed=2)
 
 
-@pytest.mark.slow  # test_commands_cut_off interrupts, terminates and kills one build of the command
+@pytest.mark.slow  # test_commands_cut_off interrupts and kills a build by the command
 def test_interrupt(tmp_path: Path, reference: dict[str, str]) -> None:
     store, log = tmp_path / "s.zarr", tmp_path / "log"
     with watched(store):

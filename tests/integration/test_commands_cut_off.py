@@ -236,7 +236,7 @@ CONTINUES = {
 BEFORE = "Error: terminated before anything was done. Run the same command again: "
 BEGINS = "Error: terminated; no incomplete file is left. The same command starts from the beginning: "
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
-STOPS = {"build": (INT, TERM, KILL), "export-geotiff": (TERM,), "evaluate": (TERM,), "pretrain": (TERM, KILL)}
+STOPS = {"build": (INT, KILL), "export-geotiff": (TERM,), "evaluate": (TERM,), "pretrain": (TERM,)}
 """Signals sent to each command, one after the other; `make prove` sends all three to every command that can resume."""
 RESUMED = {name: case for name, case in CASES.items() if case.keeps}
 PUBLISHED = ("pretrain", "export-h5", "predict", "embed-dense")
@@ -307,7 +307,6 @@ def stop(case: Case, sent: signal.Signals, world: Path, out: Path, *, resumes: b
         *(
             pytest.param(name, OF_FEW_PARTS.get(name, (INT, TERM, KILL)), MANY, marks=pytest.mark.slow)
             for name in RESUMED
-            if name != "build"
         ),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else str(value),

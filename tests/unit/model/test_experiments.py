@@ -208,7 +208,8 @@ def results_of(out: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "where", ["processes", "cluster", pytest.param("cluster of processes", marks=pytest.mark.slow)]
+    "where",
+    ["cluster", *(pytest.param(name, marks=pytest.mark.slow) for name in ("processes", "cluster of processes"))],
 )
 def test_several_processes_find_what_one_finds(
     where: str, store: Store, tmp_path: Path, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch

@@ -341,7 +341,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--blend": [Followed(DENSE, ("--blend", "centre"), vectors), Refused((*EMBED, "--blend", "centre"))],
         "--type": [Followed(DENSE, ("--type", "int8"), vectors), Refused((*EMBED, "--type", "int8"))],
         "--workers": [Refused((*DENSE, "--scheduler", "tcp://127.0.0.1:1")), Refused((*EMBED, "--workers", "1"))],
-        "--scheduler": [Refused((*DENSE[:-2], "--scheduler", "tcp://127.0.0.1:1"))],
+        "--scheduler": [Refused((*DENSE[:-2], "--scheduler", "nosuch"))],
     },
     "convert": {
         "--out": [Followed(CONVERT, ("--out", "y"), left)],
