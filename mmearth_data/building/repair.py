@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from mmearth_data.store.verify import VerifyReport
 
 WITH_FILE = frozenset(form.partition(":")[0] for form in SOURCE_FORMS if ":" in form)
-"""Sources that are described by a file."""
+"""Sources that need a file to describe them."""
 
 
 def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None, **files: Any) -> VerifyReport:
     """Rebuild the damaged parts of a store from its recipe.
 
-    Damaged shards are read again from the source; metadata, 1-D arrays, statistics and tables are rewritten from the
-    commit records. The store is locked meanwhile, as during a build. It is not changed if it is undamaged or if it
-    cannot be repaired with the given files.
+    Damaged shards are read from the source again. Metadata, 1-D arrays, statistics and tables are rewritten from the
+    commit records. The store is locked during the repair, as during a build. It is not changed if it is undamaged, or
+    if it cannot be repaired with the given files.
 
     Parameters
     ----------
@@ -44,8 +44,9 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     report
         Called with the progress.
     **files
-        Recipe fields that name files (``source="rasters:FILE"``, ``ecoregions``, ``tiles_file``, ``polygons``,
-        ``labels_file``), since a store contains only their digests; ``catalog`` if the store was built with one.
+        Files that the store was built with, by recipe field (``source="rasters:FILE"``, ``ecoregions``,
+        ``tiles_file``, ``polygons``, ``labels_file``), because a store contains only their digests. Also ``catalog``,
+        if the store was built with one.
 
     Returns
     -------
@@ -57,8 +58,8 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     StoreDamaged
         If the root metadata, which contain the recipe, are damaged.
     InputError
-        If there is no store, a file is missing or is not the one that the store was built with, another command holds the
-        store, or it was not built from a source; the damaged parts of such a store are removed.
+        If there is no store, if another command holds it, if a file is missing or is not the one that the store was built
+        with, or if the store was not built from a source. In the last case, its damaged parts are removed first.
     """
     objects = storage_at(path)
     refuse_absent(objects)
@@ -77,7 +78,7 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
 
 
 def damaged_shards(layout: StoreLayout, report: VerifyReport) -> tuple[int, ...]:
-    """Shards with damaged pixels or records; everything else can be restored from the records."""
+    """Shards whose pixels or commit records are damaged; everything else can be rewritten from the commit records."""
     rasters = "|".join(re.escape(m.name) for m in layout.rasters)
     pattern = re.compile(rf"{COMMITS}/(\d+)\.parquet|(?:{rasters})/c/(\d+)(?:/0)*")
     found = (pattern.fullmatch(problem.part) for problem in report.problems)
@@ -87,11 +88,11 @@ def damaged_shards(layout: StoreLayout, report: VerifyReport) -> tuple[int, ...]
 def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
     """Turn a damaged store into an unfinished one: remove its manifest and the commit records of damaged shards.
 
-    Returns these shards. Raises StoreDamaged if the root metadata, which contain the recipe, are damaged.
+    Returns the damaged shards. Raises StoreDamaged if the root metadata, which contain the recipe, are damaged.
     """
     objects = storage_at(path)
     shards = damaged_shards(_root_of(objects, report).layout, report)
-    # The records are removed first: if this is interrupted, `verify` still finds the store damaged.
+    # Remove the records first: if this is interrupted, `verify` still reports the store as damaged.
     for shard in shards:
         objects.delete(commit_key(shard))
     objects.delete(MANIFEST_KEY)
@@ -109,7 +110,7 @@ def _root_of(objects: Storage, report: VerifyReport) -> Root:
 
 
 def _refuse_made_otherwise(path: str | Path, root: Root, report: VerifyReport) -> None:
-    """Refuse a store that was not built from a source; remove its damaged parts, so that its command restores them."""
+    """Refuse a store that was not built from a source; first remove its damaged parts, so that its command restores them."""
     made_by = next((name for name in ("import", "subset", "merge") if name in root.attributes["recipe"]), None)
     if made_by is not None:
         reopen(path, report)
@@ -133,7 +134,7 @@ def _recipe_of(path: str | Path, root: Root, files: Mapping[str, Any]) -> BuildR
 
 
 def _refuse_bad(path: str | Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse files that cannot be read or that the store was built without, and a source that does not exist."""
+    """Refuse files that cannot be read, files that the store was built without, and a source that does not exist."""
     for name in sorted(given.keys() - {"source"}):
         if stored.get("labels" if name == "labels_file" else name) is None:
             raise InputError(

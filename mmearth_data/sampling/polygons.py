@@ -1,4 +1,4 @@
-"""Labelled polygons of a vector file, in the coordinate system of the file."""
+"""Labelled polygons of a vector file, in the coordinate reference system of the file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LabelledPolygons:
     path
         The file.
     crs
-        Its coordinate system.
+        Its coordinate reference system.
     geometry
         (n,) valid polygons in this system, x before y.
     row
@@ -170,8 +170,8 @@ def read_labelled_polygons(path: Path, columns: Sequence[str]) -> LabelledPolygo
     Raises
     ------
     FileInputError
-        For a file that cannot be read, lacks a column, has points or lines, has coordinates outside its coordinate
-        system, or contains no polygons.
+        If the file cannot be read, lacks a column, contains points or lines, has coordinates that are invalid in its
+        coordinate reference system, or contains no polygons.
     """
     import pandas as pd
 
@@ -199,7 +199,10 @@ def read_labelled_polygons(path: Path, columns: Sequence[str]) -> LabelledPolygo
     }
     notes = [f"{path.name}: {count:,} of {len(frame):,} {text}." for text, count in counts.items() if count]
     if frame.crs is None:
-        notes.append(f"{path.name}: no coordinate system is defined; coordinates are taken as degrees of WGS 84.")
+        notes.append(
+            f"{path.name}: no coordinate reference system is defined; coordinates are read as WGS 84 longitude and "
+            "latitude, in degrees."
+        )
     return LabelledPolygons(path=path, crs=crs, geometry=parts, row=kept[of], table=table, notes=tuple(notes))
 
 
@@ -234,22 +237,23 @@ def _refuse_other_kinds(path: Path, geometry: Geometries, empty: NDArray[np.bool
 
 
 def _crs_of(path: Path, frame: gpd.GeoDataFrame) -> CRS:
-    """Coordinate system of a file; degrees if it declares none and the coordinates can be degrees."""
+    """Coordinate reference system of a file; WGS 84 if it defines none and its coordinates can be degrees."""
     from pyproj import CRS
 
     if frame.crs is not None:
         two: CRS = CRS(frame.crs).to_2d()
         if not (two.is_geographic or two.is_projected):
             raise FileInputError(
-                path, f"expected a geographic or projected coordinate system, got {two.name}; reproject the file."
+                path,
+                f"expected a geographic or projected coordinate reference system, got {two.name}; reproject the file.",
             )
         return two
     west, south, east, north = frame.total_bounds
     if west < -360 or east > 540 or south < -90 or north > 90:
         raise FileInputError(
             path,
-            f"expected a coordinate system, got none and coordinates {west:g}..{east:g}, {south:g}..{north:g}, which are "
-            "not degrees; define it in the file.",
+            f"expected a coordinate reference system, got none and coordinates {west:g}..{east:g}, {south:g}..{north:g}, "
+            "which are not degrees; define one in the file.",
         )
     return CRS(WGS84)
 

@@ -98,7 +98,7 @@ class Job:
     divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
     timed: bool = False  # whether speeds are measured
     speeds: dict[tuple[int, str], float] = field(default_factory=dict)
-    constant: list[str] = field(default_factory=list)  # encoders with the same features for all samples, described
+    constant: list[str] = field(default_factory=list)  # notes on encoders that give all samples the same features
 
     def task(self, task: LabelledSet, seed: int) -> LabelledSet:
         """Divide a task as a seed does."""
@@ -116,8 +116,8 @@ class Job:
             found = extract(extractor, reading, task.images, self.device, cache=self.cache, report=count)
             self.memo[key] = found
             if len(found) > 1 and (found == found[:1]).all():
-                same = f"{candidate.name}: the same features for all {len(found):,} samples of {task.name}; check its input."
-                self.constant.append(same)
+                same = f"all {len(found):,} samples of {task.name} have the same features; check the encoder's input."
+                self.constant.append(f"{candidate.name}: {same}")
         return self.memo[key]
 
     def speed(self, candidate: Candidate, task: LabelledSet, seed: int) -> float | None:

@@ -163,10 +163,10 @@ def _fill(
 
 
 def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
-    """Normalise an encoder's input by the task's own statistics where it has some, else by the checkpoint's.
+    """Normaliser of an encoder's input: with the task's own statistics if it has any, else with the checkpoint's.
 
-    Raises `InputError` when the task has nothing of what the encoder takes, or the checkpoint no statistics for a product
-    level of the images.
+    Raises `InputError` if the images lack what the encoder takes (see `check_bands`), or if the checkpoint's statistics
+    are used and lack a product level of the images.
     """
     check_bands(of_encoder, task)
     fit = task.images.own_normaliser
@@ -239,9 +239,10 @@ def pooled(encoder: Backbone, images: torch.Tensor) -> NDArray[np.float32]:
 
 
 def check_levels(normaliser: Normaliser, owner: str, codes: NDArray[Any], name: object, remedy: str) -> None:
-    """Refuse images of a product level without statistics, since all of their values would count as missing.
+    """Refuse images of a product level that has no statistics, because all their values would count as missing.
 
-    ``owner`` is what the statistics belong to; ``codes`` (N,) are those of the levels of the images of ``name``.
+    ``owner`` names the checkpoint or network that the statistics belong to. ``codes`` (N,) are the level codes of the
+    images of ``name``, a task or a store. ``remedy`` ends the message: what the images are, and what to do.
     """
     by_level = [m for m in map(normaliser.modalities.get, normaliser.inputs) if m and m.statistics_by]
     if not by_level:
@@ -252,16 +253,16 @@ def check_levels(normaliser: Normaliser, owner: str, codes: NDArray[Any], name: 
     wrong = sorted({int(code) for code in codes} - known)
     if wrong:
         raise InputError(
-            f"{name}: expected images of {' or '.join(names[code] for code in sorted(known))}, of which {owner} "
-            f"has statistics of {by_level[0].name}, got {' and '.join(names[code] for code in wrong)} in "
+            f"{name}: expected images of {' or '.join(names[code] for code in sorted(known))}, for which {owner} "
+            f"has {by_level[0].name} statistics, got {' and '.join(names[code] for code in wrong)} in "
             f"{int(np.isin(codes, wrong).sum())} of {len(codes)} {remedy}."
         )
 
 
 def levels_of(task: LabelledSet, rows: NDArray[np.intp]) -> NDArray[Any]:
-    """(N,) code of the product level of each of some samples."""
+    """(N,) product-level codes of the samples ``rows``."""
     levels = task.images.coords.get("s2_level")
     if levels is not None:
         return np.asarray(levels[rows])
-    (batch,) = task.images.batches(rows[:1], 1, tuple(task.images.modalities))  # files have one level
+    (batch,) = task.images.batches(rows[:1], 1, tuple(task.images.modalities))  # all have the same level
     return np.repeat(np.asarray(batch["tile"]["s2_level"]), len(rows))

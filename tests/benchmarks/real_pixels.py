@@ -1,16 +1,21 @@
-"""Does pretraining learn from real photographs? EuroSAT in red, green and blue, its labels unseen.
+"""Does pretraining on real images help? EuroSAT RGB, pretrained without labels.
 
-70 % of 13,500 JPEGs are pretrained on as chips, without their labels. The other images are divided into 50 % that classifiers
-learn from, 10 % for validation and 40 % for the test, all shares seeded and equal in every class. Frozen features are probed by
-nearest neighbours and logistic regression (L-BFGS), and encoders are fine-tuned with 1, 10 and 100 % of the labels, beside
-random weights of the same network, image statistics and random convolutional features; the curve probes every checkpoint of
-the run. The recipe is ``chips`` with crops of 32 px in patches of 8 px, and two targets: the photographs normalised per patch,
-and as they are. Everything that is finished stays in the folder, so that the same command continues.
+The 13,500 JPEGs are divided at random, with a fixed seed and the same shares in each class. 70 % are used for pretraining, as
+chips without labels. Of the others, classifiers are trained on 50 %, validated on 10 % and tested on 40 %.
+
+Frozen features are probed with nearest neighbours and logistic regression (L-BFGS). The baselines are random weights of the
+same network, image statistics and random convolutional features. The pretrained and the random weights are also fine-tuned
+with 1, 10 and 100 % of the labels. The learning curve shows the probe accuracy of every checkpoint of the run, and of its
+initial weights.
+
+The recipe is ``chips`` with crops of 32 px and patches of 8 px. By default, there are two targets: the images normalised per
+patch, and the images without this normalisation. Finished steps are kept in the folder, so the same command resumes the run.
 
     python tests/benchmarks/real_pixels.py [--folder FOLDER] [--epochs N] [--set FIELD=VALUE ...] [--images N] [--threads N]
 
-It is not part of ``make bench``, since it takes hours of two cores: ``make real-pixels``. ``--set`` changes a field of the
-recipe, for controlled changes, each in its own folder: ``--set mask_ratio=0.75 --tune-epochs 0 --folder masks``.
+This takes hours on two cores, so it is not part of ``make bench``; run it with ``make real-pixels``. ``--set`` changes a field
+of the recipe for a controlled experiment. Use a separate folder for each experiment:
+``--set mask_ratio=0.75 --tune-epochs 0 --folder masks``.
 """
 
 from __future__ import annotations
@@ -52,16 +57,16 @@ if TYPE_CHECKING:
 DATA = Path(os.environ.get("MMEARTH_TEST_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 TASK = "store:land_use"
 LABELS = {"1%": 10, "10%": 3, "100%": 1}
-"""Share of the labels -> how many times the epochs of ``--tune-epochs``, since few labels give few steps per epoch."""
+"""Share of the labels -> factor for ``--tune-epochs``, because an epoch with few labels has few steps."""
 PRETRAINED_SHARE = 0.7
 RECIPE = {"image_size": 32, "patch_size": 8, "keep": 10_000}
-"""Differences from the recipe ``chips``; all checkpoints are kept for the curve."""
+"""Fields that differ from the recipe ``chips``; ``keep`` retains all checkpoints for the learning curve."""
 REST = (("train", 0.5), ("val", 0.1), ("test", 0.4))
 EUROSAT = {"name": "MIT", "url": "https://github.com/phelber/EuroSAT", "attribution": "EuroSAT (Helber et al. 2019)"}
 
 
 def divide(archive: Path, folder: Path, images: int | None) -> None:
-    """Write the tables of the images to pretrain on and of the others."""
+    """Write two tables: one of the images for pretraining, one of the other images with their splits."""
     with zipfile.ZipFile(archive) as opened:
         names = sorted(name for name in opened.namelist() if name.endswith(".jpg"))
     rng = np.random.default_rng(0)
@@ -83,9 +88,9 @@ def divide(archive: Path, folder: Path, images: int | None) -> None:
 
 
 def stores(archive: Path, folder: Path, images: int | None, norm: str) -> tuple[Store, Store]:
-    """The store to pretrain on, which has no labels, and that of the other images.
+    """Build and open two stores: one of the images for pretraining, without labels, and one of the other images.
 
-    With both norms, the photographs are two pretext tasks: normalised per patch, and not.
+    With the norm ``both``, the images are the targets of two pretext tasks: one normalised per patch, one not.
     """
     divide(archive, folder, images)
     layers: list[dict[str, Any]] = [
@@ -113,7 +118,7 @@ def stores(archive: Path, folder: Path, images: int | None, norm: str) -> tuple[
 
 
 def random_weights(store: Store, recipe: TrainRecipe, folder: Path) -> Path:
-    """Write the weights that pretraining begins with, as a checkpoint."""
+    """Write a checkpoint of the weights that pretraining starts from."""
     if not folder.exists():
         plan = plan_training(store, recipe)
         module = prepare(plan, store, None, 0)
@@ -125,7 +130,7 @@ def random_weights(store: Store, recipe: TrainRecipe, folder: Path) -> Path:
 
 
 def remembered(file: Path, compute: Callable[[], Any]) -> Any:
-    """Result of an earlier run of the same step, or of this one."""
+    """Result of a step: read from the file if an earlier run wrote it, else computed and written."""
     if not file.exists():
         result = compute()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +141,7 @@ def remembered(file: Path, compute: Callable[[], Any]) -> Any:
 def probes(
     checkpoints: Sequence[Path], store: Store, baselines: Sequence[Any], seeds: int, cache: Path
 ) -> list[dict[str, Any]]:
-    """Rows of nearest neighbours and logistic regression."""
+    """Results of nearest neighbours and logistic regression, one row each."""
     found = evaluate(
         [load_checkpoint(path) for path in checkpoints],
         store,
@@ -152,7 +157,7 @@ def probes(
 
 
 def tuned(checkpoint: Path, store: Store, labels: str, seed: int, epochs: int) -> dict[str, Any]:
-    """Row of fine-tuning; the last epoch is tested, so that the validation labels are not used."""
+    """Result of fine-tuning as a row; the last epoch is tested, so the validation labels are not used."""
     task = open_task(TASK, StoreImages(store))
     recipe = FineTuneRecipe(epochs=epochs * LABELS[labels], seed=seed, keep="last")
     found = finetune(load_checkpoint(checkpoint), task, recipe, labels=LabelShare.parse(labels), device="cpu")
@@ -160,7 +165,7 @@ def tuned(checkpoint: Path, store: Store, labels: str, seed: int, epochs: int) -
 
 
 def seconds_of(log: Path, batch_size: int) -> float:
-    """Seconds of pretraining by the rates in its log, which also covers earlier runs of the same command."""
+    """Duration of pretraining in seconds, from the rates in its log; this includes earlier runs of the same command."""
     total, before = 0.0, 0
     with log.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -170,19 +175,19 @@ def seconds_of(log: Path, batch_size: int) -> float:
 
 
 def progress(text: str) -> None:
-    """Write a line of progress to stderr."""
+    """Write a progress line to stderr."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stderr.flush()
 
 
 def step(state: TrainProgress) -> None:
-    """Report a step of pretraining now and then."""
+    """Report every 100th step of pretraining and the last one."""
     if state.step % 100 == 0 or state.step == state.steps:
         progress(f"pretraining: step {state.step:,}/{state.steps:,}, {state}")
 
 
 def draw(curve: Sequence[tuple[float, float, float]], bars: dict[str, float], path: Path) -> None:
-    """Draw the accuracy of the linear probe over the epochs, beside that of the baselines."""
+    """Plot the test accuracy of the probes against the epoch, with the linear probes of the baselines as lines."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -197,21 +202,28 @@ def draw(curve: Sequence[tuple[float, float, float]], bars: dict[str, float], pa
 
 
 def main() -> None:
-    """Build, pretrain, probe, fine-tune, report."""
+    """Build the stores, pretrain, probe, fine-tune and report."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--archive", type=Path, default=DATA / "eurosat_rgb_half.zip")
     options.add_argument("--folder", type=Path, default=Path("build/real-pixels"))
-    options.add_argument("--images", type=int, default=None, help="use only so many images, equally many of each class")
-    options.add_argument("--epochs", type=int, default=22, help="passes over the images to pretrain on")
     options.add_argument(
-        "--tune-epochs", type=int, default=20, help="epochs of fine-tuning with all labels; 0 leaves it out"
+        "--images", type=int, default=None, help="use only this many images, the same number per class"
     )
-    options.add_argument("--seeds", type=int, default=3, help="seeds of baselines, and of fine-tuning with few labels")
+    options.add_argument("--epochs", type=int, default=22, help="epochs of pretraining")
     options.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="another field of the recipe"
+        "--tune-epochs", type=int, default=20, help="epochs of fine-tuning with all labels; 0 skips fine-tuning"
     )
     options.add_argument(
-        "--norm", choices=("patch", "none", "both"), default="both", help="normalisation of the targets"
+        "--seeds", type=int, default=3, help="number of seeds for baselines and for fine-tuning with few labels"
+    )
+    options.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="set a field of the recipe; can be repeated"
+    )
+    options.add_argument(
+        "--norm",
+        choices=("patch", "none", "both"),
+        default="both",
+        help="normalisation of the targets; both gives two targets",
     )
     options.add_argument("--threads", type=int, default=os.cpu_count())
     given = options.parse_args()
@@ -256,7 +268,7 @@ def summarise(
     fine: dict[tuple[str, str], list[float]],
     seconds: float,
 ) -> None:
-    """Write tables, figure and the line of JSON."""
+    """Write the tables, the figure, ``result.json`` and the JSON line."""
     rows = [
         [
             Path(r["encoder"]).name,

@@ -179,7 +179,8 @@ def _column(path: Path, frame: pd.DataFrame, wanted: LabelColumn, known: LabelFi
     column, _, content = wanted.column.rpartition(":")
     if column in frame.columns and wanted.column not in frame.columns:
         raise FileInputError(
-            path, f"--label {column}: expected the content {', '.join(CONTENTS)}, got {content!r}; correct it."
+            path,
+            f"--label {column}: expected one of {', '.join(CONTENTS)} after the colon, got {content!r}; correct it.",
         )
     cells = Cells.of(path, column_of(path, frame, wanted.column, "--label"))
     entry = known.labels.get(wanted.column) or LabelEntry()

@@ -241,7 +241,7 @@ def test_coordinates_that_are_no_degrees_need_a_system(tmp_path: Path) -> None:
     path = tmp_path / "f.gpkg"
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         write(path, [shapely.box(500_000, 5_200_000, 500_100, 5_200_100)], None, crop=["a"])
-    with pytest.raises(InputError, match="define it in the file"):
+    with pytest.raises(InputError, match="define one in the file"):
         opened(path)
 
 
@@ -249,9 +249,9 @@ def test_coordinates_that_can_be_degrees_are_taken_as_such_with_a_note(tmp_path:
     shapes = [shapely.box(10, 45, 10.01, 45.01)]
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         found = opened(write(tmp_path / "bare.gpkg", shapes, None, crop=["a"]))
-    assert any("no coordinate system is defined" in note for note in found.tiles.notes)
+    assert any("no coordinate reference system is defined" in note for note in found.tiles.notes)
     declared = opened(write(tmp_path / "full.gpkg", shapes, crop=["a"]))
-    assert not any("coordinate system" in note for note in declared.tiles.notes)
+    assert not any("coordinate reference system" in note for note in declared.tiles.notes)
     np.testing.assert_array_equal(found.tiles.tile_id, declared.tiles.tile_id)
 
 

@@ -170,7 +170,7 @@ def test_a_recipe_beside_the_table_is_no_description(tmp_path: Path) -> None:
         (["nosuch"], "the column 'nosuch' (--label)"),
         (["Crop"], "did you mean 'crop'?"),
         (["crop:value"], "4 of 5 rows have other content (row 2: 'wheat'; row 3: 'maize'"),
-        (["crop:number"], "--label crop: expected the content class, value, multi, got 'number'"),
+        (["crop:number"], "--label crop: expected one of class, value, multi after the colon, got 'number'"),
         (["tags:class"], None),
         (["geometry"], "the geometry"),
         (["lon"], "would be stored as lon"),

@@ -247,7 +247,7 @@ def test_an_encoder_that_gives_all_images_the_same_features_is_named(thumbnails:
     given: dict[str, Any] = {"protocols": ("knn",), "baselines": (), "seeds": 1, "device": "cpu"}
     found = evaluate([], None, [thumbnails], encoders=encoders, **given)
     (note,) = (note for note in found.notes if "the same features" in note)
-    assert note.startswith(f"dead: the same features for all {len(thumbnails)} samples of {thumbnails.name}")
+    assert note.startswith(f"dead: all {len(thumbnails)} samples of {thumbnails.name} have the same features")
 
 
 def test_a_module_is_trained_like_a_checkpoint(checkpoint: Checkpoint, thumbnails: LabelledSet) -> None:

@@ -352,7 +352,7 @@ def test_a_level_without_statistics_in_the_checkpoint_is_refused(tmp_path: Path)
     }
     (batch,) = task.images.batches(np.arange(3), 3, ("sentinel2",))
     assert input_normaliser(given["L2A"], task).images(batch).std() > 0
-    with pytest.raises(InputError, match=r"expected images of L1C, of which the checkpoint has .* got L2A in 3 of 3"):
+    with pytest.raises(InputError, match=r"expected images of L1C, for which the checkpoint has .* got L2A in 3 of 3"):
         input_normaliser(given["L1C"], task)
 
 
