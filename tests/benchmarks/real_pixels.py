@@ -41,6 +41,7 @@ from _harness import report, table
 from mmearth_data import build, open_store, staged_folder
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model import evaluate, load_checkpoint, make_recipe, plan_training, pretrain
+from mmearth_model.evaluation.candidates import RANDOM
 from mmearth_model.evaluation.finetune import FineTuneRecipe, finetune
 from mmearth_model.tasks import LabelShare, open_task
 from mmearth_model.tasks.store import StoreImages
@@ -294,7 +295,7 @@ def summarise(
     written = {"recipe": recipe.model_dump(mode="json"), "probes": final, "curve": curve, "seconds": seconds}
     written["tuned"] = {f"{name} {labels}": values for (name, labels), values in fine.items()}
     (folder / "result.json").write_text(json.dumps(written, indent=1))
-    report("real_pixels", linear[ours] / linear["random init"], figures)
+    report("real_pixels", linear[ours] / linear[RANDOM], figures)
 
 
 if __name__ == "__main__":
