@@ -21,7 +21,7 @@ help:
 	@echo "              each in a separate environment (make prove-newest: the latter alone)"
 	@echo "make docs     build the documentation into build/docs, offline, and check its spelling"
 	@echo "make bench    all benchmarks; make bench-NAME runs tests/benchmarks/bench_NAME.py"
-	@echo "make real-pixels  pretrain on real photographs and compare (hours; resumes): tests/benchmarks/real_pixels.py"
+	@echo "make real-pixels  pretrain on real images and compare (hours; resumes): tests/benchmarks/real_pixels.py"
 	@echo "make constraints  pin the dependencies of pyproject.toml in constraints.txt; UPGRADE=--upgrade pins the newest"
 	@echo "make clean    remove the virtual environment and the demo"
 

@@ -115,7 +115,7 @@ class Job:
             reading = model.input(task)
             found = extract(extractor, reading, task.images, self.device, cache=self.cache, report=count)
             self.memo[key] = found
-            if len(found) > 1 and (found == found[:1]).all():
+            if len(found) > 1 and np.array_equal(found[0], found[-1]) and (found == found[:1]).all():
                 same = f"all {len(found):,} samples of {task.name} have the same features; check the encoder's input."
                 self.constant.append(f"{candidate.name}: {same}")
         return self.memo[key]

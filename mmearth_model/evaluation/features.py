@@ -172,9 +172,10 @@ def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
     fit = task.images.own_normaliser
     if fit is None:
         codes = levels_of(task, np.arange(len(task.images), dtype=np.intp))
-        check_levels(
-            of_encoder, "the checkpoint", codes, task.name, "samples; choose other images or another checkpoint"
-        )
+        with_level = codes[codes < len(LEVELS)]  # among samples with a level, one without it lacks these images
+        codes = with_level if len(with_level) else codes
+        remedy = "samples; choose other images or another checkpoint"
+        check_levels(of_encoder, "the checkpoint", codes, task.name, remedy)
     modalities = [of_encoder.modalities[name] for name in of_encoder.inputs]
     statistics = of_encoder.statistics if fit is None else _with_stand_ins(fit(task.parts.train).statistics, task)
     return Normaliser(modalities, {"train": statistics}, inputs=of_encoder.inputs)

@@ -38,7 +38,7 @@ import torch
 import yaml
 from _harness import report, table
 
-from mmearth_data import build, open_store, staged_folder
+from mmearth_data import build, open_store, staged_folder, write_text
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model import evaluate, load_checkpoint, make_recipe, plan_training, pretrain
 from mmearth_model.evaluation.candidates import RANDOM
@@ -99,7 +99,7 @@ def stores(archive: Path, folder: Path, images: int | None, norm: str) -> tuple[
             "modality": "rgb" if first else "rgb_levels",
             "path": "*/{chip}.jpg",
             "bands": ["red", "green", "blue"],
-            "define": {"long_name": "EuroSAT photographs", "pretext_norm": used, "licence": EUROSAT, "input": first},
+            "define": {"long_name": "EuroSAT images", "pretext_norm": used, "licence": EUROSAT, "input": first},
         }
         for used, first in (("patch", True), ("none", False))
     ]
@@ -135,7 +135,7 @@ def remembered(file: Path, compute: Callable[[], Any]) -> Any:
     if not file.exists():
         result = compute()
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=1))
+        write_text(file, json.dumps(result, indent=1))
     return json.loads(file.read_text())
 
 
@@ -238,7 +238,8 @@ def main() -> None:
     last = pretrain(blank, recipe, folder / "run", device="cpu", report=step)
     start, cache = random_weights(blank, recipe, folder / "random"), folder / "features"
     final = remembered(
-        folder / "probes.json", partial(probes, [last], labelled, ("random", "statistics", "rcf"), given.seeds, cache)
+        folder / f"probes-{given.seeds}.json",
+        partial(probes, [last], labelled, ("random", "statistics", "rcf"), given.seeds, cache),
     )
     curve = []
     for checkpoint in [start, *sorted((folder / "run").glob("step-*"))]:
@@ -255,7 +256,7 @@ def main() -> None:
         for seed in range(given.seeds if labels != "100%" else 1):
             for name, checkpoint in (("pretrained", last), ("random", start)):
                 progress(f"fine-tuning {name} with {labels} of the labels, seed {seed}")
-                file = folder / "tuned" / f"{name}-{labels.strip('%')}-{seed}.json"
+                file = folder / "tuned" / f"{name}-{labels.strip('%')}-{seed}-{given.tune_epochs}.json"
                 row = remembered(file, partial(tuned, checkpoint, labelled, labels, seed, given.tune_epochs))
                 fine.setdefault((name, labels), []).append(100 * row["value"])
     summarise(folder, recipe, final, curve, fine, seconds_of(folder / "run" / "log.csv", recipe.batch_size))
@@ -294,7 +295,7 @@ def summarise(
     figures |= {"pretraining": (seconds, "s")}
     written = {"recipe": recipe.model_dump(mode="json"), "probes": final, "curve": curve, "seconds": seconds}
     written["tuned"] = {f"{name} {labels}": values for (name, labels), values in fine.items()}
-    (folder / "result.json").write_text(json.dumps(written, indent=1))
+    write_text(folder / "result.json", json.dumps(written, indent=1))
     report("real_pixels", linear[ours] / linear[RANDOM], figures)
 
 

@@ -176,11 +176,11 @@ def identifier(column: str) -> str:
 def _column(path: Path, frame: pd.DataFrame, wanted: LabelColumn, known: LabelFile) -> Column:
     if wanted.column == GEOMETRY:
         raise FileInputError(path, "expected a column of labels (--label), got the geometry; name another column.")
-    column, _, content = wanted.column.rpartition(":")
-    if column in frame.columns and wanted.column not in frame.columns:
+    column, colon, other = wanted.column.rpartition(":")
+    if colon and column in frame.columns and wanted.column not in frame.columns:
         raise FileInputError(
             path,
-            f"--label {column}: expected one of {', '.join(CONTENTS)} after the colon, got {content!r}; correct it.",
+            f"--label {column}: expected one of {', '.join(CONTENTS)} after the colon, got {other!r}; correct it.",
         )
     cells = Cells.of(path, column_of(path, frame, wanted.column, "--label"))
     entry = known.labels.get(wanted.column) or LabelEntry()

@@ -15,7 +15,7 @@ import torch
 from closeness import assert_near
 from matplotlib import image
 from safetensors.torch import save_file
-from toy_store import KINDS, TINY, kinds, write_store
+from toy_store import KINDS, TINY, Columns, kinds, write_store
 
 from mmearth_data import InputError, Store, load_catalog
 from mmearth_model import (
@@ -292,6 +292,30 @@ def test_a_checkpoint_of_other_bands_is_refused(store: Store, tmp_path: Path, te
     with pytest.raises(
         InputError, match=r"expected a checkpoint that takes sentinel2 \(B1, .* got one that takes sentinel1"
     ):
+        input_normaliser(normaliser, task)
+
+
+@pytest.mark.parametrize(
+    ("levels", "refused"),
+    [((1, 1, 1), None), ((1, 255, 1), None), ((1, 0, 1), "L1C in 1 of 48"), ((255, 255, 255), "no level in 48")],
+)
+def test_a_store_is_refused_for_a_level_without_statistics_and_not_for_tiles_without_a_level(
+    levels: tuple[int, int, int], refused: str | None, tmp_path: Path
+) -> None:
+    """Levels of the first tile, the second, and all others; the statistics are of L2A."""
+    from mmearth_model.evaluation.features import input_normaliser
+
+    def change(arrays: Columns) -> None:
+        arrays["s2_level"][:] = (*levels[:2], *[levels[2]] * (len(arrays["s2_level"]) - 2))
+
+    task = open_task(TASKS[0], write_store(tmp_path / "toy.zarr", 48, change=change))
+    sentinel2 = load_catalog().find("sentinel2")
+    ones = {band: {"count": 1, "mean": 0.0, "std": 1.0} for band in sentinel2.model_bands}
+    normaliser = Normaliser([sentinel2], {"train": {"sentinel2": {"L2A": ones}}}, inputs=["sentinel2"])
+    if refused is None:
+        assert input_normaliser(normaliser, task).levels == ("L2A",)
+        return
+    with pytest.raises(InputError, match=f"expected images of L2A, .* got {refused}"):
         input_normaliser(normaliser, task)
 
 
