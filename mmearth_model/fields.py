@@ -182,7 +182,9 @@ class FineTuneFields:
     """All fields of fine-tuning."""
 
     epochs: Annotated[int, About("Maximum number of passes over the training samples.", OPTIMISATION, "N"), COUNT] = 100
-    warmup: Annotated[int, About("Number of epochs during which the learning rate rises linearly.")] = 5
+    warmup: Annotated[
+        int, About("Number of epochs during which the learning rate rises linearly; at most a quarter of all epochs.")
+    ] = 5
     patience: Annotated[
         int,
         About("Number of epochs without a better validation score after which training stops.", OPTIMISATION, "N"),

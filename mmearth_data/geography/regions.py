@@ -204,8 +204,8 @@ def read_polygons(path: Path) -> gpd.GeoDataFrame:
     """Read the polygons of a vector file: in EPSG:4326, two-dimensional, valid, cut at 180 degrees.
 
     The file is GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...); of several layers, the
-    first one with polygons is read. Raises FileInputError for a file that cannot be read, has no coordinate system
-    where it needs one, or contains no polygons.
+    first one with polygons is read. Raises FileInputError for a file that cannot be read, has no CRS where it
+    needs one, or contains no polygons.
     """
     return _polygons(read_vector(Path(path)), Path(path))
 

@@ -98,7 +98,7 @@ class FineTuneRecipe(FineTuneFields):
 
     def rate(self, step: int, per_epoch: int) -> float:
         """Learning rate of the head in a step, counted from 0; both are counted in batches."""
-        warm, whole = min(self.warmup, self.epochs - 1) * per_epoch, self.epochs * per_epoch
+        warm, whole = min(self.warmup, self.epochs // 4) * per_epoch, self.epochs * per_epoch
         if step < warm:
             return self.lr * (step + 1) / warm
         cosine = 1 + math.cos(math.pi * (step - warm) / max(1, whole - warm))

@@ -73,6 +73,12 @@ def test_the_rate_warms_up_and_ends_at_zero() -> None:
     assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
 
 
+@pytest.mark.parametrize(("epochs", "peak"), [(1, 0), (3, 0), (4, 4), (12, 14), (40, 24)])
+def test_the_rate_rises_for_at_most_a_quarter_of_the_epochs(epochs: int, peak: int) -> None:
+    rates = [FineTuneRecipe(epochs=epochs, lr=2.0).rate(step, 5) for step in range(5 * epochs)]
+    assert (rates.index(max(rates)), max(rates)) == (peak, 2.0)
+
+
 @pytest.mark.parametrize("side", [32, 48])
 def test_a_unet_answers_every_pixel_and_sees_every_map(side: int) -> None:
     model = UNet(ConvNeXtV2(EncoderConfig(widths=(8, 12, 16, 24), depths=(1, 1, 1, 1), in_channels=3)), 5)
