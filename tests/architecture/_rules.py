@@ -65,7 +65,8 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (6, frozenset({"maps"})),
         (7, frozenset({"report"})),
         (8, frozenset({""})),
-        (9, frozenset({"cli"})),
+        (9, frozenset({"commands"})),
+        (10, frozenset({"cli"})),
     ),
 }
 """Package -> rows of its layer table: a room may import its own row and the layers below."""
@@ -158,8 +159,8 @@ class Module:
 
     @property
     def is_cli(self) -> bool:
-        """True for the one module of each package that prints."""
-        return self.name.rpartition(".")[2] == "cli"
+        """True for the modules that print: `cli` of each package, and `commands`."""
+        return self.part in ("cli", "commands")
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,7 +419,7 @@ def name_tables(module: Module, names: frozenset[str]) -> list[Violation]:
 
 
 def prints(module: Module) -> list[Violation]:
-    """Only cli prints."""
+    """Only cli and commands print."""
     if module.is_cli:
         return []
     return [

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
 import statistics
@@ -37,8 +38,10 @@ import numpy as np
 import torch
 import yaml
 from _harness import report, table
+from PIL import Image
+from scipy import ndimage
 
-from mmearth_data import build, open_store, staged_folder, write_text
+from mmearth_data import build, open_store, staged_file, staged_folder, write_text
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model import evaluate, load_checkpoint, make_recipe, plan_training, pretrain
 from mmearth_model.evaluation.candidates import RANDOM
@@ -52,6 +55,8 @@ from mmearth_model.weights.store_record import describe_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from mmearth_data import Store
     from mmearth_model import TrainProgress, TrainRecipe
 
@@ -63,6 +68,13 @@ PRETRAINED_SHARE = 0.7
 RECIPE = {"image_size": 32, "patch_size": 8, "keep": 10_000}
 """Fields that differ from the recipe ``chips``; ``keep`` retains all checkpoints for the learning curve."""
 REST = (("train", 0.5), ("val", 0.1), ("test", 0.4))
+TARGETS = ("rgb", "levels", "texture")
+"""Pretext tasks: the images normalised per patch, the images without this normalisation, and their local contrast."""
+ORIENTATIONS, WINDOW = 8, 7
+TEXTURE_BANDS = [
+    *(f"gradient_{number}" for number in range(ORIENTATIONS)),
+    *(f"deviation_{c}" for c in ("red", "green", "blue")),
+]
 EUROSAT = {"name": "MIT", "url": "https://github.com/phelber/EuroSAT", "attribution": "EuroSAT (Helber et al. 2019)"}
 
 
@@ -88,31 +100,72 @@ def divide(archive: Path, folder: Path, images: int | None) -> None:
             csv.writer(file).writerows([("image", "split"), *((Path(image).stem, split) for image, split in rows)])
 
 
-def stores(archive: Path, folder: Path, images: int | None, norm: str) -> tuple[Store, Store]:
-    """Build and open two stores: one of the images for pretraining, without labels, and one of the other images.
+def texture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Local contrast of an image, (H, W, 3) -> (H, W, 11): square roots of means within ``WINDOW`` around each pixel.
 
-    With the norm ``both``, the images are the targets of two pretext tasks: one normalised per patch, one not.
+    The means are those of the gradient's magnitude at ``ORIENTATIONS`` orientations, as in a histogram of oriented
+    gradients, which MaskFeat (Wei et al. 2022, arXiv:2112.09133) predicts, and of the deviations in the three bands.
     """
+    levels = image.astype(np.float32)
+    down, across = (ndimage.sobel(levels.mean(axis=2), axis) / 8 for axis in (0, 1))
+    orientation = np.arctan2(down, across) % np.pi / np.pi * ORIENTATIONS
+    half = ORIENTATIONS / 2
+    away = np.abs((orientation[..., None] - np.arange(ORIENTATIONS) + half) % ORIENTATIONS - half)
+    gradients = np.hypot(down, across)[..., None] * np.clip(1 - away, 0, None)
+    mean = partial(ndimage.uniform_filter, size=(WINDOW, WINDOW, 0))
+    deviations = np.sqrt(np.clip(mean(levels**2) - mean(levels) ** 2, 0, None))
+    found = np.concatenate([1600 * mean(gradients), 900 * deviations], axis=2)
+    return np.clip(np.rint(np.sqrt(np.clip(found, 0, None))), 0, 254).astype(np.uint8)
+
+
+def pretraining_images(archive: Path, folder: Path) -> Path:
+    """Write a zip of the images for pretraining and of their textures, for `texture`."""
+    path = folder / "pretrain.zip"
+    if not path.exists():
+        chosen = set((folder / "pretrain.csv").read_text().split())
+        with zipfile.ZipFile(archive) as opened, staged_file(path) as new, zipfile.ZipFile(new, "w") as written:
+            for name in opened.namelist():
+                chip = Path(name).stem
+                if f"{chip},train" in chosen:
+                    written.writestr(f"rgb/{chip}.jpg", opened.read(name))
+                    values = io.BytesIO()
+                    np.save(values, texture(np.asarray(Image.open(io.BytesIO(opened.read(name))))))
+                    written.writestr(f"texture/{chip}.npy", values.getvalue(), zipfile.ZIP_DEFLATED, 1)
+    return path
+
+
+def stores(archive: Path, folder: Path, images: int | None, targets: Sequence[str]) -> tuple[Store, Store]:
+    """Build and open two stores: one of the images for pretraining, without labels, and one of the other images."""
     divide(archive, folder, images)
-    layers: list[dict[str, Any]] = [
-        {
-            "modality": "rgb" if first else "rgb_levels",
-            "path": "*/{chip}.jpg",
-            "bands": ["red", "green", "blue"],
-            "define": {"long_name": "EuroSAT images", "pretext_norm": used, "licence": EUROSAT, "input": first},
+    layers: dict[str, dict[str, Any]] = {
+        name: {
+            "modality": name,
+            "path": f"{'texture' if name == 'texture' else 'rgb'}/{{chip}}.{'npy' if name == 'texture' else 'jpg'}",
+            "bands": TEXTURE_BANDS if name == "texture" else ["red", "green", "blue"],
+            "define": {
+                "long_name": name,
+                "pretext_norm": "patch" if name == "rgb" else "none",
+                "licence": EUROSAT,
+                "input": name == "rgb",
+            },
         }
-        for used, first in (("patch", True), ("none", False))
-    ]
-    if norm != "both":
-        layers = [{**layers[0], "define": {**layers[0]["define"], "pretext_norm": norm}}]
+        for name in TARGETS
+    }
+    entries: dict[str, dict[str, Any]] = {
+        "pretrain": {
+            "images": str(pretraining_images(archive, folder)),
+            "modalities": [layers[name] for name in targets],
+        },
+        "rest": {
+            "images": str(archive),
+            "modalities": [{**layers["rgb"], "path": "*/{chip}.jpg"}],
+            "labels": {"land_use": {"folder": True, "content": "class"}},
+        },
+    }
     found = []
-    for name in ("pretrain", "rest"):
-        taken = layers if name == "pretrain" else layers[:1]
-        entry: dict[str, Any] = {"images": str(archive), "modalities": taken, "splits": {"column": "split"}}
-        entry["table"] = {"file": f"{name}.csv"}
-        if name == "rest":
-            entry["labels"] = {"land_use": {"folder": True, "content": "class"}}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(entry, sort_keys=False))
+    for name, entry in entries.items():
+        about = {**entry, "splits": {"column": "split"}, "table": {"file": f"{name}.csv"}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
         build(make_build_recipe(None, {"source": f"chips:{folder / f'{name}.yaml'}"}), folder / f"{name}.zarr")
         found.append(open_store(folder / f"{name}.zarr"))
     return found[0], found[1]
@@ -221,10 +274,7 @@ def main() -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="set a field of the recipe; can be repeated"
     )
     options.add_argument(
-        "--norm",
-        choices=("patch", "none", "both"),
-        default="both",
-        help="normalisation of the targets; both gives two targets",
+        "--targets", nargs="+", choices=TARGETS, default=TARGETS, help="targets of pretraining; rgb is also the input"
     )
     options.add_argument("--threads", type=int, default=os.cpu_count())
     given = options.parse_args()
@@ -234,7 +284,7 @@ def main() -> None:
     fields = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given.set)}
     fields = {**RECIPE, "epochs": given.epochs, "checkpoint_epochs": max(1, given.epochs // 5), **fields}
     recipe = make_recipe("chips", fields)
-    blank, labelled = stores(given.archive.absolute(), folder, given.images, given.norm)
+    blank, labelled = stores(given.archive.absolute(), folder, given.images, given.targets)
     last = pretrain(blank, recipe, folder / "run", device="cpu", report=step)
     start, cache = random_weights(blank, recipe, folder / "random"), folder / "features"
     final = remembered(

@@ -37,7 +37,8 @@ from toy_store import write_store
 from mmearth_data import open_store
 from mmearth_model import Workload, embed_dense, load_checkpoint, open_vectors, plan_training, save_network
 from mmearth_model.benchmarking import PEAK_SIDE, Step, bfloat16, memory_mib
-from mmearth_model.cli import _recipe, cli
+from mmearth_model.cli import cli
+from mmearth_model.commands.training import recipe_of
 from mmearth_model.tasks import TaskKind
 from mmearth_model.threads import COUNTS, PASSIVE
 from mmearth_model.training.pretraining import _bfloat16, prepare
@@ -136,7 +137,7 @@ def learned(command_line: Sequence[str]) -> Any:
     for other in ("out", "dry_run", "as_json"):
         given.pop(other)
     store = open_store(given.pop("store"))
-    recipe = _recipe(given.pop("base"), given)
+    recipe = recipe_of(given.pop("base"), given)
     plan = plan_training(store, recipe)
     module = prepare(plan, store, None, 0)
     window, mask = module.crop_and_mask(Position(0, 0), 4)
@@ -486,7 +487,7 @@ def test_bad_values_are_one_clear_line(command: str, option: click.Option, thoro
 def test_the_plan_counts_the_parameters_that_are_trained(size: tuple[str, ...], walk: Walk) -> None:
     result, _ = walk.run([*TRAIN, *size, "--dry-run"])
     plan = json.loads(result.stdout)
-    recipe = _recipe(str(walk.inputs / "tiny.yaml"), {"size": size[1]} if size else {})
+    recipe = recipe_of(str(walk.inputs / "tiny.yaml"), {"size": size[1]} if size else {})
     store = open_store(walk.inputs / "toy.zarr")
     module = prepare(plan_training(store, recipe), store, None, 0)
     assert plan["parameters"] == sum(parameter.numel() for parameter in module.parameters())
