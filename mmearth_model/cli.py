@@ -1,4 +1,4 @@
-"""The program ``mmearth-train``: its commands, which parse, call the front door and print the result."""
+"""The program ``mmearth-train``: its commands parse arguments, call the front door and print the result."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ class FineTuneFields:
 
     epochs: Annotated[int, About("Maximum number of passes over the training samples.", OPTIMISATION, "N"), COUNT] = 100
     warmup: Annotated[
-        int, About("Number of epochs during which the learning rate rises linearly; at most a quarter of all epochs.")
+        int, About("Number of epochs (at most a quarter of all) during which the learning rate rises linearly.")
     ] = 5
     patience: Annotated[
         int,

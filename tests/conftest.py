@@ -35,13 +35,13 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, and leave the others in their order."""
     rank = {REPOSITORY / "tests" / name: number for number, name in enumerate(LONGEST)}
-    assert all(path.is_file() for path in rank), "LONGEST names a file that there is not"
+    assert all(path.is_file() for path in rank), "LONGEST names a file that does not exist"
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Collect no garbage while modules are imported: nearly all that they make lives to the end."""
+    """Disable garbage collection while modules are imported: nearly all the objects they create live to the end."""
     gc.disable()
     try:
         return (yield)

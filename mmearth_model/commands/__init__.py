@@ -1,1 +1,1 @@
-"""The commands of ``mmearth-train``, one module per group; `mmearth_model.cli` puts them together."""
+"""The commands of ``mmearth-train``, one module per group; `mmearth_model.cli` combines them."""

@@ -1,4 +1,4 @@
-"""The command `embed`: one vector per tile, or per position of a scene or a store."""
+"""The command `embed`: one vector per tile, or per position in a scene or store."""
 
 from __future__ import annotations
 

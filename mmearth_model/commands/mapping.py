@@ -1,4 +1,4 @@
-"""The command `predict`: a map of a scene or of a store."""
+"""The command `predict`: a map of a scene or store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open what a command names: stores, checkpoints and networks, also by URL."""
+"""Open the stores, checkpoints and networks that a command names, by path or URL."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_weights(path: str | Path, padding: Padding | None, *, networks: Literal
 @overload
 def open_weights(path: str | Path, padding: Padding | None, *, networks: Literal[True]) -> Checkpoint | Network: ...
 def open_weights(path: str | Path, padding: Padding | None, *, networks: bool = False) -> Checkpoint | Network:
-    """Open a checkpoint or, with ``networks``, also a network."""
+    """Open a checkpoint; with ``networks``, a network is accepted too."""
     from mmearth_model import load_checkpoint
     from mmearth_model.heads.network import load_weights
 
@@ -82,7 +82,7 @@ def store_of(
 
 
 def _without_store(found: Checkpoint | Network) -> str:
-    """Explain why weights record no store, and what to do."""
+    """Explain why the weights record no store, and what to do about it."""
     from mmearth_model import Network
 
     if isinstance(found, Network):

@@ -77,4 +77,4 @@ ENCODER_TEXT = (
 )
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 command = partial(click.command, cls=CommandGroup.command_class)
-"""Decorator of a function that is a command: the keywords are those of the class of commands of `mmearth_data`."""
+"""Decorator that turns a function into a command; it takes the keywords of the command class of `mmearth_data`."""

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Write a note to stderr, unless ``--quiet``: not by click, which would write it into a live progress line."""
+    """Write a note to stderr, unless ``--quiet``; not with click, which would write it into a live progress line."""
     if not is_quiet():
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
 def print_rich(renderable: RenderableType) -> None:
-    """Print what rich renders, such as a table."""
+    """Print a rich renderable, such as a table."""
     from rich.console import Console
 
     Console().print(renderable, crop=False)
@@ -41,14 +41,14 @@ def print_table(result: Evaluation, store: Store | None, beside: Beside | None =
 
 
 def title_for(result: Evaluation) -> str:
-    """Heading of results."""
+    """Heading for the results."""
     from mmearth_model.formatting import title_of
 
     return title_of({row.protocol for row in result.rows})
 
 
 def check_page(page: Path | None) -> None:
-    """Raise an error before anything is computed if the page cannot be made."""
+    """Raise an error, before anything is computed, if the page cannot be created."""
     if page is not None:
         require_bokeh()
         check_output(page, option="--html")
@@ -72,7 +72,7 @@ def write_page(content: dict[str, Any], title: str, page: Path | None) -> None:
 
 
 def mapping_shown(show: Meter, out: Path, unit: str = "px") -> Callable[[float, float], None]:
-    """Show the progress of a map; first print where it resumes."""
+    """Show the progress of a map; if it resumes, first print how much is finished."""
     begun: list[float] = []
 
     def report(done: float, total: float) -> None:

@@ -1,21 +1,24 @@
-"""Does pretraining on real images help? EuroSAT RGB, pretrained without labels.
+"""Does pretraining on real images help? An encoder is pretrained on EuroSAT RGB without labels.
 
-The 13,500 JPEGs are divided at random, with a fixed seed and the same shares in each class. 70 % are used for pretraining, as
-chips without labels. Of the others, classifiers are trained on 50 %, validated on 10 % and tested on 40 %.
+The 13,500 JPEGs are divided at random, with a fixed seed and in the same proportions for each class. 70 % are used for
+pretraining, as chips without labels. The remaining images are used to train (50 %), validate (10 %) and test (40 %)
+classifiers.
 
-Frozen features are probed with nearest neighbours and logistic regression (L-BFGS). The baselines are random weights of the
-same network, image statistics and random convolutional features. The pretrained and the random weights are also fine-tuned
-with 1, 10 and 100 % of the labels. The learning curve shows the probe accuracy of every checkpoint of the run, and of its
-initial weights.
+Frozen features are probed with nearest neighbours and logistic regression (L-BFGS). The baselines are random weights of
+the same network, image statistics and random convolutional features. The pretrained and the random weights are also
+fine-tuned with 1, 10 and 100 % of the labels. The learning curve shows the probe accuracy of every checkpoint of the
+run and of its initial weights.
 
-The recipe is ``chips`` with crops of 32 px and patches of 8 px. By default, there are two targets: the images normalised per
-patch, and the images without this normalisation. Finished steps are kept in the folder, so the same command resumes the run.
+The recipe is ``chips`` with crops of 32 px and patches of 8 px. By default, there are three targets: the images
+normalised per patch (``rgb``), the images without this normalisation (``levels``), and their local contrast
+(``texture``). The results of finished steps are kept in the folder, so repeating the command resumes the run.
 
-    python tests/benchmarks/real_pixels.py [--folder FOLDER] [--epochs N] [--set FIELD=VALUE ...] [--images N] [--threads N]
+    python tests/benchmarks/real_pixels.py [--folder FOLDER] [--epochs N] [--targets TARGET ...] [--set FIELD=VALUE ...]
 
-This takes hours on two cores, so it is not part of ``make bench``; run it with ``make real-pixels``. ``--set`` changes a field
-of the recipe for a controlled experiment. Use a separate folder for each experiment:
-``--set mask_ratio=0.75 --tune-epochs 0 --folder masks``.
+This takes hours on two cores, so it is not part of ``make bench``; run it with ``make real-pixels``. For controlled
+experiments, ``--targets`` selects the targets and ``--set`` changes a field of the recipe. Use a separate folder for
+each experiment:
+``--targets rgb levels --set mask_ratio=0.75 --tune-epochs 0 --folder masks``.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ RECIPE = {"image_size": 32, "patch_size": 8, "keep": 10_000}
 """Fields that differ from the recipe ``chips``; ``keep`` retains all checkpoints for the learning curve."""
 REST = (("train", 0.5), ("val", 0.1), ("test", 0.4))
 TARGETS = ("rgb", "levels", "texture")
-"""Pretext tasks: the images normalised per patch, the images without this normalisation, and their local contrast."""
+"""Pretraining targets: images normalised per patch, images without this normalisation, and their local contrast."""
 ORIENTATIONS, WINDOW = 8, 7
 TEXTURE_BANDS = [
     *(f"gradient_{number}" for number in range(ORIENTATIONS)),
@@ -101,10 +104,11 @@ def divide(archive: Path, folder: Path, images: int | None) -> None:
 
 
 def texture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Local contrast of an image, (H, W, 3) -> (H, W, 11): square roots of means within ``WINDOW`` around each pixel.
+    """Local contrast of an image, (H, W, 3) -> (H, W, 11), within a window of ``WINDOW`` px around each pixel.
 
-    The means are those of the gradient's magnitude at ``ORIENTATIONS`` orientations, as in a histogram of oriented
-    gradients, which MaskFeat (Wei et al. 2022, arXiv:2112.09133) predicts, and of the deviations in the three bands.
+    The values are scaled square roots of the mean gradient magnitude in each of ``ORIENTATIONS`` orientations and of
+    the standard deviation of each band. Magnitudes are binned by orientation as in histograms of oriented gradients,
+    which MaskFeat (Wei et al. 2022, arXiv:2112.09133) predicts.
     """
     levels = image.astype(np.float32)
     down, across = (ndimage.sobel(levels.mean(axis=2), axis) / 8 for axis in (0, 1))
@@ -119,7 +123,7 @@ def texture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def pretraining_images(archive: Path, folder: Path) -> Path:
-    """Write a zip of the images for pretraining and of their textures, for `texture`."""
+    """Write a zip file with the pretraining images and their local contrast (see `texture`)."""
     path = folder / "pretrain.zip"
     if not path.exists():
         chosen = set((folder / "pretrain.csv").read_text().split())
@@ -135,7 +139,7 @@ def pretraining_images(archive: Path, folder: Path) -> Path:
 
 
 def stores(archive: Path, folder: Path, images: int | None, targets: Sequence[str]) -> tuple[Store, Store]:
-    """Build and open two stores: one of the images for pretraining, without labels, and one of the other images."""
+    """Build and open two stores: one of the pretraining images, without labels, and one of the other images."""
     divide(archive, folder, images)
     layers: dict[str, dict[str, Any]] = {
         name: {
@@ -263,7 +267,7 @@ def main() -> None:
     options.add_argument(
         "--images", type=int, default=None, help="use only this many images, the same number per class"
     )
-    options.add_argument("--epochs", type=int, default=22, help="epochs of pretraining")
+    options.add_argument("--epochs", type=int, default=20, help="epochs of pretraining")
     options.add_argument(
         "--tune-epochs", type=int, default=20, help="epochs of fine-tuning with all labels; 0 skips fine-tuning"
     )
@@ -274,10 +278,12 @@ def main() -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="set a field of the recipe; can be repeated"
     )
     options.add_argument(
-        "--targets", nargs="+", choices=TARGETS, default=TARGETS, help="targets of pretraining; rgb is also the input"
+        "--targets", nargs="+", choices=TARGETS, default=TARGETS, help="pretraining targets; rgb is also the input"
     )
     options.add_argument("--threads", type=int, default=os.cpu_count())
     given = options.parse_args()
+    if "rgb" not in given.targets:
+        options.error(f"--targets: expected rgb, which is also the input, got {' '.join(given.targets)}")
     torch.set_num_threads(given.threads)
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
