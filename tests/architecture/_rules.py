@@ -65,8 +65,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (6, frozenset({"maps"})),
         (7, frozenset({"report"})),
         (8, frozenset({""})),
-        (9, frozenset({"commands"})),
-        (10, frozenset({"cli"})),
+        (9, frozenset({"cli"})),
     ),
 }
 """Package -> rows of its layer table: a room may import its own row and the layers below."""
@@ -159,8 +158,8 @@ class Module:
 
     @property
     def is_cli(self) -> bool:
-        """True for the modules that print: `cli` of each package, and `commands`."""
-        return self.part in ("cli", "commands")
+        """True for the room of each package that prints: `mmearth_data.cli` and what is in `mmearth_model.cli`."""
+        return self.part == "cli"
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,7 +418,7 @@ def name_tables(module: Module, names: frozenset[str]) -> list[Violation]:
 
 
 def prints(module: Module) -> list[Violation]:
-    """Only cli and commands print."""
+    """Only cli prints."""
     if module.is_cli:
         return []
     return [

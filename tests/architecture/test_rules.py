@@ -212,7 +212,7 @@ def test_name_tables_finds_tables_by_modality() -> None:
 )
 def test_prints_finds_them_anywhere_but_in_cli(call: str) -> None:
     assert len(rules.prints(module("mmearth_data.building.executor", f"def f():\n    {call}"))) == 1
-    for name in ("mmearth_data.cli", "mmearth_model.commands.mapping"):
+    for name in ("mmearth_data.cli", "mmearth_model.cli.mapping"):
         assert rules.prints(module(name, f"def f():\n    {call}")) == []
     assert rules.prints(module("mmearth_data.building.executor", "def f():\n    blueprint(1); log.info('print')")) == []
 

@@ -38,7 +38,7 @@ from mmearth_data import open_store
 from mmearth_model import Workload, embed_dense, load_checkpoint, open_vectors, plan_training, save_network
 from mmearth_model.benchmarking import PEAK_SIDE, Step, bfloat16, memory_mib
 from mmearth_model.cli import cli
-from mmearth_model.commands.training import recipe_of
+from mmearth_model.cli.training import recipe_of
 from mmearth_model.tasks import TaskKind
 from mmearth_model.threads import COUNTS, PASSIVE
 from mmearth_model.training.pretraining import _bfloat16, prepare

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mmearth_data import field_option, option, short_path
-from mmearth_model.commands.opening import bytes_shown, open_weights, store_at
-from mmearth_model.commands.options import FILE, FOLDER, OUTPUT, WHAT, command
+from mmearth_model.cli.opening import bytes_shown, open_weights, store_at
+from mmearth_model.cli.options import FILE, FOLDER, OUTPUT, WHAT, command
 from mmearth_model.fields import TrainFields
 
 if TYPE_CHECKING:

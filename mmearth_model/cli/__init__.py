@@ -1,4 +1,4 @@
-"""The program ``mmearth-train``: its commands parse arguments, call the front door and print the result."""
+"""The program ``mmearth-train``: its commands, one module per group, parse, call the front door and print the result."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from mmearth_data import CommandGroup, __version__, closest, is_there
-from mmearth_model.commands.embedding import embed
-from mmearth_model.commands.evaluating import evaluate
-from mmearth_model.commands.experimenting import experiment, robustness
-from mmearth_model.commands.finetuning import finetune
-from mmearth_model.commands.mapping import predict
-from mmearth_model.commands.reporting import report
-from mmearth_model.commands.training import bench, pretrain, recipes
-from mmearth_model.commands.weights import convert, describe, export
+from mmearth_model.cli.embedding import embed
+from mmearth_model.cli.evaluating import evaluate
+from mmearth_model.cli.experimenting import experiment, robustness
+from mmearth_model.cli.finetuning import finetune
+from mmearth_model.cli.mapping import predict
+from mmearth_model.cli.reporting import report
+from mmearth_model.cli.training import bench, pretrain, recipes
+from mmearth_model.cli.weights import convert, describe, export
 
 DEFAULT_COMMAND = "pretrain"
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmearth_data import check_output, field_options, option, refuse_unused, short_path
-from mmearth_model.commands.opening import store_at
-from mmearth_model.commands.options import DEVICE, FILE, FOLDER, JSON, OUTPUT, THREADS, WHAT, command
-from mmearth_model.commands.output import print_rich, say
+from mmearth_model.cli.opening import store_at
+from mmearth_model.cli.options import DEVICE, FILE, FOLDER, JSON, OUTPUT, THREADS, WHAT, command
+from mmearth_model.cli.output import print_rich, say
 from mmearth_model.fields import TrainFields, WorkFields
 from mmearth_model.threads import use_threads
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import click
 
-from mmearth_model.commands.output import say
+from mmearth_model.cli.output import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,8 +9,8 @@ import click
 from annotated_types import Interval
 
 from mmearth_data import FilePath, Number, option, refuse_unused
-from mmearth_model.commands.options import BESIDE, DEVICE, FILE, FOLDER, HTML, JSON, WHAT, command
-from mmearth_model.commands.output import check_page, print_rich, published_results, say
+from mmearth_model.cli.options import BESIDE, DEVICE, FILE, FOLDER, HTML, JSON, WHAT, command
+from mmearth_model.cli.output import check_page, print_rich, published_results, say
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmearth_data import field_options, option, refuse_unused
-from mmearth_model.commands.opening import of_store, open_weights, store_of
-from mmearth_model.commands.options import (
+from mmearth_model.cli.opening import of_store, open_weights, store_of
+from mmearth_model.cli.options import (
     DEVICE,
     ENCODER_TEXT,
     FILE,
@@ -23,7 +23,7 @@ from mmearth_model.commands.options import (
     WHAT,
     command,
 )
-from mmearth_model.commands.output import check_page, print_table, title_for, write_page
+from mmearth_model.cli.output import check_page, print_table, title_for, write_page
 from mmearth_model.fields import FineTuneFields
 from mmearth_model.threads import use_threads
 

@@ -10,8 +10,8 @@ import click
 from annotated_types import Interval
 
 from mmearth_data import FilePath, InputError, Number, check_apart, option, refuse_unused, short_path
-from mmearth_model.commands.opening import fetched, store_at
-from mmearth_model.commands.options import (
+from mmearth_model.cli.opening import fetched, store_at
+from mmearth_model.cli.options import (
     ANY_RESOLUTION,
     BANDS,
     DEVICE,
@@ -30,7 +30,7 @@ from mmearth_model.commands.options import (
     WORKERS,
     command,
 )
-from mmearth_model.commands.output import mapping_shown, print_rich
+from mmearth_model.cli.output import mapping_shown, print_rich
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:

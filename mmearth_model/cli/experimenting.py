@@ -10,8 +10,8 @@ import click
 from annotated_types import Interval
 
 from mmearth_data import Number, Pair, check_output, option, refuse_unused
-from mmearth_model.commands.opening import of_store, open_weights, store_of
-from mmearth_model.commands.options import (
+from mmearth_model.cli.opening import of_store, open_weights, store_of
+from mmearth_model.cli.options import (
     CACHE,
     DEVICE,
     ENCODER_TEXT,
@@ -27,7 +27,7 @@ from mmearth_model.commands.options import (
     WHAT,
     command,
 )
-from mmearth_model.commands.output import check_page, print_rich, say
+from mmearth_model.cli.output import check_page, print_rich, say
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:

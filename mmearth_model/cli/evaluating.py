@@ -9,8 +9,8 @@ import click
 from annotated_types import Interval
 
 from mmearth_data import Number, Several, check_output, option, refuse_unused
-from mmearth_model.commands.opening import of_store, open_weights, store_of
-from mmearth_model.commands.options import (
+from mmearth_model.cli.opening import of_store, open_weights, store_of
+from mmearth_model.cli.options import (
     BESIDE,
     CACHE,
     DEVICE,
@@ -26,7 +26,7 @@ from mmearth_model.commands.options import (
     WHAT,
     command,
 )
-from mmearth_model.commands.output import check_page, print_table, published_results, say, title_for, write_page
+from mmearth_model.cli.output import check_page, print_table, published_results, say, title_for, write_page
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:

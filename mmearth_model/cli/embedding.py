@@ -9,8 +9,8 @@ import click
 from annotated_types import Interval
 
 from mmearth_data import FilePath, Number, check_apart, check_output, option, refuse_unused, short_path
-from mmearth_model.commands.opening import open_weights, store_at
-from mmearth_model.commands.options import (
+from mmearth_model.cli.opening import open_weights, store_at
+from mmearth_model.cli.options import (
     ANY_RESOLUTION,
     BANDS,
     CACHE,
@@ -31,7 +31,7 @@ from mmearth_model.commands.options import (
     WORKERS,
     command,
 )
-from mmearth_model.commands.output import mapping_shown
+from mmearth_model.cli.output import mapping_shown
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
