@@ -167,7 +167,8 @@ class Checkpoint:
 
         Raises `FileInputError` when the weights are damaged or those of another architecture.
         """
-        model = MPMAE(self.model_config)
+        with torch.device("meta"):
+            model = MPMAE(self.model_config)
         self.load_into({"model": model})
         return model.eval()
 
@@ -176,7 +177,8 @@ class Checkpoint:
 
         It has the normaliser of the checkpoint, if there is one.
         """
-        encoder = ConvNeXtV2(dataclasses.replace(self.encoder_config, **changes))
+        with torch.device("meta"):
+            encoder = ConvNeXtV2(dataclasses.replace(self.encoder_config, **changes))
         fill(self.folder / MODEL_FILE, encoder, self.tensors(), ENCODER_PREFIX)
         encoder.normaliser = None if self.config["normaliser"] is None else self.normaliser
         return encoder.eval()
@@ -359,7 +361,8 @@ def encoder_of_file(
     Raises `FileInputError` when the file holds no encoder.
     """
     found = import_weights(file)
-    encoder = ConvNeXtV2(dataclasses.replace(found.encoder, **changes))
+    with torch.device("meta"):
+        encoder = ConvNeXtV2(dataclasses.replace(found.encoder, **changes))
     fill(file, encoder, found.tensors, ENCODER_PREFIX)
     encoder.normaliser = None if store is None else normaliser_of(store, found, bands or {})
     return encoder.eval()
@@ -455,9 +458,15 @@ def read_json(file: Path, expected: str, remedy: str = "") -> Any:  # noqa: ANN4
 
 
 def fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Copy the tensors whose names begin with a prefix into a module."""
+    """Copy the tensors whose names begin with a prefix into a module; a module on the meta device is first allocated on the CPU.
+
+    Initialising a module's weights takes longer than reading them, so modules that are to be filled are built on the meta
+    device.
+    """
     got = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     check_tensors(file, module, got)
+    if any(parameter.is_meta for parameter in module.parameters()):
+        module.to_empty(device="cpu")
     module.load_state_dict(got)
 
 

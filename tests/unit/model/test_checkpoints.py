@@ -75,6 +75,19 @@ def test_everything_that_is_needed_comes_back(tmp_path: Path) -> None:
     assert checkpoint.seed == 3
 
 
+def test_loading_uses_no_random_numbers_and_each_network_has_its_own_weights(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(written(tmp_path / "c", *network()))
+    state = torch.get_rng_state()
+    for load in (checkpoint.model, checkpoint.encoder):
+        first, second = load(), load()
+        before = [parameter.clone() for parameter in second.parameters()]
+        for parameter in first.parameters():
+            torch.nn.init.zeros_(parameter)
+        assert all(map(torch.equal, second.parameters(), before))
+        assert all(map(torch.equal, load().parameters(), before))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_files_are_what_they_are_called(tmp_path: Path) -> None:
     folder = written(tmp_path / "c", *network())
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", CONFIG_FILE, "item.json", MODEL_FILE]
