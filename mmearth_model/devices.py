@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,8 @@ from mmearth_data import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+
+    from threadpoolctl import ThreadpoolController
 
 CPU_SLICE = 4
 """Images per forward pass on a CPU: a pass that fits its cache is several times as fast (measured on two cores)."""
@@ -28,15 +31,21 @@ def one_thread() -> AbstractContextManager[None]:
 @contextmanager
 def limited_threads(threads: int) -> Iterator[None]:
     """Compute with this number of threads within the block."""
-    from threadpoolctl import threadpool_limits
-
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with threadpool_limits(threads):
+        with _thread_pools().limit(limits=threads):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """Thread pools of the loaded libraries, cached because finding them is slow."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def resolve_device(name: str = "auto") -> torch.device:
