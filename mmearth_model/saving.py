@@ -21,6 +21,10 @@ def save_figure(figure: Figure, file: Path, *, dpi: int = 150) -> None:
 
 
 def save_figure_forms(figure: Figure, stem: Path, *, dpi: int = 150) -> None:
-    """Write a figure in each of `FORMS`, as ``stem`` with their endings; raises like `save_figure`."""
+    """Write a figure in each of the formats in `FORMS`, to ``stem`` with their extensions; raises like `save_figure`.
+
+    All formats use the layout of the first, so the layout is computed only once.
+    """
     for form in FORMS:
         save_figure(figure, stem.with_name(f"{stem.name}.{form}"), dpi=dpi)
+        figure.set_layout_engine("none")
