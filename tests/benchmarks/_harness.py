@@ -85,6 +85,8 @@ def alternate(a: Callable[[], object], b: Callable[[], object], runs: int = 5, *
     if warm_up:
         a()
         b()
+    gc.collect()
+    gc.freeze()  # a collection before each run is slow, because the libraries hold many objects
     seconds: dict[str, list[float]] = {"a": [], "b": []}
     for run in range(runs):
         for name, work in (("a", a), ("b", b))[:: 1 if run % 2 == 0 else -1]:
