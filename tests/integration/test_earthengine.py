@@ -479,7 +479,7 @@ def test_a_store_from_an_emulator_is_marked_synthetic_and_keeps_its_ledger(smoot
 def test_trouble_changes_no_pixel(smooth: Path, tmp_path: Path) -> None:
     with emulator(*FAULTS) as troubled:
         out = tmp_path / "t.zarr"
-        build(recipe(troubled, request_timeout_s=5), out)
+        build(recipe(troubled, request_timeout_s=3), out)
         assert troubled.ledger.report()["status"].get("429", 0) > 0
     assert digests(out) == digests(smooth)
     ids = open_store(out).tiles["tile_id"]

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from mmearth_data import (
 from mmearth_data.cli import cli
 from mmearth_data.store import StoreWriter
 from mmearth_data.store.encoding import digest_of
-from mmearth_data.store.storage import storage_at
+from mmearth_data.store.storage import remote, storage_at
 from mmearth_model import TileDataset
 
 ONE_SHARD = small_layout(tiles=8)
@@ -235,6 +236,7 @@ def faulty(request: pytest.FixtureRequest, server: str, monkeypatch: pytest.Monk
     process = subprocess.Popen([sys.executable, "-c", script, target, str(share)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{int(process.stdout.readline())}")
+    monkeypatch.setitem(remote.RETRIES, "backoff", {"init_backoff": timedelta(milliseconds=5)})
     yield
     process.kill()
     process.communicate()
@@ -256,8 +258,6 @@ def test_wrong_credentials_are_said(faulty: None, url: str) -> None:
 def test_a_server_that_is_gone_is_said_and_nothing_is_lost(
     url: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmearth_data.store.storage import remote
-
     writer = begin_store(url)
     write_shard(writer, 0)
     monkeypatch.setitem(remote.RETRIES, "max_retries", 1)
