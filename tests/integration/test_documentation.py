@@ -25,12 +25,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import ee
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
 
 from mmearth_data import make_recipe, resource_path
 
@@ -338,6 +339,37 @@ def test_the_pages_are_built_without_a_warning_or_a_foreign_address(folder: Path
 @pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)
 def test_every_notebook_ends_well(notebook: Path, folder: Path) -> None:
     docs_python("-c", EXECUTE, str(notebook), folder=folder)
+
+
+def entries_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models within the type of a field."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from entries_in(inner)
+
+
+def test_every_entry_of_a_file_that_a_table_links_to_has_one_section() -> None:
+    texts = [(REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES]
+    labels = [label for text in texts for label in re.findall(r"^\((\w+)\)=$", text, re.M)]
+    assert sorted(labels) == sorted(set(labels))
+    shown = [named for text in texts for named in re.findall(r"^```{model} ([\w.]+):(\w+)", text, re.M)]
+    assert len(shown) > 10
+    for module, name in shown:
+        for about in getattr(import_module(module), name).model_fields.values():
+            for entry in entries_in(about.annotation):
+                assert entry.__name__.lower() in labels, f"{name} contains {entry.__name__}, which no page describes"
+
+
+def test_no_help_contains_what_the_documentation_takes_for_a_link() -> None:
+    """A word that ends in an underscore is a reference in reStructuredText."""
+    for name in PROGRAMS:
+        group = program(name)
+        assert isinstance(group, click.Group)
+        for command in group.commands.values():
+            helps = [getattr(parameter, "help", None) or "" for parameter in command.params]
+            for text in (command.help or "", *helps):
+                assert not re.search(r"\w_(?![\w`])", text), f"{name} {command.name}: {text}"
 
 
 def test_every_option_that_a_page_mentions_exists() -> None:

@@ -165,7 +165,7 @@ class Definition(_Strict):
     """Terms of use."""
 
 
-class LayerEntry(_Strict):
+class ImagesEntry(_Strict):
     """The images of one modality."""
 
     modality: str
@@ -301,7 +301,7 @@ class ChipsFile(_Strict):
 
     images: str
     """Folder, zip, HDF5 file (.h5, .hdf5), .npy or .npz, relative to this file."""
-    modalities: Annotated[list[LayerEntry], Field(min_length=1)]
+    modalities: Annotated[list[ImagesEntry], Field(min_length=1)]
     """One entry per modality; the images of the first are the chips."""
     size_px: int | None = None
     """Side of the tiles; by default that of the first image."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.rasterfile import Raster
-    from mmearth_data.sources.chips.description import Definition, Described, LayerEntry
+    from mmearth_data.sources.chips.description import Definition, Described, ImagesEntry
 
 WRONG_VALUES, EMPTY = "image_values", "image_empty"
 """Reasons for leaving out an image."""
@@ -34,7 +34,7 @@ BYTE_RANGES = {"uint8": (-0.5, 255.5), "int8": (-128.5, 127.5)}
 class Layer:
     """The images of one modality, and how their numbers are stored."""
 
-    entry: LayerEntry
+    entry: ImagesEntry
     modality: Modality
     avoids_nodata: bool = False
     """Whether an observed number equal to the no-data number becomes the number next to it."""
@@ -88,7 +88,7 @@ def select_layers(described: Described, catalog: Catalog) -> tuple[Layer, ...]:
     return tuple(_layer(described, at, entry, catalog) for at, entry in enumerate(described.file.modalities))
 
 
-def _layer(described: Described, at: int, entry: LayerEntry, catalog: Catalog) -> Layer:
+def _layer(described: Described, at: int, entry: ImagesEntry, catalog: Catalog) -> Layer:
     where = ("modalities", at)
     try:
         known = _modality(entry, catalog, FIRST_ORDER + at)
@@ -102,7 +102,7 @@ def _layer(described: Described, at: int, entry: LayerEntry, catalog: Catalog) -
     return Layer(entry=entry, modality=subset(known, entry.names), avoids_nodata=default and known.dtype.kind in "iu")
 
 
-def _modality(entry: LayerEntry, catalog: Catalog, order: int) -> Modality:
+def _modality(entry: ImagesEntry, catalog: Catalog, order: int) -> Modality:
     """Modality of a layer, with all its bands; CatalogError if it is unknown, defined twice, or inconsistent."""
     if entry.define is None:
         return catalog.find(entry.modality)
@@ -111,7 +111,7 @@ def _modality(entry: LayerEntry, catalog: Catalog, order: int) -> Modality:
     return _defined(entry.modality, entry.names, entry.define, order)
 
 
-def _layer_problem(entry: LayerEntry, m: Modality) -> tuple[str, str] | None:
+def _layer_problem(entry: ImagesEntry, m: Modality) -> tuple[str, str] | None:
     if not (m.stored and m.kind.is_raster):
         return f"expected a modality with pixels, got {m.name} ({m.kind}); give labels under labels.", "modality"
     unknown = [band for band in entry.names if band not in m.bands]

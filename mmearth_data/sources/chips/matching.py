@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmearth_data.sources.chips.containers import Images
-    from mmearth_data.sources.chips.description import Described, LayerEntry
+    from mmearth_data.sources.chips.description import Described, ImagesEntry
 
 SHOWN = 5
 """Names that a note lists."""
@@ -84,7 +84,7 @@ def match_chips(described: Described, images: Sequence[Images]) -> Matched:
     )
 
 
-def _names(described: Described, at: int, entry: LayerEntry, images: Images) -> dict[str, str]:
+def _names(described: Described, at: int, entry: ImagesEntry, images: Images) -> dict[str, str]:
     """Chip -> image of one layer."""
     where = ("modalities", at, "path")
     if not images.in_files:

@@ -28,6 +28,7 @@ class LabelClass(_Entry):
     """One class: only a name, or these fields."""
 
     name: str
+    """Name of the class."""
     code: int | None = None
     """Code that the cells of the table contain instead of the name."""
     colour: Colour | None = None
