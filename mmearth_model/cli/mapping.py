@@ -134,7 +134,7 @@ def predict(
     """Map a scene or a store with a network.
 
     INPUT is a store, a raster file with all bands that the network takes, or several files of one scene with some bands
-    each. Bands are identified by --bands, by the band descriptions in the files, or by the names of files with one band
+    each. Bands are identified by --bands, by the band descriptions in the files, or by the names of single-band files
     (T32UQD_20210606T102021_B02_10m.jp2). An interrupted command resumes when it is run again.
     """
     of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or Path(inputs[0]).is_dir())

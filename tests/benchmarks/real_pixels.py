@@ -32,6 +32,7 @@ import statistics
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,7 @@ from mmearth_model.weights.checkpoints import write_checkpoint
 from mmearth_model.weights.store_record import describe_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -222,14 +223,14 @@ def tuned(checkpoint: Path, store: Store, labels: str, seed: int, epochs: int) -
     return asdict(found.rows[0])
 
 
-def seconds_of(log: Path, batch_size: int) -> float:
-    """Duration of pretraining in seconds, from the rates in its log; this includes earlier runs of the same command."""
-    total, before = 0.0, 0
-    with log.open(newline="") as file:
-        for row in csv.DictReader(file):
-            total += (int(row["step"]) - before) * batch_size / float(row["images_per_s"])
-            before = int(row["step"])
-    return total
+@contextmanager
+def clocked(file: Path) -> Iterator[None]:
+    """Add the block's running time in seconds to the time recorded in the file by earlier, interrupted runs."""
+    before, start = json.loads(file.read_text()) if file.exists() else 0.0, time.perf_counter()
+    try:
+        yield
+    finally:
+        write_text(file, json.dumps(before + time.perf_counter() - start))
 
 
 def progress(text: str) -> None:
@@ -251,7 +252,7 @@ def draw(curve: Sequence[tuple[float, float, float]], bars: dict[str, float], pa
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     epochs, linear, knn = zip(*curve, strict=True)
     axes.plot(epochs, linear, "o-", label="pretrained, linear probe")
-    axes.plot(epochs, knn, "s--", label="pretrained, nearest neighbours")
+    axes.plot(epochs, knn, "s--", label="pretrained, 5 nearest neighbours")
     for at, (name, value) in enumerate(bars.items()):
         axes.axhline(value, color=f"C{at + 2}", linewidth=1, label=f"{name}, linear probe")
     axes.set(xlabel="epochs of pretraining", ylabel="test accuracy, %", title="EuroSAT RGB, labels unseen")
@@ -291,7 +292,8 @@ def main() -> None:
     fields = {**RECIPE, "epochs": given.epochs, "checkpoint_epochs": max(1, given.epochs // 5), **fields}
     recipe = make_recipe("chips", fields)
     blank, labelled = stores(given.archive.absolute(), folder, given.images, given.targets)
-    last = pretrain(blank, recipe, folder / "run", device="cpu", report=step)
+    with clocked(folder / "seconds.json"):
+        last = pretrain(blank, recipe, folder / "run", device="cpu", report=step)
     start, cache = random_weights(blank, recipe, folder / "random"), folder / "features"
     final = remembered(
         folder / f"probes-{given.seeds}.json",
@@ -303,10 +305,8 @@ def main() -> None:
             folder / "curve" / f"{checkpoint.name}.json", partial(probes, [checkpoint], labelled, (), 1, cache)
         )
         at = 0 if checkpoint == start else int(checkpoint.name.rpartition("-")[2])
-        best = {
-            kind: max(100 * r["mean"] for r in rows if r["protocol"].startswith(kind)) for kind in ("linear", "knn")
-        }
-        curve.append((at / plan_training(blank, recipe).steps_per_epoch, best["linear"], best["knn"]))
+        accuracy = {r["protocol"]: 100 * r["mean"] for r in rows}
+        curve.append((at / plan_training(blank, recipe).steps_per_epoch, accuracy["linear"], accuracy["knn-5"]))
     fine: dict[tuple[str, str], list[float]] = {}
     for labels in LABELS if given.tune_epochs else ():
         for seed in range(given.seeds if labels != "100%" else 1):
@@ -315,7 +315,7 @@ def main() -> None:
                 file = folder / "tuned" / f"{name}-{labels.strip('%')}-{seed}-{given.tune_epochs}.json"
                 row = remembered(file, partial(tuned, checkpoint, labelled, labels, seed, given.tune_epochs))
                 fine.setdefault((name, labels), []).append(100 * row["value"])
-    summarise(folder, recipe, final, curve, fine, seconds_of(folder / "run" / "log.csv", recipe.batch_size))
+    summarise(folder, recipe, final, curve, fine, json.loads((folder / "seconds.json").read_text()))
 
 
 def summarise(

@@ -342,7 +342,7 @@ def test_every_notebook_ends_well(notebook: Path, folder: Path) -> None:
 
 
 def entries_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Models within the type of a field."""
+    """Models nested in a field's type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
@@ -362,7 +362,7 @@ def test_every_entry_of_a_file_that_a_table_links_to_has_one_section() -> None:
 
 
 def test_no_help_contains_what_the_documentation_takes_for_a_link() -> None:
-    """A word that ends in an underscore is a reference in reStructuredText."""
+    """In reStructuredText, a word that ends in an underscore is a reference."""
     for name in PROGRAMS:
         group = program(name)
         assert isinstance(group, click.Group)
