@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,21 @@ LONGEST = (
 
 YOUNG_OBJECTS = 50_000
 """Number of new objects after which the youngest generation is collected; up to Python 3.12, the default is 700."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare two operators that torchvision looks up on import, where it is installed; torchmetrics imports it.
+
+    Its wheel on PyPI is built for CUDA: its compiled part does not load with PyTorch for the CPU, and is not used here.
+    """
+    if find_spec("torchvision") is None:
+        return
+    from torch.library import Library
+
+    library = Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    config.add_cleanup(library._destroy)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -121,18 +137,3 @@ def earth(emulator_url: str) -> str:
 
     sign_in(emulator_url)
     return emulator_url
-
-
-@pytest.fixture(scope="session")
-def torchvision_operators() -> Iterator[None]:
-    """Declare two operators that torchvision looks up on import.
-
-    Its wheel on PyPI is built for CUDA: its compiled part does not load with PyTorch for the CPU, and is not used here.
-    """
-    from torch.library import Library
-
-    library = Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield
-    library._destroy()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from mmearth_model.evaluation.torchgeo_inputs import listings
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -20,8 +22,6 @@ SIDE_PX = 20
 
 def write_geobench(root: Path, name: str, *, classes: int = 3, several: bool = False) -> Path:
     """Write a data set under its name: every class has a spectrum of its own in noise; a class or label index each."""
-    from mmearth_model.evaluation.torchgeo_inputs import listings  # with torchvision, not before it is prepared
-
     rng = np.random.default_rng(sum(name.encode()))
     folder = root / name
     folder.mkdir(parents=True)

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import shapely
 import tensorstore as ts
-import torch
 import xarray as xr
 from store_making import write_shard
 
@@ -26,6 +26,8 @@ from mmearth_data import load_catalog, open_store
 from mmearth_data.store import StoreLayout, StoreWriter
 from mmearth_data.store.conventions import ucum
 from mmearth_data.store.schema import stored_units
+from mmearth_model.evaluation.embedding import Chips, Embeddings
+from mmearth_model.evaluation.embedding_files import write_parquet, write_zarr
 
 pytestmark = [
     pytest.mark.ecosystem,
@@ -50,29 +52,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def operators() -> Any:
-    """Declare two operators that torchvision, which torchmetrics imports if it is there, looks up on import.
-
-    Its wheel on PyPI is built for CUDA: its compiled part does not load with PyTorch for the CPU, and is not used here.
-    """
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield
-    library._destroy()
-
-
-@pytest.fixture(scope="module")
-def embeddings(tmp_path_factory: pytest.TempPathFactory, operators: None) -> Path:
+def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with e.parquet and e.zarr, of tiles on both sides of the equator."""
-    made = importlib.import_module("mmearth_model.evaluation.embedding")
-    files = importlib.import_module("mmearth_model.evaluation.embedding_files")
     folder = tmp_path_factory.mktemp("embeddings")
     rng = np.random.default_rng(0)
     lon, lat = rng.uniform(-170, 170, 40), rng.uniform(-60, 60, 40)
-    shapely = importlib.import_module("shapely")
     squares = shapely.box(lon - 0.01, lat - 0.01, lon + 0.01, lat + 0.01)
-    found = made.Embeddings(
+    found = Embeddings(
         rng.standard_normal((40, 8)).astype(np.float32),
         np.arange(1, 41, dtype=np.uint64),
         lon,
@@ -81,10 +67,10 @@ def embeddings(tmp_path_factory: pytest.TempPathFactory, operators: None) -> Pat
         time=np.arange("2019-01-01", "2019-02-10", dtype="datetime64[D]").astype("datetime64[ms]"),
         classes={"split": np.array(["train", "test"] * 20, object), "biome": np.array(["Tundra", ""] * 20, object)},
         outlines=lambda: squares,
-        chips=made.Chips("ni:///sha-256;AA", ("urn:uuid:1b4e28ba-2fa1-11d2-883f-0016d3cca427",), (64, 64), 10.0),
+        chips=Chips("ni:///sha-256;AA", ("urn:uuid:1b4e28ba-2fa1-11d2-883f-0016d3cca427",), (64, 64), 10.0),
     )
-    files.write_parquet(found, folder / "e.parquet")
-    files.write_zarr(found, folder / "e.zarr")
+    write_parquet(found, folder / "e.parquet")
+    write_zarr(found, folder / "e.zarr")
     return folder
 
 

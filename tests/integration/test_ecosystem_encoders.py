@@ -20,11 +20,12 @@ from toy_store import write_store
 
 import mmearth_model
 from mmearth_model.cli import cli
+from mmearth_model.evaluation.features import extract
+from mmearth_model.evaluation.finetune import FineTuneRecipe, finetune
 from mmearth_model.tasks import LabelledSet, open_task
 
 pytestmark = [
     pytest.mark.ecosystem,
-    pytest.mark.usefixtures("torchvision_operators"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:timm.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:timm.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:huggingface_hub.*"),
@@ -66,7 +67,6 @@ def test_a_model_of_timm_gives_its_own_features(timm: Any, eurosat: LabelledSet,
     with torch.inference_mode():
         expected = network.eval()(fed.float())[0].numpy()
     device = torch.device("cpu")
-    extract = importlib.import_module("mmearth_model.evaluation.features").extract
     found = extract(encoder.extractor(eurosat, 0, device), encoder.input(eurosat), eurosat.images, device)[5]
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
@@ -108,8 +108,7 @@ def test_resnet_convnext_and_our_export_are_in_one_table(
 def test_a_model_of_timm_is_fine_tuned(timm: Any, eurosat: LabelledSet, model: str) -> None:
     encoder = mmearth_model.open_encoder("timm:create_model", mmearth_model.EncoderDescription(**fields(model)))
     before = encoder.backbone.digest
-    tuning = importlib.import_module("mmearth_model.evaluation.finetune")  # it loads torchvision, if that is installed
-    result = tuning.finetune(encoder, eurosat, tuning.FineTuneRecipe(epochs=1, batch_size=16), device="cpu")
+    result = finetune(encoder, eurosat, FineTuneRecipe(epochs=1, batch_size=16), device="cpu")
     assert [(row.encoder, row.protocol) for row in result.rows] == [(model, "finetune")]
     assert encoder.backbone.digest == before  # a copy was trained
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.ecosystem,
-    pytest.mark.usefixtures("torchvision_operators"),
     pytest.mark.filterwarnings("ignore"),  # each of the other sides has its own
 ]
 

@@ -20,7 +20,6 @@ from mmearth_model.weights.checkpoints import ENCODER_ONLY, write_checkpoint
 
 pytestmark = [
     pytest.mark.ecosystem,
-    pytest.mark.usefixtures("torchvision_operators"),
     pytest.mark.filterwarnings("ignore:.*weights_only.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:timm.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:timm.*"),

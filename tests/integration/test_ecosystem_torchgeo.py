@@ -21,7 +21,6 @@ from mmearth_model import MMEarthStore
 
 pytestmark = [
     pytest.mark.ecosystem,
-    pytest.mark.usefixtures("torchvision_operators"),
     pytest.mark.filterwarnings("ignore"),  # of several libraries, about one another
 ]
 
@@ -32,14 +31,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def geo(torchvision_operators: None) -> Any:
+def geo() -> Any:
     """Modules of torchgeo by name."""
     names = ("datasets", "samplers", "datamodules", "trainers", "transforms")
     return type("torchgeo", (), {name: importlib.import_module(f"torchgeo.{name}") for name in names})
 
 
 @pytest.fixture(scope="module")
-def kornia(torchvision_operators: None) -> Any:
+def kornia() -> Any:
     return importlib.import_module("kornia.augmentation")
 
 
