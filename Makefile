@@ -10,7 +10,7 @@ export MPLBACKEND := Agg
 # libraries.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check check-live prove prove-ecosystem prove-newest docs bench constraints clean
+.PHONY: help demo test tests check lint types check-live prove prove-ecosystem prove-newest docs bench constraints clean
 help:
 	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate, write a report"
 	@echo "make test     lint, type-check and test everything"
@@ -50,16 +50,24 @@ demo: $(READY)
 	@echo "$(DEMO)/store.html   report of the store; the report of the run (last line) links to it"
 	@echo "$(DEMO)/report.html"
 
-check: $(READY)
+check: lint types
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers 2
+
+types: $(READY)
+	nice $(BIN)/mypy --num-workers 2
 
 QUICK := not slow and not clients and not ecosystem and not browser
 
+# Types are checked beside the tests, in the time in which these wait for servers and for one another.
+test: lint
+	@$(MAKE) --no-print-directory -j 2 tests types
+
 # One thread of arithmetic per process: two processes test at a time, each a file. The longest files come first (conftest),
 # so that neither process waits for the other at the end.
-test: check
+tests: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(QUICK)"
 
 check-live: $(READY)

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +33,8 @@ AGAIN_S = 0.02
 RESUMES = f"{__name__}.resumes"
 WORDS = f"{__name__}.words"
 """Keys of a context's ``meta``: whether the same command resumes (None for a server), and its command line."""
+OURS = ("mmearth_data", "mmearth_model")
+"""Packages that are no libraries of others."""
 FIRST = "Most used"
 """Section of the help with the options that matter most."""
 HYPHEN, SPACE = "\u2011", "\xa0"
@@ -161,8 +164,13 @@ class CommandGroup(click.Group):
         except KeyboardInterrupt as stop:
             exit_code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
             raise _refusal(_stopped(ctx, exit_code), exit_code) from None
-        except OSError as error:
-            raise _system_refusal(error) from None
+        except Exception as error:
+            library = _broken_library(error)
+            if library is not None:
+                raise _refusal(_what_is_broken(library, error), EXIT_FAILURE) from None
+            if isinstance(error, OSError):
+                raise _system_refusal(error) from None
+            raise
 
 
 @contextmanager
@@ -265,3 +273,21 @@ def _abandon_output() -> None:
 
 def _what_to_install(error: ModuleNotFoundError) -> str:
     return f"expected the library {error.name}, which is not installed; run: pip install 'mmearth[model]'."
+
+
+def _broken_library(error: Exception) -> str | None:
+    """Name of the library whose import raised the error; None if nothing was imported, or only our own modules."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    modules = [frame.f_globals["__name__"].partition(".")[0] for frame in frames if frame.f_code.co_name == "<module>"]
+    last = modules[-1] if modules else None
+    if last in (None, *OURS) and isinstance(error, ImportError) and error.name:  # compiled modules have no frame
+        last = error.name.partition(".")[0]
+    return None if last in OURS else last
+
+
+def _what_is_broken(library: str, error: Exception) -> str:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return (
+        f"expected the library {library} to load, got: {reason}; install a release that fits the other libraries, "
+        "or uninstall it if nothing needs it."
+    )

@@ -7,6 +7,8 @@ environment.
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +203,16 @@ def test_its_fpn_plugs_in(smp: Any, tmp_path: Path) -> None:
     images = torch.randn(2, 12, 64, 64)
     assert model(images).shape == (2, 3, 64, 64)
     assert learns(model, images, (images[:, 0] > 0).long())
+
+
+def test_a_torchvision_made_for_another_pytorch_is_one_line() -> None:
+    """Without the operators that the tests declare, it fails to load, and with it torchmetrics, which imports it."""
+    program = "import sys; from mmearth_model.cli import cli; cli(sys.argv[1:])"
+    command = [sys.executable, "-W", "ignore", "-c", program, "evaluate", "run", "--task", "store:biome"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: expected the library torchvision to load, got: operator torchvision::nms")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_feature_pyramid_of_torchvision_plugs_in(tmp_path: Path) -> None:

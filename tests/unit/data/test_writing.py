@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import signal
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -326,6 +328,55 @@ def test_the_command_line_names_the_file_and_no_number(tmp_path: Path) -> None:
     result = CliRunner().invoke(group, ["read"])
     assert result.exit_code == 1
     assert result.stderr == f"Error: {tmp_path / 'missing'}: no such file or folder; correct the path.\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        (
+            "other.py",
+            b"import broken_inside",
+            "operator broken::nms does not exist",
+        ),  # as torchvision beside another PyTorch
+        ("broken.py", b"raise ValueError('numpy.dtype size changed\\nmore')", "numpy.dtype size changed"),
+        ("broken.py", b"from json import no_such_name", "cannot import name 'no_such_name'"),
+        (f"broken{EXTENSION_SUFFIXES[0]}", b"", "file too short"),
+    ],
+)
+def test_an_installed_library_that_does_not_load_is_named(
+    file: str, content: bytes, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_inside.py").write_text("raise RuntimeError('operator broken::nms does not exist')")
+    (tmp_path / file).write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = file.partition(".")[0]
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    group = CommandGroup("group")
+
+    @group.command()
+    def work() -> None:
+        importlib.import_module(name)
+
+    result = CliRunner().invoke(group, ["work"])
+    blamed = "broken_inside" if name == "other" else "broken"
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: expected the library {blamed} to load, got: ")
+    assert reason in result.stderr
+    assert result.stderr.endswith(
+        "; install a release that fits the other libraries, or uninstall it if nothing needs it.\n"
+    )
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_error_of_our_own_is_not_blamed_on_a_library() -> None:
+    group = CommandGroup("group")
+
+    @group.command()
+    def work() -> None:
+        raise RuntimeError("operator broken::nms does not exist")
+
+    result = CliRunner().invoke(group, ["work"])
+    assert isinstance(result.exception, RuntimeError)
 
 
 @pytest.mark.parametrize("words", [["catalog", "--json"], ["--help"], ["catalog", "--help"]], ids=" ".join)
