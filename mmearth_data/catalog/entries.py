@@ -168,7 +168,7 @@ class Catalog:
         return tuple(modality for modality in self.modalities.values() if modality.name in wanted)
 
 
-def load_catalog(extra: Path | None = None) -> Catalog:
+def load_catalog(extra: str | Path | None = None) -> Catalog:
     """Read the catalog that ships with the package and add the user's own entries.
 
     ``extra`` is a folder with files ``*.yaml``, one modality each; an entry with the name of a shipped one replaces it

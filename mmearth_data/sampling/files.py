@@ -34,7 +34,7 @@ WKB_POINT = np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8
 """Point in well-known binary: byte order (1, little-endian), type of geometry (1, point), coordinates."""
 
 
-def write_sample(sample: Sample, path: Path) -> None:
+def write_sample(sample: Sample, path: str | Path) -> None:
     """Write a sample as GeoParquet (WKB points, EPSG:4326), atomically.
 
     The report is written to the file's metadata under ``mmearth:sample``. The same sample gives the same bytes.
@@ -42,7 +42,7 @@ def write_sample(sample: Sample, path: Path) -> None:
     import pyarrow.parquet as pq
 
     table = _table(sample)
-    with staged_file(path) as beside:
+    with staged_file(Path(path)) as beside:
         pq.write_table(table, beside, compression="zstd", row_group_size=ROWS_PER_GROUP)
 
 

@@ -147,7 +147,12 @@ def predict(
         refuse_unused("without --draw-validation", "seed")
     products = Products(vector=vector, report=area_report, validation=validation, draw=draw or 0, seed=seed)
     loaded = fetched(network, load_network)
-    target = mosaic if mosaic is not None and of_store else out
+    if mosaic is not None and not of_store:
+        listed = ", ".join(map(str, inputs))
+        raise click.UsageError(
+            f"--mosaic: expected a store, got {listed}; correct its path, or give --out for a scene."
+        )
+    target = mosaic if mosaic is not None else out
     if target is None or (mosaic is not None and out is not None):
         raise click.UsageError("expected either --out, or --mosaic for a store, got neither or both; give one of them.")
     finished = target / "mosaic.vrt" if mosaic is not None else target

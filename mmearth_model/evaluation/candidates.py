@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from mmearth_data import InputError
+from mmearth_data import InputError, did_you_mean
 from mmearth_model.data.targets import Normaliser
 from mmearth_model.evaluation.baselines import (  # fmt: skip
     CONVNEXT,
@@ -42,6 +42,13 @@ if TYPE_CHECKING:
 Baseline = Literal["random", "statistics", "rcf", "train-mean"]
 BASELINES: tuple[Baseline, ...] = ("random", "statistics", "rcf", "train-mean")
 RANDOM = "random init"
+
+
+def check_choices(option: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse a name that an option does not have."""
+    for name in given:
+        if name not in known:
+            raise InputError(f"{option}: expected {', '.join(known)}, got {name!r}; {did_you_mean(name, known)}")
 
 
 class Model(ABC):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from mmearth_data import InputError
 from mmearth_model.devices import resolve_device
-from mmearth_model.evaluation.candidates import Baseline, Candidate, candidates
+from mmearth_model.evaluation.candidates import BASELINES, Baseline, Candidate, candidates, check_choices
 from mmearth_model.evaluation.constant import TRAIN_MEAN, quantities, train_mean
 from mmearth_model.evaluation.features import extract, missing_bands
 from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
@@ -36,7 +37,6 @@ from mmearth_model.tasks.store import redraw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
@@ -149,11 +149,11 @@ def evaluate(
     test_share: float | None = None,
     labels: Sequence[LabelShare] = (WHOLE,),
     baselines: Sequence[Baseline] | None = None,
-    convnext: Path | None = None,
+    convnext: str | Path | None = None,
     encoders: Sequence[ExternalEncoder] = (),
     speed: bool = False,
-    keep: Path | None = None,
-    cache: Path | None = None,
+    keep: str | Path | None = None,
+    cache: str | Path | None = None,
     device: str = "auto",
     torchgeo: TorchgeoInput | None = None,
     report: Callable[[int, int, str], None] | None = None,
@@ -210,6 +210,9 @@ def evaluate(
     InputError
         If tasks, data, checkpoints and networks do not match.
     """
+    keep, cache, convnext = (None if path is None else Path(path) for path in (keep, cache, convnext))
+    check_choices("--protocol", protocols, PROTOCOLS)
+    check_choices("--baseline", baselines or (), BASELINES)
     pretrained = [c for c in checkpoints if not isinstance(c, Network)]
     networks = [c for c in checkpoints if isinstance(c, Network)]
     usual: Sequence[Baseline] = () if networks and not (pretrained or encoders) else ("random",)

@@ -21,7 +21,7 @@ from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.evaluation.candidates import candidate_of
 from mmearth_model.evaluation.features import input_normaliser, missing_bands
-from mmearth_model.evaluation.metrics import from_sums
+from mmearth_model.evaluation.metrics import PRIMARY, from_sums
 from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.paper import smoothed, start_head, thawed_group
 from mmearth_model.evaluation.parameter_groups import parameter_groups
@@ -227,12 +227,14 @@ class FineTuner:
         """Train, and keep the weights of the epoch selected by the recipe.
 
         Returns the epoch's validation value and its number, counted from 1. Without validation samples, the value is the
-        negative training loss if the best epoch is kept, and None if the last one is. ``report`` is called after every epoch
+        negative training loss if the best epoch is kept, and None if the last one is. Where the metric is undefined on the
+        validation samples, the value is NaN, and the training loss chooses the epoch. ``report`` is called after every epoch
         with its number, training loss and validation value; without it, if the last epoch is kept, only that one is validated.
         """
         recipe, last = self.recipe, self.recipe.keep == "last"
         optimizer = self.optimizer()
-        best, best_epoch, weights = -math.inf, 0, {} if last else copy.deepcopy(self.model.state_dict())
+        best, best_epoch, weights = math.nan, 0, {} if last else self.model.state_dict()
+        highest = (False, -math.inf)
         for epoch in range(recipe.epochs):
             if epoch == recipe.thaw:
                 optimizer.add_param_group(thawed_group(self.model.encoder, recipe.lr))
@@ -240,10 +242,11 @@ class FineTuner:
             value = self._validated(loss) if report or epoch + 1 == recipe.epochs or not last else math.nan
             if report is not None:
                 report(epoch + 1, loss, value)
+            rank = (False, -loss) if math.isnan(value) else (True, value)
             if last:
                 best, best_epoch = value, epoch + 1
-            elif value > best:
-                best, best_epoch, weights = value, epoch + 1, copy.deepcopy(self.model.state_dict())
+            elif rank > highest:
+                highest, best, best_epoch, weights = rank, value, epoch + 1, copy.deepcopy(self.model.state_dict())
             elif epoch + 1 - best_epoch >= recipe.patience:
                 break
         if last:
@@ -313,7 +316,7 @@ class FineTuner:
         images = self._images(rows)
         if self.kind.per_pixel:
             assert self.task.masks is not None
-            answers = cut_masks(self.task.masks(rows), images.shape[-1])
+            answers = cut_masks(self.task.masks(rows), images.shape[-2:])
         else:
             answers = self.task.labels[rows]
         if self.kind.continuous:
@@ -337,10 +340,15 @@ class FineTuner:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.recipe.augment:
             return images, answers
-        patch, side = self.model.encoder.strides[-1], images.shape[-1]
-        crop = max(patch, int(side * CROP) // patch * patch) if "crop" in self.task.augment else side
+        patch, crops, flips = self.model.encoder.strides[-1], "crop" in self.task.augment, "flip" in self.task.augment
         chance = generator(self.recipe.seed, position, "crop")
-        window = Window.random(len(images), side, crop, chance, flips="flip" in self.task.augment).to(images.device)
+        squares = [
+            Window.random(
+                len(images), side, max(patch, int(side * CROP) // patch * patch) if crops else side, chance, flips=flips
+            )
+            for side in dict.fromkeys(images.shape[-2:])
+        ]
+        window = Window(squares[0].rows, squares[-1].columns).to(images.device)
         if self.kind.per_pixel:
             answers = window.take(answers[:, None])[:, 0]
         return window.take(images), answers
@@ -394,8 +402,17 @@ class FineTuner:
 
     @property
     def image_px(self) -> int:
-        """Pixels along a side of the images, cropped to whole patches."""
-        return int(self._images(self.train[:1]).shape[-1])
+        """Pixels along the shorter side of the images, cropped to whole patches."""
+        return min(self._images(self.train[:1]).shape[-2:])
+
+    def notes(self, validation: float | None) -> tuple[str, ...]:
+        """Report that the metric could not choose the epoch, given its validation value."""
+        if self.recipe.keep == "last" or validation is None or not math.isnan(validation):
+            return ()
+        metric, samples = self.task.metric or PRIMARY[self.kind], len(self.task.parts.validation)
+        return (
+            f"{self.task.name}: {metric} is undefined on the validation samples ({samples}); the epoch was chosen by the training loss",
+        )
 
     @property
     def settings(self) -> str:
@@ -486,7 +503,7 @@ def finetune(
         save_network(out, tuner.network(candidate.checkpoint, row, out))
     filled = missing_bands(reading, task)
     known = [candidate.checkpoint.normaliser.statistics] if candidate.checkpoint else []
-    notes = (*data_notes(task, known), *candidate.model.notes(task))
+    notes = (*data_notes(task, known), *candidate.model.notes(task), *tuner.notes(validation))
     return Evaluation((row,), (found.sums,), {(task.name, candidate.name): filled} if filled else {}, notes)
 
 

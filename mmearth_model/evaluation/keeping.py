@@ -110,6 +110,6 @@ def _head(model: Linear, outputs: int) -> dict[str, Tensor]:
 
 
 def _image_px(encoder: ConvNeXtV2, reading: Normaliser, task: LabelledSet) -> int:
-    """Pixels along a side of the training images, cropped to whole patches."""
+    """Pixels along the shorter side of the training images, cropped to whole patches."""
     (batch,) = task.images.batches(task.parts.train[:1], 1, reading.stored)
-    return int(whole_patches(encoder, reading.images(batch)).shape[-1])
+    return min(whole_patches(encoder, reading.images(batch)).shape[-2:])

@@ -15,11 +15,11 @@ from mmearth_model.devices import slice_length
 from mmearth_model.evaluation.metrics import Score, pixel_score, sample_sums
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, fit_path
 from mmearth_model.heads.probes import hypercolumns
-from mmearth_model.network.pooling import whole_patches
+from mmearth_model.network.pooling import centre, whole_patches
 from mmearth_model.tasks import IGNORED, TaskKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -98,7 +98,7 @@ def _maps(
     done = 0
     for batch in task.images.batches(rows, READ_TILES, reading.stored):
         images = whole_patches(encoder, reading.images(batch, device))
-        masks = cut_masks(task.masks(rows[done : done + len(images)]), images.shape[-1])
+        masks = cut_masks(task.masks(rows[done : done + len(images)]), images.shape[-2:])
         done += len(images)
         for start in range(0, len(images), length):
             with torch.inference_mode():
@@ -106,7 +106,7 @@ def _maps(
             yield columns, masks[start : start + length]
 
 
-def cut_masks(masks: NDArray[Any], side: int) -> NDArray[Any]:
-    """Crop (B, H, W) to the centre, as `whole_patches` does with the images."""
-    offset = (masks.shape[-1] - side) // 2
-    return masks[:, offset : offset + side, offset : offset + side]
+def cut_masks(masks: NDArray[Any], sides: Sequence[int]) -> NDArray[Any]:
+    """Crop (B, H, W) to the centre of this height and width, as `whole_patches` does with the images."""
+    rows, columns = centre(masks.shape[-2:], sides)
+    return masks[:, rows, columns]

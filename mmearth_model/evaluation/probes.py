@@ -112,14 +112,14 @@ def knn(question: Question) -> list[Prediction]:
     found = []
     for k in NEIGHBOURS:
         maker = KNeighborsRegressor if question.kind.continuous else KNeighborsClassifier
-        model = maker(n_neighbors=min(k, len(train)), metric="cosine", algorithm="brute").fit(
-            train.values, train.labels
-        )
+        labels = train.labels[:, 0] if train.labels.shape[1:] == (1,) else train.labels
+        model = maker(n_neighbors=min(k, len(train)), metric="cosine", algorithm="brute").fit(train.values, labels)
         scores = None
         if question.kind is TaskKind.MULTI_LABEL:
             nearest = model.kneighbors(test.values, return_distance=False)
             scores = train.labels[nearest].mean(axis=1)
-        found.append(Prediction(f"knn-{k}", model.predict(test.values), scores))
+        predicted = model.predict(test.values).reshape(len(test), *train.labels.shape[1:])  # one label loses its axis
+        found.append(Prediction(f"knn-{k}", predicted, scores))
     return found
 
 
@@ -130,7 +130,8 @@ def linear(
 
     Logistic regression by L-BFGS (`mmearth_model.evaluation.logistic`), one for each label of a multi-label task; ridge
     regression of quantities. The inverse strengths are tried in ascending order, each fit starting from the previous one;
-    among equal values, the first is chosen.
+    among equal values, the first is chosen. Where the metric is undefined on the validation samples, as R2 is if the
+    quantity does not vary, the squared error chooses.
     A probe that needs more than ``max_iterations`` is reported as not converged.
     """
     strength, model, best = fit_path(question, regularisation, max_iterations)
@@ -178,12 +179,15 @@ def _best(
 ) -> tuple[float, Linear, float]:
     """Return the setting, model and value of the best fit of a path, the first of equals; see `fit_path`."""
     best: tuple[float, Linear, float] | None = None
+    highest = (False, -np.inf)
     for setting, model in path:
         predicted, scores = model(validation.values)
         value = question.value(predicted, validation.labels, scores)
-        if best is None or value > best[2]:
-            best = (setting, model, value)
-        elif value < best[2] and not to_the_end:
+        undefined = bool(np.isnan(value))
+        rank = (not undefined, -float(np.mean((predicted - validation.labels) ** 2)) if undefined else value)
+        if best is None or rank > highest:
+            best, highest = (setting, model, value), rank
+        elif rank < highest and not to_the_end:
             break
     assert best is not None
     return best

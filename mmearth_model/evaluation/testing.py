@@ -63,7 +63,7 @@ def outputs_on(
         shown = images(some)
         with torch.inference_mode():
             parts = [module(part).cpu() for part in torch.split(shown, slice_length(device, len(shown)))]
-        truth = task.labels[some] if task.masks is None else cut_masks(task.masks(some), shown.shape[-1])
+        truth = task.labels[some] if task.masks is None else cut_masks(task.masks(some), shown.shape[-2:])
         yield Answered(torch.cat(parts).double().numpy(), truth)
 
 
@@ -162,7 +162,7 @@ def measure_network(
         if report is not None:
             report(len(rows))
         shown = whole_patches(network.encoder, network.normaliser.images(batch, device)).contiguous()
-        side = int(shown.shape[-1])
+        side = min(shown.shape[-2:])
         return shown
 
     answered: Iterable[Answered] = outputs_on(module, task, task.parts.test, images, device)

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +62,6 @@ from mmearth_model.weights.remote import locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -273,7 +273,7 @@ class Network:
         return np.array([-1 if output.code is None else output.code for output in self.outputs], dtype=np.int64)
 
 
-def save_network(folder: Path, network: Network) -> None:
+def save_network(folder: str | Path, network: Network) -> None:
     """Write a network's folder atomically.
 
     Raises
@@ -281,6 +281,7 @@ def save_network(folder: Path, network: Network) -> None:
     InputError
         If the folder contains something else, or the parts of the network are inconsistent.
     """
+    folder = Path(folder)
     check_network_output(folder)
     _check_parts(network)
     with staged_folder(folder) as beside:

@@ -32,7 +32,7 @@ from mmearth_data import (
 )
 from mmearth_model.maps.scene import SAME_GRID_PX, Scene, SceneBand, SceneFile
 from mmearth_model.tasks.rasters import DiskRasters
-from mmearth_model.tasks.spec import MEAN, TaskSpec, read_spec, task_names
+from mmearth_model.tasks.spec import MEAN, TaskSpec, plain_band, read_spec, task_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -309,7 +309,7 @@ def _tokens(path: Path) -> list[str]:
 
 def _meant(text: str | None, modalities: Sequence[Modality]) -> list[tuple[str, str]]:
     """Modalities and bands of the catalog that a description means: ``B2``, ``B02``, ``B2, central wavelength 490 nm``."""
-    plain = re.sub(r"(?<=[A-Za-z])0+(?=\d)", "", (text or "").partition(",")[0].strip()).lower()
+    plain = plain_band(text)
     return [(m.name, band) for m in modalities for band in m.bands if band.lower() == plain]
 
 
@@ -317,12 +317,14 @@ def _by_task(path: Path, header: Header, spec: TaskSpec) -> Described:
     """Bands of a file by a task file: all of them, or the one in its description or name."""
     wanted, texts = spec.band_names, header.descriptions
     pairs = dict(zip(wanted, spec.catalog_bands, strict=True))
-    if len(texts) == len(spec.file_bands) and not (len(texts) == 1 and len(wanted) > 1):
-        by_name = isinstance(spec.bands, dict) and set(wanted) <= set(texts)
-        order = [texts.index(name) for name in wanted] if by_name else _kept(spec)
-        found = [(number + 1, band) for number, band in zip(order, spec.catalog_bands, strict=True)]
-    elif isinstance(spec.bands, dict) and len(texts) > 1 and set(wanted) <= set(texts):
-        found = [(texts.index(name) + 1, band) for name, band in pairs.items()]
+    try:
+        named = spec.named_bands(texts) if len(texts) > 1 else None
+    except InputError as error:
+        raise FileInputError(path, str(error)) from None
+    if named is not None:
+        found = [(number + 1, band) for number, band in zip(named, spec.catalog_bands, strict=True)]
+    elif len(texts) == len(spec.file_bands) and not (len(texts) == 1 and len(wanted) > 1):
+        found = [(number + 1, band) for number, band in zip(_kept(spec), spec.catalog_bands, strict=True)]
     elif len(texts) == 1:
         names = [name for name in (texts[0], *_tokens(path)) if name in pairs]
         if not names:

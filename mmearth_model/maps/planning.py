@@ -15,7 +15,7 @@ from mmearth_model.maps.making import SCORES_SUFFIX, Plan, forms_of, tags_of
 from mmearth_model.maps.raster import (
     RasterGrid,
 )
-from mmearth_model.maps.windows import Axis, Blending, plan_axis, step_of
+from mmearth_model.maps.windows import BLENDINGS, Axis, Blending, plan_axis, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,10 @@ class WindowOptions:
     overlap_px: int | None = None
     blend: Blending = "smooth"
     stride_px: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.blend not in BLENDINGS:
+            raise InputError(f"--blend: expected {' or '.join(BLENDINGS)}, got {self.blend!r}; choose one of them.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def predict_scene(
     network: Network | str | Path,
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     given: SceneOptions | None = None,
@@ -39,7 +39,7 @@ def predict_scene(
     network
         A network, or its folder.
     inputs
-        Raster files of one scene: one with all bands, or several with some bands each.
+        Raster files of one scene: one with all bands, or several with some bands each. A single path is one file.
     out
         Map to write, a cloud-optimised GeoTIFF. With ``scores``, probabilities are written next to it, as
         ``NAME.scores.tif``. For a network that predicts per tile, alternatively a ``.parquet`` file: GeoParquet with a row
@@ -76,7 +76,10 @@ def predict_scene(
         When a process died; finished blocks are kept.
     """
     net = network if isinstance(network, Network) else load_network(network)
-    target, files = Path(out).absolute(), [Path(path) for path in inputs]
+    target, files = (
+        Path(out).absolute(),
+        [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)],
+    )
     resolve_device(device)
     plan = plan_map(net, files, target, given or SceneOptions(), tiling or WindowOptions(), scores=scores)
     if target.suffix.lower() == TABLE_SUFFIX:

@@ -11,7 +11,7 @@ from mmearth_data import InputError
 from mmearth_model.devices import slice_length
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -38,11 +38,19 @@ def pooled_features(encoder: Backbone, images: Tensor) -> Tensor:
 
 def whole_patches(encoder: Backbone, images: Tensor) -> Tensor:
     """Crop the centre of the images, so that their sides are multiples of a patch."""
-    patch, side = encoder.strides[-1], images.shape[-1]
-    if side < patch:
-        raise InputError(f"expected tiles of at least one {patch} px patch, got {side} px; build larger tiles.")
-    kept = side - side % patch
-    if kept == side:
+    patch, height, width = encoder.strides[-1], *images.shape[-2:]
+    if min(height, width) < patch:
+        raise InputError(
+            f"expected tiles of at least one {patch} px patch, got {min(height, width)} px; build larger tiles."
+        )
+    kept = (height - height % patch, width - width % patch)
+    if kept == (height, width):
         return images
-    middle = slice((side - kept) // 2, (side - kept) // 2 + kept)
-    return images.permute(0, 2, 3, 1)[:, middle, middle].contiguous().permute(0, 3, 1, 2)
+    rows, columns = centre(images.shape[-2:], kept)
+    return images.permute(0, 2, 3, 1)[:, rows, columns].contiguous().permute(0, 3, 1, 2)
+
+
+def centre(sides: Sequence[int], kept: Sequence[int]) -> tuple[slice, slice]:
+    """Rows and columns of the centre of an image, given its height and width and those of the centre."""
+    top, left = ((side - part) // 2 for side, part in zip(sides, kept, strict=True))
+    return slice(top, top + kept[0]), slice(left, left + kept[1])

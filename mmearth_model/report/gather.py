@@ -96,7 +96,7 @@ def _defined(value: Any) -> Any:  # noqa: ANN401 - JSON
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_report(paths: Sequence[Path]) -> Report:
+def read_report(paths: Sequence[str | Path]) -> Report:
     """Read runs, results and experiments.
 
     Parameters
@@ -110,10 +110,11 @@ def read_report(paths: Sequence[Path]) -> Report:
     InputError
         When a path is none of these, is given twice, or one of its files is damaged.
     """
-    _check_distinct(paths)
+    folders = [Path(path) for path in paths]
+    _check_distinct(folders)
     runs: list[RunRecord] = []
     results: list[ResultSet] = []
-    for path in paths:
+    for path in folders:
         more_runs, more_results = _read(path)
         runs += more_runs
         results += more_results

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def write_report(
     found: Report,
-    path: Path,
+    path: str | Path,
     *,
-    store: Path | None = None,
-    store_page: Path | None = None,
+    store: str | Path | None = None,
+    store_page: str | Path | None = None,
     tiles: int = 4,
     embedded: int = 300,
     device: str = "auto",
@@ -54,8 +54,9 @@ def write_report(
     WriteFailed
         When the file cannot be written.
     """
+    path, store = Path(path), None if store is None else Path(store)
     drawn = draw_runs(found.runs, store=store, tiles=tiles, embedded=embedded, device=device, report=report)
-    return write_page(make_page(found, drawn, "" if store_page is None else _address(store_page, path)), path)
+    return write_page(make_page(found, drawn, "" if store_page is None else _address(Path(store_page), path)), path)
 
 
 def _address(target: Path, page: Path) -> str:

@@ -176,7 +176,7 @@ class FileImages:
 
     def _chosen(self, raster: Raster, item: str) -> Raster:
         wanted, given = self.spec.band_names, self.spec.file_bands
-        if raster.names and (isinstance(self.spec.bands, dict) or BAND in item):
+        if raster.names and BAND in item:
             absent = [band for band in wanted if band not in raster.names]
             if absent:
                 raise FileInputError(
@@ -184,6 +184,12 @@ class FileImages:
                     f"expected the band {absent[0]!r}, got {', '.join(raster.names)}; correct bands in the task file.",
                 )
             return raster.select([raster.names.index(band) for band in wanted])
+        try:
+            named = self.spec.named_bands(raster.names)
+        except InputError as error:
+            raise FileInputError(item, str(error)) from None
+        if named is not None:
+            return raster.select(named)
         if len(raster.values) != len(given):
             raise FileInputError(
                 item,

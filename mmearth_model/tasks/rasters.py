@@ -305,7 +305,7 @@ def _labels(
         return named, np.zeros((len(columns[spec.path]), 0)), ()
     if spec.kind is TaskKind.REGRESSION:
         return spec.label_columns, np.stack([numbers(columns[n], n, path) for n in spec.label_columns], axis=1), ()
-    if spec.kind is TaskKind.MULTI_LABEL and len(spec.label_columns) > 1:
+    if spec.kind is TaskKind.MULTI_LABEL and not isinstance(spec.label, str):
         table = np.stack([flags(columns[name], name, path) for name in spec.label_columns], axis=1)
         return spec.classes or spec.label_columns, table, ()
     (name,) = spec.label_columns

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
@@ -20,6 +21,9 @@ from mmearth_data import (
     resource_path,
 )
 from mmearth_model.tasks.labelled import TaskKind, meant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Layout = Literal["geobench", "geobench2", "folder", "table", "mmearth-bench"]
 BENCH_LAYOUT = "mmearth-bench"
@@ -116,8 +120,8 @@ class TaskSpec(BaseModel):
         bands are resampled to the finest grid (bilinear); pixels next to missing ones become missing.
         GEO-Bench 2: member of a sample with the image: its position, its name, or its modality (the first one).
     label
-        Table: column of the label; several for multi-label and regression. GEO-Bench 2: column of names of classes or
-        lists of them. MMEarth-Bench: array of the labels.
+        Table: column of the label; a list of columns for several quantities, and for labels with one column of 0 and 1
+        each (multi-label). GEO-Bench 2: column of names of classes or lists of them. MMEarth-Bench: array of the labels.
     mask
         Table: column of the mask files, or a pattern of columns, as for ``path``. GEO-Bench 2: member of a sample with the
         mask, as for ``path``.
@@ -249,9 +253,13 @@ class TaskSpec(BaseModel):
             raise InputError(f"label: expected one column for {self.kind}, got {columns}; use kind: multi-label.")
         if len(set(self.label_columns)) < columns or not columns:
             raise InputError(f"label: expected different columns, got {', '.join(self.label_columns) or 'none'}.")
-        if self.kind is TaskKind.MULTI_LABEL and columns > 1 and len(self.classes) not in (0, columns):
+        if (
+            self.kind is TaskKind.MULTI_LABEL
+            and not isinstance(self.label, str)
+            and len(self.classes) not in (0, columns)
+        ):
             raise InputError(
-                f"classes: expected a class for each of the {columns} columns of label, got {len(self.classes)}; "
+                f"classes: expected {columns} classes, one per column of label, got {len(self.classes)}; "
                 "leave classes out to name them as the columns."
             )
 
@@ -272,6 +280,35 @@ class TaskSpec(BaseModel):
         pairs = self.bands.items() if isinstance(self.bands, dict) else zip(self.bands, self.bands, strict=True)
         return tuple(str(name) for name, band in pairs if band is not None)
 
+    def named_bands(self, names: Sequence[str | None]) -> list[int] | None:
+        """Positions of the bands in a file whose bands have these names; None if they are read by position.
+
+        The names are the files' own, where `bands` has them, or the catalog's.
+
+        Raises
+        ------
+        InputError
+            If a name is absent, or `bands` lists the bands in another order than the names.
+        """
+        absent = [band for band in self.band_names if band not in names]
+        if isinstance(self.bands, dict) and not absent:
+            return [names.index(band) for band in self.band_names]
+        if not names or not all(names):
+            return None
+        got, plain = ", ".join(map(str, names)), [plain_band(name) for name in names]
+        if isinstance(self.bands, dict):
+            wanted = [plain_band(band) for band in self.bands.values() if band is not None]
+            if not set(wanted) <= set(plain):
+                raise InputError(f"expected the band {absent[0]!r}, got {got}; correct bands in the task file.")
+            return [plain.index(band) for band in wanted]
+        if len(names) == len(self.bands):
+            kept = [(name, plain_band(band)) for name, band in zip(plain, self.bands, strict=True) if band is not None]
+            found, listed = zip(*kept, strict=True)
+            if found != listed and sorted(found) == sorted(listed):
+                order = ", ".join(band or "null" for band in self.bands)
+                raise InputError(f"expected the bands in the order {order}, got {got}; correct bands in the task file.")
+        return None
+
     @property
     def stand_ins(self) -> dict[str, str]:
         """Missing band -> catalog band that replaces it; without bands filled with the mean."""
@@ -282,6 +319,11 @@ class TaskSpec(BaseModel):
     def label_columns(self) -> tuple[str, ...]:
         """Label columns of a table."""
         return (self.label,) if isinstance(self.label, str) else self.label
+
+
+def plain_band(text: str | None) -> str:
+    """Name of a band without what writers of files add to it: ``B2`` of ``B02`` and of ``B2, central wavelength 490 nm``."""
+    return re.sub(r"(?<=[A-Za-z])0+(?=\d)", "", (text or "").partition(",")[0].strip()).lower()
 
 
 def task_names() -> tuple[str, ...]:

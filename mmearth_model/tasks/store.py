@@ -247,9 +247,22 @@ def labelled_rows(kind: TaskKind, labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def redraw(task: LabelledSet, test_share: float, seed: int) -> LabelledSet:
-    """Test on a random share of all labelled samples, without validation samples."""
+    """Test on a random share of all labelled samples, without validation samples.
+
+    All dates of a location are on the same side, so the share may differ slightly.
+    """
     order = np.random.default_rng(seed).permutation(task.parts.used)
+    _, first, number = np.unique(task.images.coords["tile_id"][order], return_index=True, return_inverse=True)
+    place = first[number]  # of each sample, the position of the first one with its id
     test = round(test_share * len(order))
+    together = np.argsort(place, kind="stable")
+    order, place = order[together], place[together]
+    if 0 < test < len(order):
+        start, end = (
+            np.searchsorted(place, place[test - 1], side="left"),
+            np.searchsorted(place, place[test - 1], side="right"),
+        )
+        test = int(end if end < len(order) else start)
     return replace(task, parts=Parts(train=order[test:], validation=order[:0], test=order[:test]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +16,6 @@ from mmearth_model.training.layout import LOG_FILE
 from mmearth_model.training.runs import read_log
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from mmearth_model.training.plan import TrainPlan
@@ -25,7 +24,7 @@ BYTES_PER_PARAMETER = 16
 """Weight, gradient and the two moments of AdamW, in float32."""
 
 
-def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
+def training_account(plan: TrainPlan, device: str, run: str | Path) -> dict[str, Any]:
     """Plan, parameters, memory and speed of a run, JSON-ready.
 
     Parameters
@@ -42,7 +41,7 @@ def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
     InputError
         When the device is not available.
     """
-    where = resolve_device(device)
+    where, run = resolve_device(device), Path(run)
     logged = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
     speed = float(logged[-1]["images_per_s"]) if logged else None
     step = int(logged[-1]["step"]) if logged else 0

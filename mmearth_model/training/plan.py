@@ -184,7 +184,12 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
     statistics_in_force(store, recipe, (*inputs, *pretext))
     tile_size = store.layout.size_px
     image_size, patch_size = _crop(store.path, tile_size, recipe)
-    visible_patches((image_size // patch_size) ** 2, recipe.mask_ratio)
+    patches = (image_size // patch_size) ** 2
+    if visible_patches(patches, recipe.mask_ratio) == patches and all(m.kind.is_raster for m in pretext):
+        raise InputError(
+            f"--mask-ratio: expected at least one hidden patch of {patches}, since maps are learned where they are hidden, got "
+            f"{recipe.mask_ratio:g}; raise it, or add a modality with values per tile."
+        )
     tiles = len(store.select(split=SPLIT))
     if tiles < recipe.batch_size:
         raise InputError(

@@ -12,6 +12,7 @@ import math
 import signal
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +38,6 @@ from mmearth_model.weights.store_record import describe_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -220,7 +220,7 @@ class Pretraining(LightningModule):
 def pretrain(
     store: Store,
     recipe: TrainRecipe,
-    out: Path,
+    out: str | Path,
     *,
     device: str = "auto",
     report: Callable[[TrainProgress], None] | None = None,
@@ -254,7 +254,7 @@ def pretrain(
     TrainingInterrupted
         After Ctrl-C or SIGTERM; the same call continues.
     """
-    ranks = Ranks.here()
+    out, ranks = Path(out), Ranks.here()
     recipe = recipe.among(ranks.world)
     check_loggers(recipe.loggers)
     plan = plan_training(store, recipe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -271,9 +270,9 @@ class Recorder(Callback):
             "waiting": round(progress.waiting, 3),
         }
         if self.plan.recipe.weighting == "uncertainty":
-            log_vars = module.losses.log_vars.tolist()
-            for task, log_var in zip(module.losses.tasks, log_vars, strict=True):
-                row[f"{WEIGHT_PREFIX}{task.name}"] = math.exp(-log_var)
+            weights = torch.exp(-module.losses.log_vars.detach().double()).tolist()  # infinite if training diverges
+            for task, weight in zip(module.losses.tasks, weights, strict=True):
+                row[f"{WEIGHT_PREFIX}{task.name}"] = weight
         self.table.append(row)
         for logger in self.loggers:
             logger.log_metrics({key: float(value) for key, value in row.items()}, step=progress.step)

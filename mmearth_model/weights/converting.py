@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,14 +26,13 @@ from mmearth_model.weights.store_record import where_store_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from mmearth_data import Store
 
 
 def convert(
     source: str | Path,
-    out: Path,
+    out: str | Path,
     *,
     to: str | None = None,
     store: Store | None = None,
@@ -71,7 +71,7 @@ def convert(
     InputError
         When the source is none of these, or does not fit the request; nothing is left behind.
     """
-    audience = None if to is None else check_audience(to)
+    out, audience = Path(out), None if to is None else check_audience(to)
     if audience and (store is not None or bands):
         option = "--bands" if store is None else "--store"
         raise InputError(f"{option}: expected none with --to, which writes weights without statistics; leave it out.")

@@ -51,6 +51,23 @@ def test_every_public_name_is_importable_and_documented(door: ModuleType, name: 
         assert value.__module__.split(".")[0] == door.__name__
 
 
+FOR_FILES = {"is_there", "missing_end", "read_mapping", "read_table", "read_yaml", "remove_partial", "write_validation"}
+"""What the other package takes from a front door, of paths that it has already checked."""
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
+def test_paths_may_be_text(door: ModuleType) -> None:
+    """A public function that takes a path also takes a string."""
+    functions = {name: value for name in door.__all__ if inspect.isfunction(value := getattr(door, name))}
+    only_paths = [
+        f"{name}({parameter})"
+        for name, function in functions.items()
+        for parameter, about in inspect.signature(function).parameters.items()
+        if "Path" in str(about.annotation) and "str" not in str(about.annotation) and name not in FOR_FILES
+    ]
+    assert not only_paths
+
+
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 def test_no_public_name_is_also_a_submodule(door: ModuleType) -> None:
     # Importing a submodule sets the attribute of that name, which would replace the public one.

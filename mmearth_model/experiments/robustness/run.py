@@ -7,13 +7,14 @@ import itertools
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, Kind, did_you_mean
+from mmearth_data import InputError, Kind
 from mmearth_model.devices import resolve_device
-from mmearth_model.evaluation.candidates import candidates
+from mmearth_model.evaluation.candidates import BASELINES, candidates, check_choices
 from mmearth_model.evaluation.evaluate import Steps
 from mmearth_model.evaluation.features import READ_TILES, extract
 from mmearth_model.evaluation.metrics import PRIMARY, score
@@ -24,7 +25,6 @@ from mmearth_model.experiments.robustness.groups import GROUPS, Grouping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
@@ -127,14 +127,14 @@ class Setting:
 def robustness(
     checkpoints: Sequence[Checkpoint],
     tasks: Sequence[LabelledSet],
-    out: Path,
+    out: str | Path,
     *,
     encoders: Sequence[ExternalEncoder] = (),
     baselines: Sequence[Baseline] = ("random",),
     changes: Sequence[str] = CHANGES,
     protocol: str = "linear",
     seeds: int = 3,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     device: str = "auto",
     report: Report | None = None,
 ) -> Robustness:
@@ -161,6 +161,7 @@ def robustness(
         If a task has labels per pixel, an encoder does not fit a task, or a change or protocol does not exist.
     """
     _check(tasks, changes, protocol)
+    check_choices("--baseline", baselines, BASELINES)
     where = resolve_device(device)
     found = candidates(checkpoints, tasks, seeds, baselines=baselines, encoders=encoders)
     if not found or not tasks:
@@ -172,7 +173,7 @@ def robustness(
         candidate.model.check(task, where)
     planned = [_planned(group, task, changes) for task in tasks for group in _groups(found)]
     total = sum(plan.levels for plan in planned)
-    setting = Setting(protocol, where, cache, out / WORK, Steps(total, report))
+    setting = Setting(protocol, where, None if cache is None else Path(cache), Path(out) / WORK, Steps(total, report))
     curves: list[Curve] = []
     comparisons: list[Comparison] = []
     for plan in planned:
@@ -190,11 +191,8 @@ def _check(tasks: Sequence[LabelledSet], changes: Sequence[str], protocol: str) 
             raise InputError(
                 f"{task.name}: expected a task of whole images, got one with labels per pixel; choose another task."
             )
-    for name in changes:
-        if name not in CHANGES:
-            raise InputError(f"--change: expected {', '.join(CHANGES)}, got {name!r}; {did_you_mean(name, CHANGES)}")
-    if protocol not in PROTOCOLS:
-        raise InputError(f"--protocol: expected {', '.join(PROTOCOLS)}, got {protocol!r}.")
+    check_choices("--change", changes, CHANGES)
+    check_choices("--protocol", [protocol], PROTOCOLS)
 
 
 def _groups(found: Sequence[Candidate]) -> list[list[tuple[Candidate, int]]]:

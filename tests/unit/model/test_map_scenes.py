@@ -18,7 +18,7 @@ from mmearth_data import FileInputError, InputError
 from mmearth_model import Normaliser, SceneOptions, WindowOptions, load_network, predict_scene, save_network
 from mmearth_model.maps.describing import describe_scene, level_said, offset_said
 from mmearth_model.maps.strips import open_strips
-from mmearth_model.tasks import TaskKind
+from mmearth_model.tasks import TaskKind, open_task
 
 L2A = normaliser_of("L2A")
 SILENT = {"PROCESSING_LEVEL": None, "PROCESSING_BASELINE": None}
@@ -50,6 +50,52 @@ def test_pixels_are_those_of_the_file_and_missing_beyond(tmp_path: Path) -> None
     assert (read_all(L2A, [path])["sentinel2"] == stored(values)).all()
     tagged = write_scene(tmp_path / "tagged.tif", np.where(values == 0, 7, values), nodata=7)
     assert (read_all(L2A, [tagged])["sentinel2"] == stored(values)).all()
+
+
+NAMED = {"blue": "B2", "green": "B3", "red": "B4"}
+
+
+@pytest.mark.parametrize(
+    ("bands", "names", "order"),
+    [
+        (NAMED, ("red", "green", "blue"), ("B4", "B3", "B2")),
+        (NAMED, ("B04", "B03", "B02"), ("B4", "B3", "B2")),  # not the file's own names, but the catalog's
+        (NAMED, (None, None, None), ("B2", "B3", "B4")),
+        (NAMED, ("Red", "Green", "Blue"), "expected the band 'blue', got Red, Green, Blue"),
+        (["B2", "B3", "B4"], ("B4", "B3", "B2"), "expected the bands in the order B2, B3, B4, got B4, B3, B2"),
+        (["B4", "B3", "B2"], ("B1", "B2", "B3"), ("B4", "B3", "B2")),  # numbers of the bands, not names
+        (["B2", None, "B4"], ("B04", "B03", "B02"), "expected the bands in the order B2, null, B4, got B04, B03, B02"),
+    ],
+)
+def test_bands_of_a_task_file_are_those_that_the_file_names(
+    tmp_path: Path, bands: Any, names: tuple[str, ...], order: Any
+) -> None:
+    """In a scene as in a labelled sample."""
+    values = numbers(16, 16)[:3]
+    path = write_scene(tmp_path / "s2.tif", values, names)
+    entry = {"name": "mine", "layout": "table", "kind": "segmentation", "mask": "mask", "level": "L2A", "bands": bands}
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({**entry, "classes": ["x", "y"], "splits": {"shares": [50, 0, 50]}})
+    )
+    write_tif(tmp_path / "m.tif", np.zeros((1, 16, 16), np.uint8), nodata=None)
+    shutil.copy(path, tmp_path / "other.tif")
+    (tmp_path / "t.csv").write_text("path,mask\ns2.tif,m.tif\nother.tif,m.tif\n")
+    images = open_task(f"{tmp_path / 'mine.yaml'}={tmp_path / 't.csv'}").images
+    if isinstance(order, str):
+        with pytest.raises(FileInputError, match=order):
+            read_all(L2A, [path], bands=str(tmp_path / "mine.yaml"))
+        with pytest.raises(FileInputError, match=order):
+            next(iter(images.batches(np.array([0]), 1, ("sentinel2",))))
+        return
+    expected = stored(values, order)
+    used = [band for band in (bands.values() if isinstance(bands, dict) else bands) if band is not None]
+    kept = [S2.bands.index(band) for band in used]
+    (sample,) = images.batches(np.array([0]), 1, ("sentinel2",))
+    for found in (
+        read_all(L2A, [path], bands=str(tmp_path / "mine.yaml"), fill_missing=True)["sentinel2"][kept, 5:-5, 5:-5],
+        sample["sentinel2"][0, kept],
+    ):
+        assert np.array_equal(found, expected[kept, 5:-5, 5:-5])
 
 
 def test_files_may_be_relative_to_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

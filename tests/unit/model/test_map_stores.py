@@ -448,3 +448,9 @@ def test_empty_rows_move_no_tile(network: Network, store: Store, mosaic: Path, t
         away[:SIZE, :SIZE] = False
         assert (less.read(1)[away] == whole.read(1)[away]).all()
         assert (less.read(1)[:STEP, :STEP] == 255).all()
+
+
+def test_a_mosaic_of_a_store_that_is_not_there(saved: tuple[Path, Path], tmp_path: Path) -> None:
+    found = run(saved[0], tmp_path / "absent.zarr", "--mosaic", tmp_path / "mosaic")
+    assert found.exit_code == 2
+    assert f"--mosaic: expected a store, got {tmp_path / 'absent.zarr'}; correct its path" in found.stderr

@@ -430,6 +430,15 @@ def test_a_loss_that_is_no_number_names_tasks_and_tiles(store: Store, guilty: li
     assert "\n" not in str(error.value)
 
 
+def test_a_rate_at_which_the_weights_of_the_losses_overflow_is_named(store: Store, tmp_path: Path) -> None:
+    """Their weights grow where a loss is below 1: after one step, those of the location are infinite."""
+    wild = recipe(base_lr=1e12, warmup=0, batch_size=36, modalities=("sentinel2", "lat", "lon", "month", "era5"))
+    with pytest.raises(TrainingDiverged, match="lower --lr"):
+        pretrain(store, wild, tmp_path / "run", device="cpu")
+    (row,) = read_log(tmp_path / "run" / "log.csv")
+    assert math.inf in [float(value) for name, value in row.items() if name.startswith("weight:")]
+
+
 def test_weights_that_are_no_numbers_are_never_saved() -> None:
     broken = torch.nn.Linear(2, 2)
     with torch.no_grad():
@@ -454,6 +463,7 @@ def test_weights_that_are_no_numbers_are_never_saved() -> None:
         ({"bands": {"sentinel2": ("B4", "B4")}}, "--bands: expected different bands"),
         ({"bands": {"biome": ("biome",)}}, "--bands: .* of a continuous modality, got biome of biome"),
         ({"mask_ratio": 0.95}, "expected a mask ratio"),
+        ({"mask_ratio": 0.0, "modalities": ("sentinel2",)}, "--mask-ratio: expected at least one hidden patch of 9"),
     ],
 )
 def test_a_recipe_that_does_not_fit_the_store_leaves_nothing_behind(

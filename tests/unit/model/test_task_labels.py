@@ -305,7 +305,7 @@ def test_classes_of_a_segmentation_are_counted_in_its_masks(tmp_path: Path) -> N
         ({"classes": ["a", " b"]}, "got ' b', which is blank or padded"),
         ({"label": ["a", "b"]}, "label: expected one column for single-label, got 2"),
         ({"kind": "multi-label", "label": ["a", "b", "a"]}, "label: expected different columns"),
-        ({"kind": "multi-label", "label": ["a", "b"], "classes": ["x"]}, "expected a class for each of the 2 columns"),
+        ({"kind": "multi-label", "label": ["a", "b"], "classes": ["x"]}, "expected 2 classes, one per column of label"),
     ],
 )
 def test_classes_and_columns_that_contradict_are_refused(changes: Any, expected: str) -> None:
