@@ -181,7 +181,7 @@ def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
 @cli.command(first=("recipe", "region", "tiles", "out", "map_file"))
 @RECIPE
 @field_options(BuildFields, without=SAMPLE_WITHOUT)
-@option("--out FILE", OUTPUT, "GeoParquet file to write.", FILE, required=True)
+@option("--out FILE", OUTPUT, "GeoParquet file to write: .parquet.", FilePath(".parquet", ".geoparquet"), required=True)
 @option("--map PICTURE", OUTPUT, "Map of the locations to write: .png, .pdf or .svg.", PICTURE, name="map_file")
 @option(
     "--colour WHAT",
@@ -626,11 +626,16 @@ def _require_tiles(store: Store) -> None:
     from mmearth_data import summarise
 
     if len(store) == 0:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in (summarise(store).rejected or {}).items())
+        rejected = summarise(store).rejected or {}
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+        remedy = (
+            "Choose a --region that the files cover"
+            if rejected.keys() == {"not_in_source"}
+            else "Relax --cloud, use other --years (--date-range with --cover, --days with --date-column) or --levels, or check --asset"
+        )
         raise MMEarthError(
             f"{short_path(store.path)}: no tile was delivered, all candidates were rejected ({reasons}); rejected.parquet lists them. "
-            "Relax --cloud, use other --years (--date-range with --cover, --days with --date-column) or --levels, or check --asset, and build into "
-            "another --out."
+            f"{remedy}, and build into another --out."
         )
 
 
@@ -654,12 +659,24 @@ def _catalog(folder: Path | None) -> Catalog:
 
 
 def _only_store() -> Path:
-    """Find the one store in the current folder."""
-    found = sorted(path.parent for path in Path().glob("*/zarr.json") if is_data(path))
+    """Find the one store in the current folder, or the store that this folder is."""
+    if _is_group(Path("zarr.json")):
+        return Path()
+    found = sorted(path.parent for path in Path().glob("*/zarr.json") if is_data(path) and _is_group(path))
     if len(found) != 1:
         names = ", ".join(str(path) for path in found) or "none"
         raise InputError(f"Expected one store in the current folder, got {names}; name one of them as STORE.")
     return found[0]
+
+
+def _is_group(file: Path) -> bool:
+    """Whether a ``zarr.json`` is that of a group, as every store is, or a broken one."""
+    try:
+        return bool(json.loads(file.read_bytes())["node_type"] == "group")
+    except (ValueError, LookupError, TypeError):
+        return True
+    except OSError:
+        return False
 
 
 def _others(store: Store, tile: int | str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import shapely
+
 from mmearth_data.catalog.modality import Kind
 from mmearth_data.errors import InputError
-from mmearth_data.geography.regions import resolve_region
+from mmearth_data.geography.regions import frame_region, resolve_region
 from mmearth_data.geography.zones import zone_parts
 from mmearth_data.sampling.covering import Cover, cover
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from geopandas import GeoDataFrame
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.geography.zones import ZonePart
@@ -49,7 +52,27 @@ def _parts(recipe: BuildRecipe, source: Source) -> Sequence[ZonePart]:
             "region (--region): expected a region to cover, got the whole Earth; give a country, bbox:W,S,E,N or a "
             "file."
         )
+    if recipe.source_file is not None:
+        _check_meeting(recipe, region.geometry, source.area())
     return zone_parts(region.geometry)
+
+
+def _check_meeting(recipe: BuildRecipe, region: BaseGeometry, files: Sequence[ZonePart]) -> None:
+    """Refuse a region that no file overlaps: each of its cells would be rejected on its own."""
+    import geopandas as gpd
+
+    shapes = [frame_region(gpd.GeoSeries([part.geometry], crs=part.epsg)) for part in files]
+    areas = [shape.geometry for shape in shapes if shape is not None]
+    if not any(region.intersects(area) for area in areas):
+        found, wanted = (_bounds(shapely.total_bounds(parts)) for parts in (areas, [region]))
+        raise InputError(
+            f"region (--region): expected a region that the files overlap ({found}), got {recipe.region} ({wanted}); correct it, "
+            "or leave it out to cover the files."
+        )
+
+
+def _bounds(degrees: Sequence[float]) -> str:
+    return "W {:.2f}, S {:.2f}, E {:.2f}, N {:.2f}".format(*degrees)
 
 
 def labels_of(

@@ -204,7 +204,7 @@ def read_polygons(path: Path) -> gpd.GeoDataFrame:
     """Read the polygons of a vector file: in EPSG:4326, two-dimensional, valid, cut at 180 degrees.
 
     The file is GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...); of several layers, the
-    first one with polygons is read. Raises FileInputError for a file that cannot be read, has no CRS where it
+    first one of polygons is read, or the first one that may contain some. Raises FileInputError for a file that cannot be read, has no CRS where it
     needs one, or contains no polygons.
     """
     return _polygons(read_vector(Path(path)), Path(path))
@@ -253,7 +253,8 @@ def _polygons(frame: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
 def read_vector(path: Path, choose: Callable[[list[str]], str] = lambda layers: layers[0]) -> gpd.GeoDataFrame:
     """Read a vector file unchanged.
 
-    If there are several layers, ``choose`` selects one of those that may contain polygons, or of all if none may.
+    If there are several layers, ``choose`` selects one of those that contain polygons (first) or may contain some, or of all
+    if none may.
     Raises FileInputError for a file that cannot be read or has no geometries.
     """
     import geopandas as gpd
@@ -269,8 +270,10 @@ def read_vector(path: Path, choose: Callable[[list[str]], str] = lambda layers: 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # GDAL warns about problems that are repaired or refused below
             layers = pyogrio.list_layers(path)
-            polygonal = [str(name) for name, kind in layers if kind is not None and "Point" not in kind]
-            frame = gpd.read_file(path, layer=choose(polygonal or [str(name) for name, _ in layers]))
+            kinds = {str(name): str(kind) for name, kind in layers}
+            polygonal = [name for name, kind in kinds.items() if re.search("Polygon|Surface|Triangle|TIN", kind)]
+            mixed = [name for name, kind in kinds.items() if re.match("Unknown|GeometryCollection|Geometry", kind)]
+            frame = gpd.read_file(path, layer=choose([*polygonal, *mixed] or [*kinds]))
     except FileInputError:
         raise
     except Exception as error:

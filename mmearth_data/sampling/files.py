@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 METADATA_KEY = b"mmearth:sample"
 COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region", "split", "slot", "rank")
 TYPES = {"lon": "f8", "lat": "f8", "biome": "u1", "eco_region": "u2", "split": "u1", "slot": "Int64", "rank": "u1"}
+LARGEST_EXACT = 2**53
+"""Up to it, a double represents every whole number."""
 MISSING = frozenset({"na", "n/a", "nan", "null"})
 """Texts of missing numbers, in lower case."""
 ROWS_PER_GROUP = 65_536
@@ -120,7 +122,11 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
 
 
 def _frame_of(table: Table) -> pd.DataFrame:
-    """Convert columns that contain only numbers to numbers; missing values stay missing, and ids stay text."""
+    """Convert columns of a sample, and others that only contain numbers in their usual form, to numbers.
+
+    Others are not converted, so that codes such as ``010`` and ``10`` stay different. Missing values stay missing, and ids
+    stay text.
+    """
     import pandas as pd
 
     columns: dict[str, Any] = {}
@@ -130,10 +136,18 @@ def _frame_of(table: Table) -> pd.DataFrame:
         numbers = pd.to_numeric(points, errors="coerce")
         gaps = column.isna() | column.str.casefold().isin(MISSING)
         whole = name != "tile_id" and bool((numbers.notna() | gaps).all())
-        columns[name] = numbers if whole else column
+        usual = whole and (name in TYPES or all(map(_is_usual, points[~gaps], numbers[~gaps])))
+        columns[name] = numbers if usual else points if whole else column
     frame = pd.DataFrame(columns)
     frame.index = pd.Index(table.lines, dtype=np.int64)
     return frame
+
+
+def _is_usual(text: str, number: float) -> bool:
+    """Whether a number has no other text; tables with gaps contain whole numbers as 3.0."""
+    if float(number).is_integer() and abs(number) <= LARGEST_EXACT:
+        return text in (str(int(number)), f"{int(number)}.0")
+    return text == repr(float(number))
 
 
 def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> Sample:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT
+from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT, PIXEL_M
 from mmearth_data.errors import InputError
 from mmearth_data.geography.ecoregions import check_ecoregions, prepare
 from mmearth_data.geography.equal_area import CellGrid, sums
@@ -252,9 +252,16 @@ class _Plan:
         holds = np.where(self.limit < NO_LIMIT, self.limit, np.maximum(room, self.count)).sum(axis=0)
         share = self.targets / self.targets.sum()
         fits = int(CAUTION * min(holds.sum(), *(holds[share > 0] / share[share > 0])))
+        apart, side_m = self.options.min_distance_m, PIXEL_M * self.options.size_px
+        room, remedy = "without overlap", "ask for fewer, for smaller tiles or a larger region"
+        if apart > side_m:
+            room, remedy = (
+                f"with centres at least {apart:g} m apart",
+                "ask for fewer, lower --min-distance, or enlarge the region",
+            )
         return InputError(
             f"Expected a number of tiles that fits, got {self.options.tiles}: about {fits} tiles of "
-            f"{self.options.size_px} px fit without overlap; ask for fewer, for smaller tiles or a larger region."
+            f"{self.options.size_px} px fit {room}; {remedy}."
         )
 
     def result(self, region: Region, ecoregions: gpd.GeoDataFrame) -> Sample:

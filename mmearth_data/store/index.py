@@ -127,7 +127,10 @@ def _cut_at_180(ring: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - a shapely 
     whole = shapely.Polygon(eastward)
     west = whole.intersection(shapely.box(0, -90, 180, 90))
     east = translate(whole.intersection(shapely.box(180, -90, 360, 90)), xoff=-360)
-    return shapely.orient_polygons(west.union(east))
+    both = west.union(east)
+    if both.geom_type == "GeometryCollection":  # the square only touches 180 degrees
+        both = shapely.union_all([part for part in both.geoms if part.geom_type == "Polygon"])
+    return shapely.orient_polygons(both)
 
 
 def geo_metadata(bounds: Sequence[float], types: Sequence[str], *, boxes: bool = False) -> dict[str, Any]:

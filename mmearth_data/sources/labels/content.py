@@ -135,7 +135,11 @@ def name_lists_of(cells: Cells) -> list[list[str] | None]:
 def in_order(names: Iterator[str]) -> list[str]:
     """Each name once, sorted: by number if all are numbers, otherwise by text."""
     distinct = set(names)
-    return sorted(distinct, key=float) if all(map(_reads_as_number, distinct)) else sorted(distinct)
+    return (
+        sorted(distinct, key=lambda name: (float(name), name))
+        if all(map(_reads_as_number, distinct))
+        else sorted(distinct)
+    )
 
 
 def _cell(value: Any) -> Any:  # noqa: ANN401 - whatever a file holds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,13 @@ from rasterio.errors import NotGeoreferencedWarning
 from mmearth_data.catalog.tile import NO_TIME, PIXEL_M, TileGrid
 from mmearth_data.errors import FileInputError
 from mmearth_data.rasterfile import Calibration, calibrate, check_marks, open_raster, tags_of
-from mmearth_data.sources.rasters.georeferencing import georeferencing_problem, horizontal, warp_to, warp_to_utm
+from mmearth_data.sources.rasters.georeferencing import (
+    georeferencing_problem,
+    horizontal,
+    true_sides,
+    warp_to,
+    warp_to_utm,
+)
 from mmearth_data.sources.rasters.tiff import missing_end
 from mmearth_data.words import os_problem
 
@@ -28,6 +35,8 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.mapping import Layer
 
 SAME_GRID_PX = 1e-3
+SCALE_TOLERANCE = 0.05
+"""Largest deviation of a projection's scale from 1; the true size of a tile is known to it."""
 """Pixels by which two grids may differ and still count as equal: too little to show in the pixels."""
 DRIVERS = ("GTiff", "COG", "JP2OpenJPEG")
 """Accepted formats, which contain their pixels; the digest of a VRT would not cover the files behind it."""
@@ -186,6 +195,17 @@ def base_problem(file: SiteFile) -> str | None:
         return (
             f"expected a base grid of 10 m pixels with north up, got {a:g} x {-e:g} m; map a layer of "
             f"{file.modality.name} with pixels of 10 m, choose another base, or warp it: {warp_to(epsg)}"
+        )
+    return None
+
+
+def scale_problem(file: SiteFile) -> str | None:
+    """Reason why tiles of a base grid would not have their true size, or None."""
+    sides = true_sides(file.grid.crs, file.grid.transform, file.grid.width / 2, file.grid.height / 2)
+    if any(SCALE_TOLERANCE < abs(side / PIXEL_M - 1) < math.inf for side in sides):
+        return (
+            f"expected a base grid whose pixels are 10 m on the Earth's surface, got {sides[0]:.3g} x {sides[1]:.3g} m, the scale of "
+            f"{_crs_name(file.grid.crs)} there; warp it: {_warp(file.grid)}."
         )
     return None
 

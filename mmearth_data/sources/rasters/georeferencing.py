@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-from pyproj import CRS, Transformer
+from pyproj import CRS, Geod, Transformer
 from rasterio._err import CPLE_BaseError
 from rasterio.warp import transform as warp_transform
 
@@ -17,9 +17,13 @@ from mmearth_data.catalog.tile import WGS84, utm_epsg
 from mmearth_data.errors import TileUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 
+GAUGE_PX = 8
+"""Pixels on either side over which distances are measured."""
 COMPOUND = ("COMPD_CS", "COMPOUNDCRS")
 """First words of a compound CRS (WKT 1 and WKT 2)."""
 
@@ -49,6 +53,22 @@ def transform_points(
     except CPLE_BaseError:  # raised by GDAL if a point is outside the domain
         u, v = Transformer.from_crs(source.to_wkt(), target.to_wkt(), always_xy=True).transform(x, y)
     return np.asarray(u, dtype=np.float64), np.asarray(v, dtype=np.float64)
+
+
+def true_sides(crs: str, transform: Sequence[float], column: float, row: float) -> tuple[float, float]:
+    """Measure the metres of one pixel along a row and along a column at a position; infinite outside the CRS's domain.
+
+    A projection has a scale of its own at every location: at 60 N, a metre of Web Mercator is half a metre on the Earth's surface.
+    """
+    a, b, c, d, e, f = transform
+    columns, rows = column + np.array([-GAUGE_PX, GAUGE_PX, 0, 0]), row + np.array([0, 0, -GAUGE_PX, GAUGE_PX])
+    x, y = a * columns + b * rows + c, d * columns + e * rows + f
+    lon, lat = transform_points(rasterio.CRS.from_wkt(crs), rasterio.CRS.from_epsg(WGS84), x, y)
+    if not (np.isfinite(lon) & np.isfinite(lat)).all():
+        return float("inf"), float("inf")
+    _, _, metres = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
+    along_row, along_column = (metres / (2 * GAUGE_PX)).tolist()
+    return along_row, along_column
 
 
 def georeferencing_problem(dataset: Any) -> str | None:  # noqa: ANN401 - rasterio has no types

@@ -17,6 +17,7 @@ from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.geography.equal_area import metres_per_degree
 from mmearth_data.rasterfile import open_raster, read_raster_window
 from mmearth_data.sources.base import to_stored
+from mmearth_data.sources.rasters.georeferencing import true_sides
 from mmearth_data.sources.rasters.terrain import slope_degrees
 from mmearth_data.sources.rasters.wrapping import columns_around, edge_points, origins, pixels_of, window_parts
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 WARP_TOLERANCE_PX = 1e-3
 """Error tolerance of GDAL's approximate transformer; rasterio's default is 0.125, and rasterio 1.4 fails with 0."""
+SCALE_OF_UTM = 0.002
+"""Deviation of a projection's scale from 1 that is ignored, as is usual for slopes on UTM grids."""
 KERNEL_PX = 2
 """Margin around a window: one pixel for bilinear interpolation, and one for the error of the coordinates."""
 
@@ -156,17 +159,28 @@ def _slope(file: SiteFile, elevation: NDArray[np.float64], window: Window) -> ND
     """Slope on the file's own grid, in stored units, from elevation in stored units."""
     modality = file.modality
     a, b, _, d, e, _ = file.grid.transform
-    dx, dy = math.hypot(a, d), math.hypot(b, e)
     crs = rasterio.CRS.from_wkt(file.grid.crs)
     if crs.is_geographic:
+        dx, dy = math.hypot(a, d), math.hypot(b, e)
         rows = window.row_off + np.arange(window.height) + 0.5
         lat = d * (window.col_off + window.width / 2) + e * rows + file.grid.transform[5]
         per_lon, per_lat = metres_per_degree(lat[:, None])
         slope = slope_degrees(elevation * modality.scale + modality.offset, dx * per_lon, dy * per_lat)
     else:
-        unit = crs.linear_units_factor[1]
-        slope = slope_degrees(elevation * modality.scale + modality.offset, dx * unit, dy * unit)
+        dx, dy = _projected_sides(file, crs, window)
+        slope = slope_degrees(elevation * modality.scale + modality.offset, dx, dy)
     return (slope - modality.offset) / modality.scale
+
+
+def _projected_sides(file: SiteFile, crs: rasterio.CRS, window: Window) -> tuple[float, float]:
+    """Metres of a pixel along a row and a column: those of the grid, or the true ones if these differ noticeably."""
+    a, b, _, d, e, _ = file.grid.transform
+    unit = crs.linear_units_factor[1]
+    sides = math.hypot(a, d) * unit, math.hypot(b, e) * unit
+    centre = window.col_off + window.width / 2, window.row_off + window.height / 2
+    true = true_sides(file.grid.crs, file.grid.transform, *centre)
+    differ = any(SCALE_OF_UTM < abs(one / other - 1) < math.inf for one, other in zip(true, sides, strict=True))
+    return true if differ else sides
 
 
 def _source_window(file: SiteFile, tile: TileGrid, reach: int) -> Window:

@@ -12,11 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import rasterio
 
 from mmearth_data.catalog.tile import (
     LEVEL_NAMES,
     LEVEL_NONE,
     NO_TIME,
+    WGS84,
     Place,
     as_datetime64_ms,
     check_tile_size,
@@ -28,6 +30,8 @@ from mmearth_data.rasterfile import Siblings
 from mmearth_data.sources.base import FIELDS_OF_ALL, OfCatalog, Rejection, Survey
 from mmearth_data.sources.dated import NO_SCENE, day_text, days_from
 from mmearth_data.sources.rasters.covering import SitesBelow, area_of_sites
+from mmearth_data.sources.rasters.files import scale_problem
+from mmearth_data.sources.rasters.georeferencing import transform_points
 from mmearth_data.sources.rasters.layers import Selection, select_layers
 from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
 from mmearth_data.sources.rasters.meeting import check_meeting
@@ -222,6 +226,11 @@ class RasterSource(OfCatalog):
             base = self.sites[lost.site].base
             problem = f"expected a site on the Earth, got coordinates outside the domain of EPSG:{base.grid.epsg}; correct them."
             raise FileInputError(base.path, problem)
+        for site in self.sites:
+            problem = scale_problem(site.base)
+            if problem is not None:
+                raise FileInputError(site.base.path, problem)
+            _check_poles(site.base, [site.base.grid.tile(*window, size_px) for window in site.windows(size_px)])
         lonlat = round_lonlat(centres)
         ids = tile_ids(lonlat[:, 0], lonlat[:, 1], size_px).tolist()
         by_id: dict[int, TileRef] = {}
@@ -303,6 +312,19 @@ def _day_differences(site: Site) -> dict[str, float]:
         if orbit_pass and NO_TIME not in {file.time_ms, site.time_ms}:
             days[orbit_pass] = (file.time_ms - site.time_ms) / DAY_MS
     return days
+
+
+def _check_poles(base: SiteFile, tiles: Sequence[TileGrid]) -> None:
+    """Refuse a tile that contains a pole: it has no outline in degrees."""
+    degrees = np.zeros(2), np.array([90.0, -90.0])
+    poles = transform_points(rasterio.CRS.from_epsg(WGS84), rasterio.CRS.from_epsg(base.grid.epsg), *degrees)
+    for x, y in zip(*poles, strict=True):
+        for tile in tiles:
+            west, south, east, north = tile.bounds
+            if west <= x <= east and south <= y <= north:
+                raise FileInputError(
+                    base.path, "expected tiles without a pole, got one that contains it; crop the file."
+                )
 
 
 def _far_from_date(site: Site, place: Place, near: NearDates) -> str | None:

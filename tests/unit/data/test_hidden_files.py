@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import zarr
 from click.testing import CliRunner
+from store_making import make_store
 
 from mmearth_data import load_catalog
 from mmearth_data.cli import cli
@@ -43,3 +45,9 @@ def test_the_only_store_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     done = CliRunner().invoke(cli, ["inspect"])
     assert "a.zarr" in done.output
     assert "Expected one store" not in done.output
+    zarr.create_array(tmp_path / "other.zarr", shape=(2,), dtype="u1")
+    assert CliRunner().invoke(cli, ["inspect"]).output == done.output
+    make_store(tmp_path / "whole.zarr")
+    monkeypatch.chdir(tmp_path / "whole.zarr")  # whose folders are arrays
+    within = CliRunner().invoke(cli, ["inspect"])
+    assert within.exit_code == 0, within.output

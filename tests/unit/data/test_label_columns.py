@@ -57,6 +57,26 @@ def refused(path: Path, *asked: str, description: Path | None = None, taken: fro
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        (["010", "10", "1E1", "", "10"], ["010", "10", "1E1"]),
+        (["007", "7", "7.0", "NA", "+7"], ["+7", "007", "7", "7.0"]),
+        (["9007199254740993", "9007199254740992", "", "", ""], ["9007199254740992", "9007199254740993"]),
+        (["3.0", "3", "", "4.0", "4"], ["3", "4"]),  # as tables with gaps contain whole numbers
+    ],
+)
+def test_codes_that_are_equal_as_numbers_are_different_classes(
+    tmp_path: Path, cells: list[str], classes: list[str]
+) -> None:
+    path = table(tmp_path, {"code": cells, "weight": ["1.50", "1.5", "2", "", "3E0"]})
+    code, weight = labels(path, "code:class", "weight")
+    assert [label.name for label in code.modality.classes] == classes
+    np.testing.assert_array_equal(weight.values[:, 0], np.array([1.5, 1.5, 2, np.nan, 3], np.float32))
+    (code,) = labels(table(tmp_path, {"code": cells}, name="q.csv", delimiter=";"), "code:class")
+    assert [label.name for label in code.modality.classes] == classes
+
+
 def test_numbers_are_values_and_empty_cells_are_missing(tmp_path: Path) -> None:
     (label,) = labels(table(tmp_path), "pH")
     m = label.modality

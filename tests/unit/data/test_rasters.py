@@ -23,6 +23,8 @@ from rasters_world import (
     write_tif,
 )
 
+from mmearth_data import make_recipe
+from mmearth_data.building.covering import cells_of
 from mmearth_data.catalog.tile import NO_TIME, Place, round_lonlat, tile_ids
 from mmearth_data.errors import InputError
 from mmearth_data.sources.base import Rejection, Survey
@@ -79,8 +81,9 @@ TILT_DEG = float(np.degrees(np.arctan(np.hypot(0.3, 0.2))))
         (3035, 25.0, 60),
         (2154, 17.3, 90),
         (3035, 4.0, 250),
+        (3857, 30.0, 90),
     ],
-    ids=["arc second", "next UTM zone", "20 m", "2.5 m", "LAEA 25 m", "Lambert 17 m", "LAEA 4 m"],
+    ids=["arc second", "next UTM zone", "20 m", "2.5 m", "LAEA 25 m", "Lambert 17 m", "LAEA 4 m", "Web Mercator 30 m"],
 )
 def test_elevation_on_any_grid_comes_back_as_the_surface_that_it_is(
     world: World, epsg: int, pixel: float, count: int
@@ -90,7 +93,7 @@ def test_elevation_on_any_grid_comes_back_as_the_surface_that_it_is(
     write_tif(world.root / "dem" / "a.tif", heights, crs=f"EPSG:{epsg}", transform=transform)
     survey, bands = bands_of(world, "aster")
     np.testing.assert_allclose(bands["elevation"], plane(*tile_mesh(survey)), atol=2e-3)
-    # Map projections stretch: the tilt is that of true metres only to the scale of the projection.
+    # The plane is one of UTM, whose metres are true to 0.1 %.
     np.testing.assert_allclose(bands["slope"], TILT_DEG, atol=0.01 if epsg == EPSG else 0.05)
 
 
@@ -104,6 +107,35 @@ def test_a_turned_grid_is_no_obstacle_but_for_the_base(world: World) -> None:
     survey, bands = bands_of(world, "aster")
     np.testing.assert_allclose(bands["elevation"], plane(*tile_mesh(survey)), atol=2e-3)
     np.testing.assert_allclose(bands["slope"], TILT_DEG, atol=0.01)
+
+
+def base_in(world: World, epsg: int, west: float, north: float) -> Path:
+    """The base of site a in another CRS, and its tiles; no other file."""
+    values = np.ones((3, SIZE, SIZE), "int16")
+    transform = rasterio.Affine(10, 0, west, 0, -10, north)
+    path = write_tif(world.root / "s2" / "a.tif", values, crs=f"EPSG:{epsg}", transform=transform)
+    layer = {**world.layer("sentinel2"), "date": {"constant": "2021-07-20"}}
+    world.mapping = {"root": ".", "base": "sentinel2", "layers": [layer], "sites": ["a"]}
+    return path
+
+
+@pytest.mark.parametrize(("north", "side"), [(8_399_740, "5.01 x 5"), (5_000_000, "7.57 x 7.54")])
+def test_a_base_whose_metres_are_not_those_of_the_ground_is_refused(world: World, north: float, side: str) -> None:
+    """Web Mercator: 10 m pixels are 5 m wide at 60 degrees; at the equator they are 10 m."""
+    path = base_in(world, 3857, 2_782_990, north)
+    with pytest.raises(
+        InputError, match=f"{path.name}: expected a base grid whose pixels are 10 m on the Earth's surface, got {side}"
+    ):
+        world.source().places(64)
+    base_in(world, 3857, 2_782_990, 320)
+    assert len(world.source().places(64)) == (SIZE // 64) ** 2
+
+
+@pytest.mark.parametrize(("epsg", "west", "north"), [(3413, -200, 200), (3031, -320, 320)])
+def test_a_tile_that_contains_a_pole_is_refused(world: World, epsg: int, west: float, north: float) -> None:
+    path = base_in(world, epsg, west, north)
+    with pytest.raises(InputError, match=f"{path.name}: expected tiles without a pole"):
+        world.source().places(64)
 
 
 def test_large_tiles_follow_the_curves_of_another_projection(world: World) -> None:
@@ -423,3 +455,13 @@ def test_nothing_happens_before_the_first_question(tmp_path: Path) -> None:
     world.file.unlink()
     with pytest.raises(InputError, match="mapping file"):
         source.identity()
+
+
+def test_a_region_without_files_is_refused_before_its_cells_are_read(world: World) -> None:
+    source = world.source()
+    fields = {"source": f"rasters:{world.file}", "cover": True, "tile_size": 64}
+    with pytest.raises(InputError, match=r"expected a region that the files overlap \(W .*\), got Luxembourg \(W 5\.7"):
+        cells_of(make_recipe(None, {**fields, "region": "Luxembourg"}), source)
+    lon, lat = (float(part) for part in pixel_lonlat(EPSG, np.array(CENTRE[0]), np.array(CENTRE[1])))
+    around_it = f"bbox:{lon - 0.02},{lat - 0.02},{lon + 0.001},{lat + 0.001}"
+    assert len(cells_of(make_recipe(None, {**fields, "region": around_it}), source)) > 4  # most of them without a file

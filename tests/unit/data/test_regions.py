@@ -293,6 +293,16 @@ def test_layer_with_polygons_is_found(tmp_path: Path) -> None:
     assert resolve_region(str(path)).geometry == shapely.box(1, 1, 2, 2)
 
 
+def test_layers_of_lines_are_passed_over(tmp_path: Path) -> None:
+    """As in extracts of OpenStreetMap; a layer of any geometries is read only if there is none of polygons."""
+    path, area = tmp_path / "layers.gpkg", shapely.box(1, 1, 2, 2)
+    gpd.GeoDataFrame(geometry=[shapely.LineString([(5, 5), (6, 6)])], crs=4326).to_file(path, layer="roads")
+    gpd.GeoDataFrame(geometry=[shapely.Point(1, 1), shapely.box(7, 7, 8, 8)], crs=4326).to_file(path, layer="mixed")
+    assert resolve_region(str(path)).geometry == shapely.box(7, 7, 8, 8)
+    gpd.GeoDataFrame(geometry=[area], crs=4326).to_file(path, layer="areas")
+    assert resolve_region(str(path)).geometry == area
+
+
 def test_longitudes_up_to_360_are_understood(tmp_path: Path) -> None:
     geometry = resolve_region(str(write(tmp_path / "pacific.gpkg", shapely.box(170, -10, 200, 10)))).geometry
     assert shapely.contains_xy(geometry, [175, -165, -155], [0, 0, 0]).tolist() == [True, True, False]

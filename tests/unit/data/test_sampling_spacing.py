@@ -123,6 +123,13 @@ def test_more_tiles_than_fit_are_refused_with_a_number_that_fits() -> None:
     assert len(draw(ecoregions, fits).frame) == fits
 
 
+def test_a_distance_between_centres_is_named_as_the_reason() -> None:
+    with pytest.raises(
+        InputError, match="px fit with centres at least 4000 m apart; ask for fewer, lower --min-distance"
+    ):
+        draw(world(shapely.box(10, 50, 10.4, 50.3)), 400, min_distance_m=4000)
+
+
 def test_an_absurd_number_is_refused_at_once() -> None:
     with pytest.raises(InputError, match="fit without overlap"):
         draw(world(shapely.box(10, 50, 10.4, 50.3)), 10**12)

@@ -132,7 +132,7 @@ def test_the_command_names_the_option(command: str, source: str, option: Any, tm
     }
     value = texts.get(option.name, str(VALUES[option.name]))
     words = [option.opts[0], *([] if option.is_flag else [value])]
-    out = tmp_path / "out"
+    out = tmp_path / ("out.parquet" if command == "sample" else "out")
     more = ["--dry-run"] if option.name in {"latency_s", "eecu_per_tile"} else []
     more += ["--cover"] if option.name in COVERING else []
     done = CliRunner().invoke(cli, [command, "--source", source, *words, *more, "--out", str(out)])
@@ -190,7 +190,7 @@ def test_every_field_that_rasters_declare_has_an_effect(tmp_path: Path) -> None:
     cover = {"source": base["source"], "tile_size": 64, "cover": True}
     covers = [
         effect(prepare(make_recipe(None, cover | more)))
-        for more in ({}, {"overlap_px": 16}, {"region": "bbox:9,47,9.1,47.1"})
+        for more in ({}, {"overlap_px": 16}, {"region": "bbox:9,47.8,9.1,47.9"})
     ]
     assert all(one != other for one, other in combinations([before, *covers], 2))
 
