@@ -61,7 +61,7 @@ types: $(READY)
 
 QUICK := not slow and not clients and not ecosystem and not browser
 
-# Types are checked beside the tests, in the time in which these wait for servers and for one another.
+# Types are checked in parallel with the tests, which spend part of their time waiting for servers and for one another.
 test: lint
 	@$(MAKE) --no-print-directory -j 2 tests types
 

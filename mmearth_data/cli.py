@@ -659,7 +659,7 @@ def _catalog(folder: Path | None) -> Catalog:
 
 
 def _only_store() -> Path:
-    """Find the one store in the current folder, or the store that this folder is."""
+    """Find the store: the current folder, if it is one, or else the only store in it."""
     if _is_group(Path("zarr.json")):
         return Path()
     found = sorted(path.parent for path in Path().glob("*/zarr.json") if is_data(path) and _is_group(path))
@@ -670,7 +670,7 @@ def _only_store() -> Path:
 
 
 def _is_group(file: Path) -> bool:
-    """Whether a ``zarr.json`` is that of a group, as every store is, or a broken one."""
+    """Whether a ``zarr.json`` describes a group, as that of every store does, or is broken."""
     try:
         return bool(json.loads(file.read_bytes())["node_type"] == "group")
     except (ValueError, LookupError, TypeError):

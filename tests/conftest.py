@@ -38,9 +38,9 @@ YOUNG_OBJECTS = 50_000
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare two operators that torchvision looks up on import, where it is installed; torchmetrics imports it.
+    """Declare two operators that torchvision, if installed, looks up on import; torchmetrics imports torchvision.
 
-    Its wheel on PyPI is built for CUDA: its compiled part does not load with PyTorch for the CPU, and is not used here.
+    Its wheel on PyPI is built for CUDA: the compiled part does not load with PyTorch for the CPU, and is not used here.
     """
     if find_spec("torchvision") is None:
         return

@@ -66,8 +66,8 @@ def _check_meeting(recipe: BuildRecipe, region: BaseGeometry, files: Sequence[Zo
     if not any(region.intersects(area) for area in areas):
         found, wanted = (_bounds(shapely.total_bounds(parts)) for parts in (areas, [region]))
         raise InputError(
-            f"region (--region): expected a region that the files overlap ({found}), got {recipe.region} ({wanted}); correct it, "
-            "or leave it out to cover the files."
+            f"region (--region): expected a region that overlaps the files ({found}), got {recipe.region} ({wanted}); "
+            "correct it, or leave it out to cover the files."
         )
 
 

@@ -204,8 +204,8 @@ def read_polygons(path: Path) -> gpd.GeoDataFrame:
     """Read the polygons of a vector file: in EPSG:4326, two-dimensional, valid, cut at 180 degrees.
 
     The file is GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...); of several layers, the
-    first one of polygons is read, or the first one that may contain some. Raises FileInputError for a file that cannot be read, has no CRS where it
-    needs one, or contains no polygons.
+    first polygon layer is read or, if there is none, the first layer that may contain polygons. Raises FileInputError for a
+    file that cannot be read, has no CRS where it needs one, or contains no polygons.
     """
     return _polygons(read_vector(Path(path)), Path(path))
 
@@ -253,8 +253,8 @@ def _polygons(frame: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
 def read_vector(path: Path, choose: Callable[[list[str]], str] = lambda layers: layers[0]) -> gpd.GeoDataFrame:
     """Read a vector file unchanged.
 
-    If there are several layers, ``choose`` selects one of those that contain polygons (first) or may contain some, or of all
-    if none may.
+    If there are several layers, ``choose`` selects one of the polygon layers (listed first) and those that may contain polygons,
+    or one of all layers if there are none of these.
     Raises FileInputError for a file that cannot be read or has no geometries.
     """
     import geopandas as gpd

@@ -28,7 +28,7 @@ METADATA_KEY = b"mmearth:sample"
 COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region", "split", "slot", "rank")
 TYPES = {"lon": "f8", "lat": "f8", "biome": "u1", "eco_region": "u2", "split": "u1", "slot": "Int64", "rank": "u1"}
 LARGEST_EXACT = 2**53
-"""Up to it, a double represents every whole number."""
+"""Largest number up to which a double represents every integer exactly."""
 MISSING = frozenset({"na", "n/a", "nan", "null"})
 """Texts of missing numbers, in lower case."""
 ROWS_PER_GROUP = 65_536
@@ -122,10 +122,10 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
 
 
 def _frame_of(table: Table) -> pd.DataFrame:
-    """Convert columns of a sample, and others that only contain numbers in their usual form, to numbers.
+    """Convert numeric columns of a sample, and other columns with only numbers in their usual form, to numbers.
 
-    Others are not converted, so that codes such as ``010`` and ``10`` stay different. Missing values stay missing, and ids
-    stay text.
+    The remaining columns stay text, so that codes such as ``010`` and ``10`` stay different; so do ids. Missing values stay
+    missing.
     """
     import pandas as pd
 
@@ -144,7 +144,7 @@ def _frame_of(table: Table) -> pd.DataFrame:
 
 
 def _is_usual(text: str, number: float) -> bool:
-    """Whether a number has no other text; tables with gaps contain whole numbers as 3.0."""
+    """Whether a text is the usual form of a number; whole numbers may be written as 3.0, as in tables with gaps."""
     if float(number).is_integer() and abs(number) <= LARGEST_EXACT:
         return text in (str(int(number)), f"{int(number)}.0")
     return text == repr(float(number))

@@ -34,7 +34,7 @@ RESUMES = f"{__name__}.resumes"
 WORDS = f"{__name__}.words"
 """Keys of a context's ``meta``: whether the same command resumes (None for a server), and its command line."""
 OURS = ("mmearth_data", "mmearth_model")
-"""Packages that are no libraries of others."""
+"""Our own packages, which are not third-party libraries."""
 FIRST = "Most used"
 """Section of the help with the options that matter most."""
 HYPHEN, SPACE = "\u2011", "\xa0"
@@ -288,6 +288,6 @@ def _broken_library(error: Exception) -> str | None:
 def _what_is_broken(library: str, error: Exception) -> str:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return (
-        f"expected the library {library} to load, got: {reason}; install a release that fits the other libraries, "
-        "or uninstall it if nothing needs it."
+        f"expected the library {library} to load, got: {reason}; install a release that is compatible with "
+        "the other libraries, or uninstall it if nothing needs it."
     )

@@ -149,9 +149,7 @@ def predict(
     loaded = fetched(network, load_network)
     if mosaic is not None and not of_store:
         listed = ", ".join(map(str, inputs))
-        raise click.UsageError(
-            f"--mosaic: expected a store, got {listed}; correct its path, or give --out for a scene."
-        )
+        raise click.UsageError(f"--mosaic: expected a store, got {listed}; correct its path, or use --out for a scene.")
     target = mosaic if mosaic is not None else out
     if target is None or (mosaic is not None and out is not None):
         raise click.UsageError("expected either --out, or --mosaic for a store, got neither or both; give one of them.")

@@ -45,7 +45,7 @@ RANDOM = "random init"
 
 
 def check_choices(option: str, given: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse a name that an option does not have."""
+    """Refuse names that are not among the choices of an option."""
     for name in given:
         if name not in known:
             raise InputError(f"{option}: expected {', '.join(known)}, got {name!r}; {did_you_mean(name, known)}")

@@ -227,9 +227,10 @@ class FineTuner:
         """Train, and keep the weights of the epoch selected by the recipe.
 
         Returns the epoch's validation value and its number, counted from 1. Without validation samples, the value is the
-        negative training loss if the best epoch is kept, and None if the last one is. Where the metric is undefined on the
-        validation samples, the value is NaN, and the training loss chooses the epoch. ``report`` is called after every epoch
-        with its number, training loss and validation value; without it, if the last epoch is kept, only that one is validated.
+        negative training loss if the best epoch is kept, and None if the last one is. If the metric is undefined on the
+        validation samples, the value is NaN, and the epoch is selected by the training loss. ``report`` is called after every
+        epoch with its number, training loss and validation value; without it, if the last epoch is kept, only that one is
+        validated.
         """
         recipe, last = self.recipe, self.recipe.keep == "last"
         optimizer = self.optimizer()

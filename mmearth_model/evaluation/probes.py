@@ -130,8 +130,8 @@ def linear(
 
     Logistic regression by L-BFGS (`mmearth_model.evaluation.logistic`), one for each label of a multi-label task; ridge
     regression of quantities. The inverse strengths are tried in ascending order, each fit starting from the previous one;
-    among equal values, the first is chosen. Where the metric is undefined on the validation samples, as R2 is if the
-    quantity does not vary, the squared error chooses.
+    among equal values, the first is chosen. If the metric is undefined on the validation samples, as R2 is for a
+    quantity that does not vary, the squared error is used instead.
     A probe that needs more than ``max_iterations`` is reported as not converged.
     """
     strength, model, best = fit_path(question, regularisation, max_iterations)

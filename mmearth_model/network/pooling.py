@@ -51,6 +51,6 @@ def whole_patches(encoder: Backbone, images: Tensor) -> Tensor:
 
 
 def centre(sides: Sequence[int], kept: Sequence[int]) -> tuple[slice, slice]:
-    """Rows and columns of the centre of an image, given its height and width and those of the centre."""
+    """Rows and columns of the centre of an image, given the (height, width) of the image and of the centre."""
     top, left = ((side - part) // 2 for side, part in zip(sides, kept, strict=True))
     return slice(top, top + kept[0]), slice(left, left + kept[1])

@@ -120,8 +120,8 @@ class TaskSpec(BaseModel):
         bands are resampled to the finest grid (bilinear); pixels next to missing ones become missing.
         GEO-Bench 2: member of a sample with the image: its position, its name, or its modality (the first one).
     label
-        Table: column of the label; a list of columns for several quantities, and for labels with one column of 0 and 1
-        each (multi-label). GEO-Bench 2: column of names of classes or lists of them. MMEarth-Bench: array of the labels.
+        Table: column of the label; a list of columns for several quantities, or for multi-label tasks with a column of
+        zeros and ones per label. GEO-Bench 2: column of names of classes or lists of them. MMEarth-Bench: array of the labels.
     mask
         Table: column of the mask files, or a pattern of columns, as for ``path``. GEO-Bench 2: member of a sample with the
         mask, as for ``path``.
@@ -283,12 +283,12 @@ class TaskSpec(BaseModel):
     def named_bands(self, names: Sequence[str | None]) -> list[int] | None:
         """Positions of the bands in a file whose bands have these names; None if they are read by position.
 
-        The names are the files' own, where `bands` has them, or the catalog's.
+        The names are the files' own, if `bands` lists these, or those of the catalog.
 
         Raises
         ------
         InputError
-            If a name is absent, or `bands` lists the bands in another order than the names.
+            If a band is absent, or `bands` lists the bands in a different order from the names.
         """
         absent = [band for band in self.band_names if band not in names]
         if isinstance(self.bands, dict) and not absent:
@@ -322,7 +322,7 @@ class TaskSpec(BaseModel):
 
 
 def plain_band(text: str | None) -> str:
-    """Name of a band without what writers of files add to it: ``B2`` of ``B02`` and of ``B2, central wavelength 490 nm``."""
+    """Name of a band in a common form: ``b2`` for ``B2``, ``B02`` and ``B2, central wavelength 490 nm``."""
     return re.sub(r"(?<=[A-Za-z])0+(?=\d)", "", (text or "").partition(",")[0].strip()).lower()
 
 

@@ -249,11 +249,11 @@ def labelled_rows(kind: TaskKind, labels: NDArray[Any]) -> NDArray[np.bool_]:
 def redraw(task: LabelledSet, test_share: float, seed: int) -> LabelledSet:
     """Test on a random share of all labelled samples, without validation samples.
 
-    All dates of a location are on the same side, so the share may differ slightly.
+    All dates of a location are in the same part, so the actual share may differ slightly.
     """
     order = np.random.default_rng(seed).permutation(task.parts.used)
     _, first, number = np.unique(task.images.coords["tile_id"][order], return_index=True, return_inverse=True)
-    place = first[number]  # of each sample, the position of the first one with its id
+    place = first[number]  # for each sample, the position of the first one with the same id
     test = round(test_share * len(order))
     together = np.argsort(place, kind="stable")
     order, place = order[together], place[together]

@@ -187,8 +187,8 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
     patches = (image_size // patch_size) ** 2
     if visible_patches(patches, recipe.mask_ratio) == patches and all(m.kind.is_raster for m in pretext):
         raise InputError(
-            f"--mask-ratio: expected at least one hidden patch of {patches}, since maps are learned where they are hidden, got "
-            f"{recipe.mask_ratio:g}; raise it, or add a modality with values per tile."
+            f"--mask-ratio: expected a ratio that hides at least one of {patches} patches, since the loss of maps is computed "
+            f"over hidden patches only, got {recipe.mask_ratio:g}; raise it, or add a modality with values per tile."
         )
     tiles = len(store.select(split=SPLIT))
     if tiles < recipe.batch_size:

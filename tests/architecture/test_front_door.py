@@ -52,7 +52,7 @@ def test_every_public_name_is_importable_and_documented(door: ModuleType, name: 
 
 
 FOR_FILES = {"is_there", "missing_end", "read_mapping", "read_table", "read_yaml", "remove_partial", "write_validation"}
-"""What the other package takes from a front door, of paths that it has already checked."""
+"""Functions for the other package, which calls them with paths that it has already checked."""
 
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)

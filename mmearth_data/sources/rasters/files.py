@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.mapping import Layer
 
 SAME_GRID_PX = 1e-3
-SCALE_TOLERANCE = 0.05
-"""Largest deviation of a projection's scale from 1; the true size of a tile is known to it."""
 """Pixels by which two grids may differ and still count as equal: too little to show in the pixels."""
+SCALE_TOLERANCE = 0.05
+"""Largest deviation of a projection's scale from 1, and thus of a tile's true size from its nominal size."""
 DRIVERS = ("GTiff", "COG", "JP2OpenJPEG")
 """Accepted formats, which contain their pixels; the digest of a VRT would not cover the files behind it."""
 
@@ -204,8 +204,8 @@ def scale_problem(file: SiteFile) -> str | None:
     sides = true_sides(file.grid.crs, file.grid.transform, file.grid.width / 2, file.grid.height / 2)
     if any(SCALE_TOLERANCE < abs(side / PIXEL_M - 1) < math.inf for side in sides):
         return (
-            f"expected a base grid whose pixels are 10 m on the Earth's surface, got {sides[0]:.3g} x {sides[1]:.3g} m, the scale of "
-            f"{_crs_name(file.grid.crs)} there; warp it: {_warp(file.grid)}."
+            f"expected a base grid whose pixels are 10 m on the Earth's surface, got {sides[0]:.3g} x {sides[1]:.3g} m "
+            f"because of the scale of {_crs_name(file.grid.crs)} there; warp it: {_warp(file.grid)}."
         )
     return None
 

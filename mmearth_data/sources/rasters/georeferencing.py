@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 GAUGE_PX = 8
-"""Pixels on either side over which distances are measured."""
+"""Pixels on either side of a position over which distances are measured."""
 COMPOUND = ("COMPD_CS", "COMPOUNDCRS")
 """First words of a compound CRS (WKT 1 and WKT 2)."""
 
@@ -56,9 +56,9 @@ def transform_points(
 
 
 def true_sides(crs: str, transform: Sequence[float], column: float, row: float) -> tuple[float, float]:
-    """Measure the metres of one pixel along a row and along a column at a position; infinite outside the CRS's domain.
+    """Measure a pixel in metres along a row and along a column, at a position; infinite outside the CRS's domain.
 
-    A projection has a scale of its own at every location: at 60 N, a metre of Web Mercator is half a metre on the Earth's surface.
+    The scale of a projection varies with location: at 60 N, a metre of Web Mercator is half a metre on the Earth's surface.
     """
     a, b, c, d, e, f = transform
     columns, rows = column + np.array([-GAUGE_PX, GAUGE_PX, 0, 0]), row + np.array([0, 0, -GAUGE_PX, GAUGE_PX])

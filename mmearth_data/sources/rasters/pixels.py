@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WARP_TOLERANCE_PX = 1e-3
 """Error tolerance of GDAL's approximate transformer; rasterio's default is 0.125, and rasterio 1.4 fails with 0."""
 SCALE_OF_UTM = 0.002
-"""Deviation of a projection's scale from 1 that is ignored, as is usual for slopes on UTM grids."""
+"""Largest deviation of a projection's scale from 1 that is ignored, as is usual for slopes on UTM grids."""
 KERNEL_PX = 2
 """Margin around a window: one pixel for bilinear interpolation, and one for the error of the coordinates."""
 

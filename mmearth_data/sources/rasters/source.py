@@ -323,7 +323,7 @@ def _check_poles(base: SiteFile, tiles: Sequence[TileGrid]) -> None:
             west, south, east, north = tile.bounds
             if west <= x <= east and south <= y <= north:
                 raise FileInputError(
-                    base.path, "expected tiles without a pole, got one that contains it; crop the file."
+                    base.path, "expected tiles without a pole, got a tile that contains one; crop the file."
                 )
 
 

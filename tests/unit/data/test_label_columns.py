@@ -63,7 +63,7 @@ def refused(path: Path, *asked: str, description: Path | None = None, taken: fro
         (["010", "10", "1E1", "", "10"], ["010", "10", "1E1"]),
         (["007", "7", "7.0", "NA", "+7"], ["+7", "007", "7", "7.0"]),
         (["9007199254740993", "9007199254740992", "", "", ""], ["9007199254740992", "9007199254740993"]),
-        (["3.0", "3", "", "4.0", "4"], ["3", "4"]),  # as tables with gaps contain whole numbers
+        (["3.0", "3", "", "4.0", "4"], ["3", "4"]),  # whole numbers in tables with gaps
     ],
 )
 def test_codes_that_are_equal_as_numbers_are_different_classes(

@@ -110,7 +110,7 @@ def test_a_turned_grid_is_no_obstacle_but_for_the_base(world: World) -> None:
 
 
 def base_in(world: World, epsg: int, west: float, north: float) -> Path:
-    """The base of site a in another CRS, and its tiles; no other file."""
+    """Write the base of site a in another CRS, and map no other file."""
     values = np.ones((3, SIZE, SIZE), "int16")
     transform = rasterio.Affine(10, 0, west, 0, -10, north)
     path = write_tif(world.root / "s2" / "a.tif", values, crs=f"EPSG:{epsg}", transform=transform)
@@ -460,7 +460,9 @@ def test_nothing_happens_before_the_first_question(tmp_path: Path) -> None:
 def test_a_region_without_files_is_refused_before_its_cells_are_read(world: World) -> None:
     source = world.source()
     fields = {"source": f"rasters:{world.file}", "cover": True, "tile_size": 64}
-    with pytest.raises(InputError, match=r"expected a region that the files overlap \(W .*\), got Luxembourg \(W 5\.7"):
+    with pytest.raises(
+        InputError, match=r"expected a region that overlaps the files \(W .*\), got Luxembourg \(W 5\.7"
+    ):
         cells_of(make_recipe(None, {**fields, "region": "Luxembourg"}), source)
     lon, lat = (float(part) for part in pixel_lonlat(EPSG, np.array(CENTRE[0]), np.array(CENTRE[1])))
     around_it = f"bbox:{lon - 0.02},{lat - 0.02},{lon + 0.001},{lat + 0.001}"

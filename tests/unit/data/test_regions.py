@@ -294,7 +294,7 @@ def test_layer_with_polygons_is_found(tmp_path: Path) -> None:
 
 
 def test_layers_of_lines_are_passed_over(tmp_path: Path) -> None:
-    """As in extracts of OpenStreetMap; a layer of any geometries is read only if there is none of polygons."""
+    """As in extracts of OpenStreetMap; a layer of mixed geometries is read only if there is no polygon layer."""
     path, area = tmp_path / "layers.gpkg", shapely.box(1, 1, 2, 2)
     gpd.GeoDataFrame(geometry=[shapely.LineString([(5, 5), (6, 6)])], crs=4326).to_file(path, layer="roads")
     gpd.GeoDataFrame(geometry=[shapely.Point(1, 1), shapely.box(7, 7, 8, 8)], crs=4326).to_file(path, layer="mixed")

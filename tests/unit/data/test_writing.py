@@ -337,7 +337,7 @@ def test_the_command_line_names_the_file_and_no_number(tmp_path: Path) -> None:
             "other.py",
             b"import broken_inside",
             "operator broken::nms does not exist",
-        ),  # as torchvision beside another PyTorch
+        ),  # like torchvision built for another PyTorch
         ("broken.py", b"raise ValueError('numpy.dtype size changed\\nmore')", "numpy.dtype size changed"),
         ("broken.py", b"from json import no_such_name", "cannot import name 'no_such_name'"),
         (f"broken{EXTENSION_SUFFIXES[0]}", b"", "file too short"),
@@ -363,7 +363,7 @@ def test_an_installed_library_that_does_not_load_is_named(
     assert result.stderr.startswith(f"Error: expected the library {blamed} to load, got: ")
     assert reason in result.stderr
     assert result.stderr.endswith(
-        "; install a release that fits the other libraries, or uninstall it if nothing needs it.\n"
+        "; install a release that is compatible with the other libraries, or uninstall it if nothing needs it.\n"
     )
     assert result.stderr.count("\n") == 1
 

@@ -1,4 +1,4 @@
-"""Samples that few think of: rectangular images, labels for which the metric is undefined, dates of one location."""
+"""Unusual samples: rectangular images, labels for which the metric is undefined, dates of one location."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_centre_of_an_image_is_cropped_on_each_axis(checkpoint: Checkpoint, 
 def test_rectangular_images_are_learned_as_squares_are(
     checkpoint: Checkpoint, tmp_path: Path, height: int, width: int, kind: TaskKind
 ) -> None:
-    """All of them: the classes differ in the lower half only."""
+    """The whole images are used: the classes differ in the lower half only."""
     mask = {"mask": "mask", "classes": ["dark", "bright"]} if kind is TaskKind.SEGMENTATION else {}
     task = halves(tmp_path, height, width, kind=kind, **mask)
     probed = evaluate([checkpoint], None, [task], protocols=["linear"], baselines=[], seeds=1, device="cpu")
@@ -99,7 +99,7 @@ def test_rectangular_images_are_learned_as_squares_are(
     assert [row.value > 0.9 for row in (*probed.rows, *tuned.rows)] == [True, True], (probed.rows, tuned.rows)
 
 
-# ---------------------------------------------------------------- what a metric says nothing of
+# ---------------------------------------------------------------- undefined metrics
 
 
 def test_an_epoch_is_chosen_where_the_metric_is_undefined(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_epoch_is_chosen_where_the_metric_is_undefined(checkpoint: Checkpoint
 
 @pytest.mark.parametrize("validation", [1, 0])
 def test_a_fit_is_chosen_by_its_error_where_r2_is_undefined(validation: int) -> None:
-    """One validation sample does not vary, so that it has no R2."""
+    """R2 is undefined for a single validation sample, whose value cannot vary."""
     rng = np.random.default_rng(3)
     values = rng.normal(size=(9, 3))
     labels = values @ rng.normal(size=(3, 1))

@@ -463,7 +463,10 @@ def test_weights_that_are_no_numbers_are_never_saved() -> None:
         ({"bands": {"sentinel2": ("B4", "B4")}}, "--bands: expected different bands"),
         ({"bands": {"biome": ("biome",)}}, "--bands: .* of a continuous modality, got biome of biome"),
         ({"mask_ratio": 0.95}, "expected a mask ratio"),
-        ({"mask_ratio": 0.0, "modalities": ("sentinel2",)}, "--mask-ratio: expected at least one hidden patch of 9"),
+        (
+            {"mask_ratio": 0.0, "modalities": ("sentinel2",)},
+            "--mask-ratio: expected a ratio that hides at least one of 9 patches",
+        ),
     ],
 )
 def test_a_recipe_that_does_not_fit_the_store_leaves_nothing_behind(
