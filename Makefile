@@ -96,7 +96,7 @@ EXTRAS_newest := dev
 PYTHON_newest = $(PYTHON_NEWEST)
 PYTHON_NEWEST ?= $(or $(shell for python in python3.13 python3.12; do $$python -c "" 2>&- && echo $$python && break; done),\
 	$(error expected python3.13 or python3.12 on the PATH, found neither; name one with PYTHON_NEWEST=...))
-NEWEST_TESTS = tests/unit/data $(filter-out tests/integration/test_clients_%, \
+NEWEST_TESTS = tests/unit/data $(filter-out tests/integration/test_clients_% tests/integration/test_ecosystem_%, \
 	$(shell grep -LE "mmearth_model|mmearth-train|torch|command_world" tests/integration/test_*.py tests/contract/test_*.py))
 prove-newest: $(VENV)-newest/.ready
 	@$(VENV)-newest/bin/python -c "import sys, zarr; print('zarr-python', zarr.__version__, 'on Python', sys.version)"

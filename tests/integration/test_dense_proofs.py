@@ -55,23 +55,35 @@ def content(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
+def embed(run: Path, scene: Path, out: Path, kind: str) -> None:
+    """Embed a scene in many small blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "BLOCK_VALUES", 8 * 32**2)
+        embed_dense(load_checkpoint(run), [scene], out, kind=kind, device="cpu")
+
+
 @pytest.mark.parametrize(("name", "kind"), [("x.zarr", "float32"), ("x.tif", "int8")])
-def test_killed_at_random_moments_it_writes_the_same_bytes(
-    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process is a fork, which is killed while it computes blocks or writes the file; see test_commands_cut_off."""
-    monkeypatch.setattr(dense, "BLOCK_VALUES", 8 * 32**2)
-    checkpoint = make_checkpoint(tmp_path / "run", make_network().encoder)
+def test_killed_at_random_moments_it_writes_the_same_bytes(name: str, kind: str, tmp_path: Path) -> None:
+    """The process is killed while it computes blocks or writes the file; see test_commands_cut_off.
+
+    It is forked from a process that has written nothing: threads of GDAL that have written a file are missing in a fork.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([dense.__name__, load_checkpoint.__module__])
+    run = make_checkpoint(tmp_path / "run", make_network().encoder).folder
     scene = write_scene(tmp_path / "scene.tif", numbers(1600, 400))
     whole, again = tmp_path / "whole" / name, tmp_path / "again" / name
-    began = time.monotonic()
-    embed_dense(checkpoint, [scene], whole, kind=kind, device="cpu")
-    seconds = time.monotonic() - began
+    for out in (again, whole):  # the first one starts the server
+        began = time.monotonic()
+        process = context.Process(target=embed, args=(run, scene, out, kind))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        seconds = time.monotonic() - began
+    shutil.rmtree(again.parent)
     chance, killed, finished = random.Random(0), 0, 0
     while killed < KILLS:
-        process = multiprocessing.get_context("fork").Process(
-            target=embed_dense, args=(checkpoint, [scene], again), kwargs={"kind": kind, "device": "cpu"}
-        )
+        process = context.Process(target=embed, args=(run, scene, again, kind))
         process.start()
         process.join(
             chance.uniform(0, 1.5 if killed % 4 == 3 else 0.4) * seconds
@@ -87,7 +99,7 @@ def test_killed_at_random_moments_it_writes_the_same_bytes(
             assert [path.name for path in again.parent.iterdir()] == [name], "nothing is left behind"
             shutil.rmtree(again.parent)
             finished += 1
-    embed_dense(checkpoint, [scene], again, kind=kind, device="cpu")
+    embed(run, scene, again, kind)
     assert content(again) == content(whole)
     assert [path.name for path in again.parent.iterdir()] == [name]
     assert finished, "some runs came to their end, so that all moments were met"
