@@ -62,17 +62,17 @@ def _check_meeting(recipe: BuildRecipe, region: BaseGeometry, files: Sequence[Zo
     import geopandas as gpd
 
     shapes = [frame_region(gpd.GeoSeries([part.geometry], crs=part.epsg)) for part in files]
-    areas = [shape.geometry for shape in shapes if shape is not None]
+    areas = [shape.geometry for shape in shapes if shape is not None and shape.geometry is not None]
     if not any(region.intersects(area) for area in areas):
-        found, wanted = (_bounds(shapely.total_bounds(parts)) for parts in (areas, [region]))
+        found, wanted = (_bounds(shapes) for shapes in (areas, [region]))
         raise InputError(
             f"region (--region): expected a region that overlaps the files ({found}), got {recipe.region} ({wanted}); "
             "correct it, or leave it out to cover the files."
         )
 
 
-def _bounds(degrees: Sequence[float]) -> str:
-    return "W {:.2f}, S {:.2f}, E {:.2f}, N {:.2f}".format(*degrees)
+def _bounds(shapes: Sequence[BaseGeometry]) -> str:
+    return "W {:.2f}, S {:.2f}, E {:.2f}, N {:.2f}".format(*shapely.total_bounds(shapes).tolist())
 
 
 def labels_of(

@@ -253,15 +253,15 @@ class _Plan:
         share = self.targets / self.targets.sum()
         fits = int(CAUTION * min(holds.sum(), *(holds[share > 0] / share[share > 0])))
         apart, side_m = self.options.min_distance_m, PIXEL_M * self.options.size_px
-        room, remedy = "without overlap", "ask for fewer, for smaller tiles or a larger region"
+        how, remedy = "without overlap", "ask for fewer, for smaller tiles or a larger region"
         if apart > side_m:
-            room, remedy = (
+            how, remedy = (
                 f"with centres at least {apart:g} m apart",
                 "ask for fewer, lower --min-distance, or enlarge the region",
             )
         return InputError(
             f"Expected a number of tiles that fits, got {self.options.tiles}: about {fits} tiles of "
-            f"{self.options.size_px} px fit {room}; {remedy}."
+            f"{self.options.size_px} px fit {how}; {remedy}."
         )
 
     def result(self, region: Region, ecoregions: gpd.GeoDataFrame) -> Sample:

@@ -129,7 +129,7 @@ def _cut_at_180(ring: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - a shapely 
     east = translate(whole.intersection(shapely.box(180, -90, 360, 90)), xoff=-360)
     both = west.union(east)
     if both.geom_type == "GeometryCollection":  # the square only touches 180 degrees
-        both = shapely.union_all([part for part in both.geoms if part.geom_type == "Polygon"])
+        both = shapely.union_all([part for part in shapely.get_parts(both) if part.geom_type == "Polygon"])
     return shapely.orient_polygons(both)
 
 

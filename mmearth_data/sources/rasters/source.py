@@ -227,9 +227,9 @@ class RasterSource(OfCatalog):
             problem = f"expected a site on the Earth, got coordinates outside the domain of EPSG:{base.grid.epsg}; correct them."
             raise FileInputError(base.path, problem)
         for site in self.sites:
-            problem = scale_problem(site.base)
-            if problem is not None:
-                raise FileInputError(site.base.path, problem)
+            scaled = scale_problem(site.base)
+            if scaled is not None:
+                raise FileInputError(site.base.path, scaled)
             _check_poles(site.base, [site.base.grid.tile(*window, size_px) for window in site.windows(size_px)])
         lonlat = round_lonlat(centres)
         ids = tile_ids(lonlat[:, 0], lonlat[:, 1], size_px).tolist()
