@@ -171,7 +171,7 @@ def sampling(file_base: tuple[str, ...], look: Any) -> dict[str, list[Witness]]:
     base = (*file_base, *N)
     islands = (*base, "--region", "islands.geojson")
     return {
-        "--source": [Refused((file_base[0], "--out", "o", "--source", "nosuch"))],
+        "--source": [Refused((file_base[0], "--out", "o.parquet", "--source", "nosuch"))],
         "--region": [Followed(base, ("--region", "bbox:10,45,10.2,45.2"), look)],
         "--mainland": [Followed(islands, ("--mainland",), look), Refused((*base, "--mainland"))],
         "--tiles": [Followed(base, ("--tiles", "7"), look)],
