@@ -152,7 +152,7 @@ def test_a_scene_belongs_to_the_nearest_of_the_dates_that_want_it(seed: int) -> 
 
     answers = near.survey(dated, ask)
     assert asked == [len(dated)], "all dates of the location are there, none is asked for again"
-    assert [near.survey([of], ask)[0] for of in dated] == answers
+    assert [repr(near.survey([of], ask)[0]) for of in dated] == [*map(repr, answers)]  # NaN differs from itself
     assert max(asked[1:]) <= 3, "a date and its two neighbours"
     wanted: dict[int, list[Place]] = {}
     for of in dated:
