@@ -629,7 +629,7 @@ def _require_tiles(store: Store) -> None:
         rejected = summarise(store).rejected or {}
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
         remedy = (
-            "Choose a --region that the files cover"
+            "Choose locations that the files cover (--region, --tiles-file)"
             if rejected.keys() == {"not_in_source"}
             else "Relax --cloud, use other --years (--date-range with --cover, --days with --date-column) or --levels, or check --asset"
         )

@@ -175,17 +175,9 @@ class FileImages:
             LOG.warning("%s: %s are ignored for scale and offset of the task file.", item, tags)
 
     def _chosen(self, raster: Raster, item: str) -> Raster:
-        wanted, given = self.spec.band_names, self.spec.file_bands
-        if raster.names and BAND in item:
-            absent = [band for band in wanted if band not in raster.names]
-            if absent:
-                raise FileInputError(
-                    item,
-                    f"expected the band {absent[0]!r}, got {', '.join(raster.names)}; correct bands in the task file.",
-                )
-            return raster.select([raster.names.index(band) for band in wanted])
+        given = self.spec.file_bands
         try:
-            named = self.spec.named_bands(raster.names)
+            named = self.spec.named_bands(raster.names, by_name=BAND in item)
         except InputError as error:
             raise FileInputError(item, str(error)) from None
         if named is not None:

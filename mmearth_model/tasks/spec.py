@@ -280,32 +280,36 @@ class TaskSpec(BaseModel):
         pairs = self.bands.items() if isinstance(self.bands, dict) else zip(self.bands, self.bands, strict=True)
         return tuple(str(name) for name, band in pairs if band is not None)
 
-    def named_bands(self, names: Sequence[str | None]) -> list[int] | None:
+    def named_bands(self, names: Sequence[str | None], *, by_name: bool = False) -> list[int] | None:
         """Positions of the bands in a file whose bands have these names; None if they are read by position.
 
-        The names are the files' own, if `bands` lists these, or those of the catalog.
+        The names are the files' own, if `bands` lists these, or those of the catalog. A list of bands is compared with the
+        names, unless ``by_name`` identifies its bands by them too.
 
         Raises
         ------
         InputError
             If a band is absent, or `bands` lists the bands in a different order from the names.
         """
+        by_name = by_name or isinstance(self.bands, dict)
         absent = [band for band in self.band_names if band not in names]
-        if isinstance(self.bands, dict) and not absent:
+        if by_name and not absent:
             return [names.index(band) for band in self.band_names]
         if not names or not all(names):
             return None
         got, plain = ", ".join(map(str, names)), [plain_band(name) for name in names]
-        if isinstance(self.bands, dict):
-            wanted = [plain_band(band) for band in self.bands.values() if band is not None]
+        if by_name:
+            wanted = [plain_band(band) for band in self.file_bands if band is not None]
             if not set(wanted) <= set(plain):
                 raise InputError(f"expected the band {absent[0]!r}, got {got}; correct bands in the task file.")
             return [plain.index(band) for band in wanted]
-        if len(names) == len(self.bands):
-            kept = [(name, plain_band(band)) for name, band in zip(plain, self.bands, strict=True) if band is not None]
+        if len(names) == len(self.file_bands):
+            kept = [
+                (name, plain_band(band)) for name, band in zip(plain, self.file_bands, strict=True) if band is not None
+            ]
             found, listed = zip(*kept, strict=True)
             if found != listed and sorted(found) == sorted(listed):
-                order = ", ".join(band or "null" for band in self.bands)
+                order = ", ".join(band or "null" for band in self.file_bands)
                 raise InputError(f"expected the bands in the order {order}, got {got}; correct bands in the task file.")
         return None
 

@@ -250,6 +250,7 @@ def redraw(task: LabelledSet, test_share: float, seed: int) -> LabelledSet:
     """Test on a random share of all labelled samples, without validation samples.
 
     All dates of a location are in the same part, so the actual share may differ slightly.
+    Raises `InputError` if there is only one location.
     """
     order = np.random.default_rng(seed).permutation(task.parts.used)
     _, first, number = np.unique(task.images.coords["tile_id"][order], return_index=True, return_inverse=True)
@@ -262,6 +263,11 @@ def redraw(task: LabelledSet, test_share: float, seed: int) -> LabelledSet:
             np.searchsorted(place, place[test - 1], side="left"),
             np.searchsorted(place, place[test - 1], side="right"),
         )
+        if end - start == len(order):
+            raise InputError(
+                f"--test-share: expected at least two locations with labels of {task.name}, got one, whose dates would be "
+                "learned and tested on; leave it out, or build more locations."
+            )
         test = int(end if end < len(order) else start)
     return replace(task, parts=Parts(train=order[test:], validation=order[:0], test=order[:test]))
 

@@ -11,10 +11,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import shapely
+from click.testing import CliRunner
 from geopandas.testing import assert_geodataframe_equal
 from sampling_world import draw, world
 
 from mmearth_data.catalog.tile import tile_ids
+from mmearth_data.cli import cli
 from mmearth_data.errors import FileInputError
 from mmearth_data.sampling import Sample, SamplingOptions, read_sample, write_sample
 
@@ -224,3 +226,11 @@ def test_places_without_labels_need_ecoregions(tmp_path: Path) -> None:
     places(5).to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(FileInputError, match="--ecoregions"):
         read_sample(tmp_path / "p.csv", options=OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.geojson", "s"])
+def test_a_sample_is_written_under_the_name_of_a_parquet_file_only(tmp_path: Path, name: str) -> None:
+    done = CliRunner().invoke(cli, ["sample", "--source", "synthetic", "--tiles", "2", "--out", str(tmp_path / name)])
+    assert done.exit_code == 2
+    assert "--out: expected the name of a .parquet or .geoparquet file" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -169,6 +169,16 @@ def test_dates_of_one_location_are_tested_or_learned_but_not_both(tmp_path: Path
         assert abs(len(parts.test) - 0.3 * 48) < 3
 
 
+def test_a_share_of_one_location_is_refused(tmp_path: Path) -> None:
+    def one_location(arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+        arrays["tile_id"][:] = arrays["tile_id"][0]
+        arrays["time"] = arrays["time"] + 86_400_000 * np.arange(12)
+
+    task = open_task("store:biome", write_store(tmp_path / "toy.zarr", 12, change=one_location))
+    with pytest.raises(InputError, match="--test-share: expected at least two locations with labels of store:biome"):
+        redraw(task, 0.3, 0)
+
+
 # ---------------------------------------------------------------- names in Python, which click does not check
 
 
