@@ -35,6 +35,7 @@ from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
     from mmearth_model import Network
+    from mmearth_model.maps.products import Products
 
 
 @command(resumes=lambda given: True, first=("bands", "level", "offset", "scores", "workers", "out"))
@@ -161,8 +162,10 @@ def predict(
     check_apart({"--out": target, "--vector": vector, "--report": area_report}, [*made_of, *labels])
     products.check(loaded, finished)
     options["threads"] = threads
-    make = _predict_store if of_store else _predict_scene
-    written = make(loaded, inputs, target, device, options, mosaic is not None)
+    if of_store:
+        written = _predict_store(loaded, inputs, target, device, options, mosaic is not None)
+    else:
+        written = _predict_scene(loaded, inputs, target, device, options, products)
     made = products.make(finished)
     written += made.written
     if as_json:
@@ -179,14 +182,17 @@ def predict(
 
 
 def _predict_scene(
-    network: Network, inputs: tuple[str | Path, ...], out: Path, device: str, options: dict[str, Any], mosaic: bool
+    network: Network,
+    inputs: tuple[str | Path, ...],
+    out: Path,
+    device: str,
+    options: dict[str, Any],
+    products: Products,
 ) -> list[Path]:
     """Map a scene; return the files."""
     from mmearth_data import meter
     from mmearth_model import SceneOptions, WindowOptions, predict_scene
 
-    if mosaic:
-        raise click.UsageError("--mosaic: expected a store, got files of a scene; use --out instead.")
     tiling = WindowOptions(stride_px=options["stride"], overlap_px=options["overlap"], blend=options["blend"])
     with meter(f"Predicting {short_path(out)}", "px") as show:
         written = predict_scene(
@@ -197,6 +203,7 @@ def _predict_scene(
             tiling=tiling,
             scores=options["scores"],
             device=device,
+            check=lambda grid: products.check_grid(grid, Path(inputs[0])),
             report=mapping_shown(show, out),
             **_spreading(options, device),
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from mmearth_data import FileInputError, open_raster
 from mmearth_model.heads.network import Output
+from mmearth_model.maps.raster import RasterGrid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,10 @@ STRIP_PX = 2**22
 MISSING = 2**16 - 1
 """Code of a pixel without a class in the digest; no class has it."""
 CODE_TYPES = ("uint8", "uint16")
-ROTATED = "expected a map with north up, got a rotated or sheared one; write it with north up (gdalwarp)."
+ROTATED = (
+    "expected a grid with north up, which polygons and areas need, got one that is rotated, sheared or south up; warp it "
+    "(gdalwarp)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +67,6 @@ class ClassMap:
         FileInputError
             If it cannot be read, or is not a north-up class map with a coordinate reference system.
         """
-        from pyproj import CRS
-
         with open_raster(path, path) as dataset:
             if dataset.dtypes[0] not in CODE_TYPES:
                 raise FileInputError(
@@ -78,16 +80,21 @@ class ClassMap:
                     "expected a map with a coordinate reference system, got none; assign one with gdal_edit.py -a_srs.",
                 )
             a, b, c, d, e, f = (float(number) for number in tuple(dataset.transform)[:6])
-            if b or d or a <= 0 or e >= 0:
-                raise FileInputError(path, ROTATED)
-            return cls(
-                path=path,
-                classes=_legend(dataset, path),
-                crs=CRS.from_wkt(dataset.crs.to_wkt()),
-                transform=(a, b, c, d, e, f),
-                width=dataset.width,
-                height=dataset.height,
+            grid = RasterGrid(
+                crs=dataset.crs.to_wkt(), transform=(a, b, c, d, e, f), height=dataset.height, width=dataset.width
             )
+            return cls.on(grid, path, _legend(dataset, path))
+
+    @classmethod
+    def on(cls, grid: RasterGrid, path: Path, classes: tuple[Output, ...] = ()) -> Self:
+        """Make the header of a map on a grid; FileInputError if it is not north-up."""
+        from pyproj import CRS
+
+        a, b, _, d, e, _ = grid.transform
+        if b or d or a <= 0 or e >= 0:
+            raise FileInputError(path, ROTATED)
+        crs = CRS.from_wkt(grid.crs)
+        return cls(path=path, classes=classes, crs=crs, transform=grid.transform, width=grid.width, height=grid.height)
 
     def strips(self, rows: int = 0) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
         """Yield strips from north to south: first row, codes (h, W), and where there is a class (h, W).

@@ -15,6 +15,8 @@ from mmearth_model.maps.scene_table import as_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mmearth_model.maps.raster import RasterGrid
+
 
 def predict_scene(
     network: Network | str | Path,
@@ -28,6 +30,7 @@ def predict_scene(
     scheduler: str | None = None,
     threads: int = 1,
     device: str = "auto",
+    check: Callable[[RasterGrid], None] | None = None,
     report: Callable[[float, float], None] | None = None,
 ) -> tuple[Path, ...]:
     """Map a scene with a network.
@@ -58,6 +61,8 @@ def predict_scene(
         Threads of each process. On a CPU, several processes with one thread each are faster than one with several.
     device
         Device of each process.
+    check
+        Called with the grid of the map before anything is computed; it may raise.
     report
         Called with the number of finished pixels of the map, and their total.
 
@@ -82,6 +87,8 @@ def predict_scene(
     )
     resolve_device(device)
     plan = plan_map(net, files, target, given or SceneOptions(), tiling or WindowOptions(), scores=scores)
+    if check is not None:
+        check(plan.grid)
     if target.suffix.lower() == TABLE_SUFFIX:
         plan = as_table(plan, scores=scores)
     return make_map(plan, workers=workers, scheduler=scheduler, threads=threads, device=device, report=report)

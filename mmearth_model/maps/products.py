@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data import InputError, check_output
 from mmearth_model.maps.areas import AreaReport, report_areas, write_areas
+from mmearth_model.maps.class_map import ClassMap
 from mmearth_model.maps.drawing import draw_validation, validation_files, write_validation
+from mmearth_model.maps.ground_area import row_areas_m2
+from mmearth_model.maps.planning import TABLE_SUFFIX
 from mmearth_model.maps.polygons import write_polygons
 from mmearth_model.tasks import TaskKind
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmearth_model.heads.network import Network
+    from mmearth_model.maps.raster import RasterGrid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +56,7 @@ class Products:
         Raises
         ------
         InputError
-            If the network does not predict classes, a file cannot be written or read, or points for the map already exist.
+            If the network does not predict classes, the result is a table, a file cannot be written or read, or points for the map already exist.
         """
         if not self.wanted:
             return
@@ -61,6 +65,11 @@ class Products:
                 "--vector, --report, --validation and --draw-validation: expected a network that predicts one class "
                 "per pixel or tile, got "
                 f"one of {network.task} ({network.kind}); leave them out."
+            )
+        if path.suffix.lower() == TABLE_SUFFIX:
+            raise InputError(
+                "--vector, --report, --validation and --draw-validation: expected a map, got a table of windows "
+                f"({path.name}); use --out {path.stem}.tif, or leave them out."
             )
         for option, file in (("--vector", self.vector), ("--report", self.report)):
             if file is not None:
@@ -75,6 +84,19 @@ class Products:
             raise InputError(
                 f"--draw-validation: expected no points yet, found {taken[0]}, which may contain labels; move it."
             )
+
+    def check_grid(self, grid: RasterGrid, scene: Path) -> None:
+        """Refuse products that cannot be made of a map on this grid, before it is computed; ``scene`` is what is mapped.
+
+        Raises
+        ------
+        FileInputError
+            If the grid is not north-up, or its projection distorts areas that are to be computed.
+        """
+        if self.wanted:
+            empty = ClassMap.on(grid, scene)
+            if self.report or self.validation or self.draw:
+                row_areas_m2(empty)
 
     def make(self, path: Path) -> Made:
         """Make the products of a finished map.

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
+from click.testing import CliRunner
 from map_making import NODATA, UTM, confused, write_map
+from map_world import make_network, numbers, write_scene
+from pyproj import Geod, Transformer
 from rich.console import Console
 
 from mmearth_data import InputError
+from mmearth_model import save_network
+from mmearth_model.cli import cli
 from mmearth_model.maps.areas import report_areas, write_areas
 from mmearth_model.maps.class_map import ClassMap
 from mmearth_model.maps.drawing import allocate, draw_validation, validation_files, write_validation
 from mmearth_model.maps.estimators import estimate
 from mmearth_model.maps.ground_area import row_areas_m2
+from mmearth_model.maps.polygons import write_polygons
+from mmearth_model.tasks import TaskKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -364,14 +373,55 @@ def rotated() -> dict[str, Any]:
     [
         (np.ones((4, 4), np.float32), {}, "expected a class map"),
         (np.ones((4, 4), np.uint8), {"crs": None}, "coordinate reference system"),
-        (np.ones((4, 4), np.uint8), rotated(), "north up"),
+        (np.ones((4, 4), np.uint8), rotated(), "a grid with north up"),
+        (np.ones((4, 4), np.uint8), {"transform": rasterio.Affine(10, 0, 5e5, 0, 10, 5e6)}, "a grid with north up"),
         (np.full((4, 4), NODATA, np.uint8), {}, "in which no pixel has a class"),
     ],
-    ids=["quantities", "no CRS", "rotated", "empty"],
+    ids=["quantities", "no CRS", "rotated", "south up", "empty"],
 )
 def test_files_that_are_no_class_map(codes: Any, more: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         report_areas(write_map(tmp_path / "m.tif", codes, **more))
+
+
+MERCATOR = {"crs": "EPSG:3857", "transform": rasterio.Affine(10, 0, 1e6, 0, -10, 6e6)}
+
+
+@pytest.mark.parametrize(
+    ("profile", "words", "message"),
+    [
+        (rotated(), ("--out", "m.tif", "--vector", "v.parquet"), r"scene\.tif: expected a grid with north up"),
+        (rotated(), ("--out", "m.tif", "--report", "a.csv"), r"scene\.tif: expected a grid with north up"),
+        (MERCATOR, ("--out", "m.tif", "--report", "a.csv"), r"areas are 2\.\d+ to 2\.\d+ times too large"),
+        (MERCATOR, ("--out", "m.tif", "--draw-validation", "9"), "times too large; warp it to UTM"),
+        (UTM, ("--out", "m.parquet", "--vector", "v.parquet"), r"expected a map, got a table.*use --out m\.tif"),
+    ],
+    ids=["rotated-vector", "rotated-report", "mercator-report", "mercator-points", "table"],
+)
+def test_products_that_a_scene_does_not_allow_are_refused_before_the_map(
+    profile: dict[str, Any], words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kind = TaskKind.SINGLE_LABEL if "m.parquet" in words else TaskKind.SEGMENTATION
+    save_network(tmp_path / "net", make_network(kind))
+    write_scene(tmp_path / "scene.tif", numbers(40, 40), **profile)
+    before = sorted(tmp_path.iterdir())
+    found = CliRunner().invoke(cli, ["predict", "net", "scene.tif", "--workers", "1", *words])
+    assert found.exit_code == 2, found.output
+    assert re.search(message, found.stderr)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_polygons_of_a_map_in_mercator_have_their_areas_on_the_earth(tmp_path: Path) -> None:
+    """At 47.4 degrees north (y = 6,000 km) Mercator's areas are 1 / cos(latitude)**2 = 2.2 times too large."""
+    path = write_map(tmp_path / "m.tif", np.ones((40, 40), np.uint8), **MERCATOR)
+    write_polygons(path, tmp_path / "v.parquet")
+    ring = shapely.box(1e6, 6e6 - 400, 1e6 + 400, 6e6)
+    edge = shapely.transform(
+        shapely.segmentize(ring, 10), Transformer.from_crs(3857, 4326, always_xy=True).transform, interleaved=False
+    )
+    on_earth = abs(Geod(ellps="WGS84").geometry_area_perimeter(edge)[0])
+    assert geopandas.read_parquet(tmp_path / "v.parquet")["area_m2"].sum() == pytest.approx(on_earth, rel=1e-4)
 
 
 def test_a_damaged_legend(tmp_path: Path) -> None:
