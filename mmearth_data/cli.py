@@ -186,16 +186,16 @@ def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
 @option(
     "--colour WHAT",
     OUTPUT,
-    "With --map: property that colours the points.",
-    click.Choice(["split", "biome"]),
-    default="biome",
+    "With --map: property that colours the points; label is the first one whose classes have colours.",
+    click.Choice(["split", "biome", "label"]),
+    default="label",
 )
 @JSON
 def sample(
     recipe: str | None,
     out: Path,
     map_file: Path | None,
-    colour: Literal["split", "biome"],
+    colour: Literal["split", "biome", "label"],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -402,9 +402,9 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @option(
     "--colour WHAT",
     OUTPUT,
-    "With --map: property that colours the points.",
-    click.Choice(["split", "year", "level", "biome"]),
-    default="biome",
+    "With --map: property that colours the points; label is the first one whose classes have colours.",
+    click.Choice(["split", "year", "level", "biome", "label"]),
+    default="label",
 )
 @option("--html HTML", OUTPUT, "Write an interactive report, which needs no network.", HTML, name="page")
 @JSON
@@ -414,7 +414,7 @@ def inspect(
     figure: Path | None,
     map_file: Path | None,
     page: Path | None,
-    colour: Literal["split", "year", "level", "biome"],
+    colour: Literal["split", "year", "level", "biome", "label"],
     as_json: bool,
 ) -> None:
     """Show the contents of a store.

@@ -151,7 +151,7 @@ class Store(StoredTiles):
 
         return shown_figure(path, lambda: canvas_of_tile(self, tile))
 
-    def plot_map(self, path: str | Path | None = None, *, colour: Colour = "biome") -> Figure:
+    def plot_map(self, path: str | Path | None = None, *, colour: Colour = "label") -> Figure:
         """Draw a map of the selected tiles, as ``mmearth-data inspect --map`` does.
 
         Parameters
@@ -159,7 +159,8 @@ class Store(StoredTiles):
         path
             File to write too; its suffix selects PNG, PDF or SVG.
         colour
-            Property that colours the points: ``split``, ``year``, ``level``, or ``biome``.
+            Property that colours the points: ``split``, ``year``, ``level``, ``biome``, or ``label``, the first label whose
+            classes have colours.
 
         Returns
         -------

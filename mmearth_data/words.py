@@ -123,6 +123,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(options) or 'none'}."
 
 
+def python_literal(text: str) -> str:
+    """Text as a literal of Python, in double quotes if nothing needs an escape.
+
+    Examples
+    --------
+    >>> print(python_literal("a.zarr"), python_literal('say "hi".zarr'))
+    "a.zarr" 'say "hi".zarr'
+    """
+    return f'"{text}"' if repr(text) == f"'{text}'" and '"' not in text else repr(text)
+
+
 def shown(value: object) -> str:
     """Value and type for a message, in one line of at most 60 characters and the type."""
     text = " ".join(repr(value).split())

@@ -18,7 +18,7 @@ from mmearth_data.sampling.published import read_published
 from mmearth_data.sources.labelled import LabelledSource
 from mmearth_data.sources.labels.reading import read_labels
 from mmearth_data.sources.labels.table import LabelTable
-from mmearth_data.store.schema import COORDINATE_NAMES, RESERVED_NAMES, TABLE_NAMES
+from mmearth_data.store.schema import TAKEN_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -83,7 +83,7 @@ def with_labels(recipe: BuildRecipe, source: Source, catalog: Catalog) -> Labell
 
 def _taken(catalog: Catalog) -> set[str]:
     """Names that are not available for labels."""
-    return {*catalog.modalities, *COORDINATE_NAMES, *RESERVED_NAMES, *TABLE_NAMES}
+    return {*catalog.modalities, *TAKEN_NAMES}
 
 
 def _burnt(recipe: BuildRecipe, source: Source, catalog: Catalog) -> Labelling:

@@ -26,15 +26,13 @@ from mmearth_data.sources.opening import (
 )
 from mmearth_data.sources.wanted import adjusted_catalog, deliverable, wanted_modalities
 from mmearth_data.store.schema import (
-    COORDINATE_NAMES,
-    RESERVED_NAMES,
-    TABLE_NAMES,
+    TAKEN_NAMES,
     StoreLayout,
     default_tiles_per_shard,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from geopandas import GeoDataFrame
 
@@ -119,9 +117,10 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
     source = make_source(recipe, catalog, ecoregions)
     if connect and (remote := over_network(source)):
         remote.connect()
-    _refuse_names(recipe, source)
+    wanted = wanted_modalities(catalog.extended(source.own_modalities()), recipe)
+    _refuse_names(recipe, (*source.own_modalities(), *wanted))
     labelled = with_labels(recipe, source, catalog)
-    wanted = (*wanted_modalities(catalog.extended(source.own_modalities()), recipe), *labelled.modalities)
+    wanted = (*wanted, *labelled.modalities)
     modalities = deliverable(labelled.source, wanted, recipe)
     return Inputs(
         source=labelled.source,
@@ -132,14 +131,13 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
     )
 
 
-def _refuse_names(recipe: BuildRecipe, source: Source) -> None:
-    """Refuse modalities of a source that are called like an array or a column of a store."""
-    taken = {*COORDINATE_NAMES, *RESERVED_NAMES, *TABLE_NAMES}
-    clashes = sorted(m.name for m in source.own_modalities() if m.stored and m.name in taken)
+def _refuse_names(recipe: BuildRecipe, modalities: Iterable[Modality]) -> None:
+    """Refuse modalities that are called like an array or a column of a store, or like a condition of `Store.select`."""
+    clashes = sorted({m.name for m in modalities if m.stored and m.name in TAKEN_NAMES})
     if clashes:
         raise InputError(
-            f"{recipe.source}: expected modalities and labels with other names than the arrays and columns of a store, got "
-            f"{', '.join(clashes)}; rename them."
+            f"{recipe.source}: expected modalities and labels with other names than the arrays and columns of a store, and "
+            f"than the conditions of Store.select, got {', '.join(clashes)}; rename them."
         )
 
 

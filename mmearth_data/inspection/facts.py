@@ -55,6 +55,19 @@ def format_lonlat(lon: float, lat: float, decimals: int = 4) -> str:
     return f"{abs(lat):.{decimals}f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.{decimals}f}° {'E' if lon >= 0 else 'W'}"
 
 
+def format_extent(bounds: tuple[float, float, float, float]) -> str:
+    """Format west, south, east and north in degrees: two corners, and whether the area crosses 180 degrees.
+
+    Examples
+    --------
+    >>> format_extent((178.0, 62.0, -178.0, 68.0))
+    '62.0° N, 178.0° E to 68.0° N, 178.0° W, across 180°'
+    """
+    west, south, east, north = bounds
+    across = ", across 180°" if west > east else ""
+    return f"{format_lonlat(west, south, 1)} to {format_lonlat(east, north, 1)}{across}"
+
+
 def format_time(time: Any) -> str:  # noqa: ANN401 - a datetime64, or milliseconds since 1970
     """UTC date and minute of a scene, or "date not known"."""
     moment = np.asarray(time).astype("datetime64[ms]")

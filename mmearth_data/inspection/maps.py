@@ -53,7 +53,7 @@ PLAIN_FROM = 20_000
 """Number of points from which markers are drawn without edges, which would cover them."""
 SCALE_LENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 LAND_CREDIT = "Land: Natural Earth (public domain)."
-Colour = Literal["split", "year", "level", "biome"]
+Colour = Literal["split", "year", "level", "biome", "label"]
 COLOURS: tuple[Colour, ...] = get_args(Colour)
 """Properties that can colour the points of a map."""
 SPLIT_COLOURS = {0: "#0072b2", 1: "#e69f00", 2: "#d55e00"}
@@ -114,7 +114,7 @@ class Window:
         return np.column_stack([x, y])
 
 
-def map_figure(tiles: Store | GeoDataFrame, path: str | Path, *, colour: Colour = "biome") -> Path:
+def map_figure(tiles: Store | GeoDataFrame, path: str | Path, *, colour: Colour = "label") -> Path:
     """Draw a map of a store's tiles; returns the path of the picture.
 
     Parameters
@@ -124,13 +124,13 @@ def map_figure(tiles: Store | GeoDataFrame, path: str | Path, *, colour: Colour 
     path
         File to write: PNG, PDF or SVG, by its ending.
     colour
-        Property that colours the points: ``split``, ``year`` or ``level`` (of the scene), or ``biome``: the first label of the
-        store whose classes have colours.
+        Property that colours the points: ``split``, ``year`` or ``level`` (of the scene), ``biome``, or ``label``: the first
+        label whose classes have colours, labels of the user first; without such a label, all points are alike.
 
     Raises
     ------
     InputError
-        When the picture cannot be written there, or there is nothing to colour by.
+        When the picture cannot be written there, or there is no biome to colour by.
     """
     if not isinstance(tiles, Store):
         return sample_map(tiles, path, colour=colour)
@@ -139,7 +139,7 @@ def map_figure(tiles: Store | GeoDataFrame, path: str | Path, *, colour: Colour 
     return target
 
 
-def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False, colour: Colour = "biome") -> Path:
+def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False, colour: Colour = "label") -> Path:
     """Draw a map of sampled locations; returns the path of the picture.
 
     Parameters
@@ -152,12 +152,12 @@ def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False
     synthetic
         True if the labels come from the synthetic planet.
     colour
-        ``split`` or ``biome``; locations have no scene yet.
+        ``split``, ``biome`` or ``label``, as for `map_figure`; locations have no scene yet.
 
     Raises
     ------
     InputError
-        When the picture cannot be written there.
+        When the picture cannot be written there, or there is no biome to colour by.
     """
     target = sheet.check_picture(path)
     write_bytes(target, draw_map(_places_of_frame(frame, synthetic, colour), sheet.picture_format(target)))
@@ -205,7 +205,7 @@ def _colouring(store: Store, colour: Colour) -> tuple[Colouring | None, NDArray[
     if colour == "year":
         years = years_of(coords["time"])
         return by_year(years), years
-    found = coloured_label(store.modalities.values())
+    found = _label_to_show(store.modalities.values(), colour)
     if found is None:
         return None, np.zeros(len(store))
     return Colouring.of(found), store.read(found.name, slice(0, store.layout.tiles))[store.rows]
@@ -232,13 +232,14 @@ def years_of(time: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _places_of_frame(frame: GeoDataFrame, synthetic: bool, colour: Colour) -> Places:
-    if colour not in {"split", "biome"}:
+    if colour not in {"split", "biome", "label"}:
         raise InputError(
-            f"--colour: expected split or biome, since locations have no scene yet, got {colour}; change it."
+            f"--colour: expected split, biome or label, since locations have no scene yet, got {colour}; change it."
         )
     reserves = frame["slot"].isna().to_numpy() if "slot" in frame.columns else np.zeros(len(frame), dtype=bool)
     shown = frame[~reserves]
-    label = coloured_label(m for name, m in load_catalog().modalities.items() if name in frame.columns)
+    known = [m for name, m in load_catalog().modalities.items() if name in frame.columns]
+    label = None if colour == "split" else _label_to_show(known, colour)
     split = shown["split"].to_numpy(np.uint8)
     codes = split if colour == "split" else shown[label.name].to_numpy() if label else np.zeros(len(shown))
     details = [
@@ -255,6 +256,16 @@ def _places_of_frame(frame: GeoDataFrame, synthetic: bool, colour: Colour) -> Pl
         details=tuple(details),
         synthetic=synthetic,
     )
+
+
+def _label_to_show(modalities: Iterable[Modality], colour: Colour) -> Modality | None:
+    """Label that colours the points: the biome, if that was requested, or the first one."""
+    if colour == "label":
+        return coloured_label(modalities)
+    found = coloured_label(m for m in modalities if m.name == "biome")
+    if found is None:
+        raise InputError("--colour biome: expected tiles with a biome, got some without; choose another colour.")
+    return found
 
 
 def coloured_label(modalities: Iterable[Modality]) -> Modality | None:

@@ -12,6 +12,7 @@ import numpy as np
 from mmearth_data.catalog.modality import PRESENT
 from mmearth_data.catalog.tile import LEVEL_NAMES, pixel_size_m
 from mmearth_data.errors import StoreDamaged
+from mmearth_data.store.about import bounds_of
 from mmearth_data.store.commits import committed_shards, read_commit
 from mmearth_data.store.encoding import object_key
 from mmearth_data.store.ledger import read_ledger
@@ -121,9 +122,7 @@ class Summary:
     last_scene: str | None
     """UTC days, None if no date is known."""
     bounds: tuple[float, float, float, float] | None
-    """West, south, east, north of the tiles' centres, degrees; None if there are no tiles. A selection across 180
-    degrees has -180 to 180.
-    """
+    """West, south, east, north of the tiles' centres in degrees, as `bounds_of`; None if there are no tiles."""
     splits: Mapping[str, int]
     levels: Mapping[str, int]
     """Tiles by split and by Sentinel-2 product level."""
@@ -181,7 +180,7 @@ def summarise(store: Store) -> Summary:
         committed_shards=len(shards),
         first_scene=first,
         last_scene=last,
-        bounds=_bounds(coords["lon"], coords["lat"]),
+        bounds=bounds_of(coords["lon"], coords["lat"]),
         splits=_named_counts(coords["split"], SPLIT_NAMES),
         levels=_named_counts(coords["s2_level"], LEVEL_NAMES),
         labels=tuple(_label(store, m, coords["split"]) for m in store.modalities.values() if is_label(m)),
@@ -294,14 +293,6 @@ def _period(time: NDArray[np.datetime64]) -> tuple[str | None, str | None]:
     if not len(known):
         return None, None
     return str(known.min().astype("datetime64[D]")), str(known.max().astype("datetime64[D]"))
-
-
-def _bounds(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[float, float, float, float] | None:
-    known = np.isfinite(lon) & np.isfinite(lat)
-    if not known.any():
-        return None
-    lon, lat = lon[known], lat[known]
-    return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
 
 
 def _has_values(statistics: Mapping[str, Any]) -> bool:

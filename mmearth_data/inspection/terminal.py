@@ -98,7 +98,10 @@ def _area(bounds: tuple[float, float, float, float] | None) -> str:
     if bounds is None:
         return NOTHING
     west, south, east, north = bounds
-    return f"{_degrees(west, 'EW')} to {_degrees(east, 'EW')}, {_degrees(south, 'NS')} to {_degrees(north, 'NS')}"
+    across = " across 180°" if west > east else ""
+    return (
+        f"{_degrees(west, 'EW')} to {_degrees(east, 'EW')}{across}, {_degrees(south, 'NS')} to {_degrees(north, 'NS')}"
+    )
 
 
 def _degrees(value: float, letters: str) -> str:

@@ -241,6 +241,6 @@ def unique_names(tile_id: Sequence[int], time: Sequence[int], given: Sequence[st
         seen[name] = seen.get(name, 0) + 1
     stamps = [str(as_datetime64_ms(t)).replace(":", "") for t in time]
     return [
-        name if seen[name] == 1 else f"{name}_{format_tile_id(i)}_{stamp}"
-        for name, i, stamp in zip(plain_names, tile_id, stamps, strict=True)
+        name if seen[name] == 1 else f"{name}_{stamp}" if g is None else f"{name}_{format_tile_id(i)}_{stamp}"
+        for name, g, i, stamp in zip(plain_names, given, tile_id, stamps, strict=True)
     ]

@@ -19,10 +19,11 @@ from mmearth_data.errors import InputError
 from mmearth_data.files.writing import make_folder, remove_partial, write_bytes, write_text
 from mmearth_data.interchange.entries import unique_names
 from mmearth_data.interchange.targets import IDENTITY, check_finished, check_located, collecting
+from mmearth_data.store.items import with_files
 from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mmearth_data.catalog.modality import Modality
@@ -59,8 +60,9 @@ def export_geotiff(
             remove_partial(make_folder(out / m.name))
         if written := sum(1 for m in rasters for _ in (out / m.name).glob("*.tif")):
             note(f"Resuming {out}: {written} of {len(store.rows) * len(rasters)} files are written.")
-        _write_tiles(store, rasters, out, report)
-        write_bytes(out / TILES_KEY, store.content.objects.get(TILES_KEY))
+        names = _names(store)
+        _write_tiles(store, rasters, names, out, report)
+        write_bytes(out / TILES_KEY, _table(store, rasters, names))
         write_text(out / IDENTITY, json.dumps(identity))
     return out
 
@@ -90,19 +92,53 @@ def _quiet_about_corners() -> Iterator[None]:
         yield
 
 
-def _write_tiles(store: Store, rasters: list[Modality], out: Path, report: Callable[[int, int], None]) -> None:
+def _names(store: Store) -> dict[int, str]:
+    """Row of each tile -> name of its files, without the ending."""
     columns = store.tile_columns
     ids, times = columns["tile_id"][store.rows], columns["time"][store.rows].astype(np.int64)
-    names = dict(zip(store.rows.tolist(), unique_names(ids.tolist(), times.tolist(), [None] * len(ids)), strict=True))
+    return dict(zip(store.rows.tolist(), unique_names(ids.tolist(), times.tolist(), [None] * len(ids)), strict=True))
+
+
+def _path(m: Modality, name: str) -> str:
+    return f"{m.name}/{name}.tif"
+
+
+def _table(store: Store, rasters: Sequence[Modality], names: Mapping[int, str]) -> bytes:
+    """Table of tiles whose STAC items refer to the files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stored = pq.ParquetFile(pa.BufferReader(store.content.objects.get(TILES_KEY)))
+    made, writer = pa.BufferOutputStream(), None
+    for group in range(stored.num_row_groups):
+        table = stored.read_row_group(group)
+        of_rows = [names[row] for row in table.column("row").to_pylist()]
+        table = with_files(table, {m.name: [f"./{_path(m, name)}" for name in of_rows] for m in rasters})
+        writer = writer or pq.ParquetWriter(made, table.schema, compression="zstd")
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+    data: bytes = made.getvalue().to_pybytes()
+    return data
+
+
+def _write_tiles(
+    store: Store,
+    rasters: Sequence[Modality],
+    names: Mapping[int, str],
+    out: Path,
+    report: Callable[[int, int], None],
+) -> None:
+    columns = store.tile_columns
     report(0, len(names))
     with ThreadPoolExecutor(WRITERS) as pool:
         for done, (row, name) in enumerate(names.items(), start=1):
             tile = {key: column[row] for key, column in columns.items()}
-            wanted = [m for m in rasters if not (out / m.name / f"{name}.tif").exists()]
+            wanted = [m for m in rasters if not (out / _path(m, name)).exists()]
 
             def write(m: Modality, row: int = row, name: str = name, tile: Mapping[str, Any] = tile) -> None:
                 values = store.read(m.name, slice(row, row + 1))[0]
-                write_cog(out / m.name / f"{name}.tif", m, values, tile, synthetic=store.synthetic)
+                write_cog(out / _path(m, name), m, values, tile, synthetic=store.synthetic)
 
             list(pool.map(write, wanted))
             report(done, len(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -113,17 +114,20 @@ class Loader:
         )
         if as_integer(rank) is None or not 0 <= rank < world_size:
             raise InputError(f"Expected a rank from 0 to {world_size - 1}, got {rank}.")
+        _check_switches(shuffle=shuffle, drop_last=drop_last, infinite=infinite)
+        _check_client(client)
         self.store = store
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.drop_last, self.infinite = drop_last, infinite
-        self.share = Share(rank, world_size)
-        self.window_blocks, self.threads, self.prefetch = window_blocks, threads, prefetch
+        self.batch_size, self.shuffle, self.seed = int(batch_size), bool(shuffle), int(seed)
+        self.drop_last, self.infinite = bool(drop_last), bool(infinite)
+        self.share = Share(int(rank), int(world_size))
+        self.window_blocks, self.threads, self.prefetch = int(window_blocks), threads, prefetch
         self.client = client
         self.epoch = 0
         self._next = self._delivered = 0
         self._rows = store.rows
         self._check_tiles()
-        self._blocks = cut_blocks(self._rows, store.layout.tiles_per_shard, block_tiles)
+        self.block_tiles = int(block_tiles)
+        self._blocks = cut_blocks(self._rows, store.layout.tiles_per_shard, self.block_tiles)
         self.kernel = open_kernel(store, modalities, bands, normalise=normalise)
         self.modalities = tuple(layer.modality.name for layer in self.kernel.layers)
         self.buffers = BufferPool(allocate)
@@ -146,10 +150,13 @@ class Loader:
 
     def set_epoch(self, epoch: int, batch: int = 0) -> None:
         """Set where the next iteration begins: at an epoch, and ``batch`` batches into it (skipped without reading)."""
-        if epoch < 0 or not 0 <= batch <= len(self):
-            raise InputError(f"Expected an epoch from 0 and a batch from 0 to {len(self)}, got {epoch} and {batch}.")
-        self.epoch = epoch
-        self._next = self._delivered = batch
+        number, first = as_integer(epoch), as_integer(batch)
+        if number is None or first is None or number < 0 or not 0 <= first <= len(self):
+            raise InputError(
+                f"Expected an epoch from 0 and a batch from 0 to {len(self)}, got {shown(epoch)} and {shown(batch)}."
+            )
+        self.epoch = number
+        self._next = self._delivered = first
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the loader, JSON-ready: the epoch, its delivered batches, and what determines the order."""
@@ -163,6 +170,8 @@ class Loader:
         InputError
             If the state is that of a loader with another order.
         """
+        if not isinstance(state, Mapping):
+            raise InputError(f"Expected the dictionary that state_dict returned, got {shown(state)}.")
         ours = self._identity()
         other = [f"{name} {state.get(name)} (here {value})" for name, value in ours.items() if state.get(name) != value]
         if other or "epoch" not in state or "batch" not in state:
@@ -170,7 +179,7 @@ class Loader:
                 f"Expected the state of a loader with the same order, got {', '.join(other) or 'one without a position'}; "
                 "make this loader with the same options, on the same store."
             )
-        self.set_epoch(int(state["epoch"]), int(state["batch"]))
+        self.set_epoch(state["epoch"], state["batch"])
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the current position to the end of the epoch, or without end."""
@@ -227,9 +236,10 @@ class Loader:
             "drop_last": self.drop_last,
             "rank": self.share.rank,
             "world_size": self.share.world_size,
-            "blocks": len(self._blocks),
+            "block_tiles": self.block_tiles,
             "window_blocks": self.window_blocks,
             "tiles": len(self._rows),
+            "rows": hashlib.blake2b(self._rows.astype("<i8").tobytes(), digest_size=16).hexdigest(),
             "store": self.store.digest,
         }
 
@@ -257,6 +267,21 @@ def _check_numbers(least: int, **numbers: int) -> None:
             raise InputError(f"Expected a {words} of at least {least}, got {number}.")
 
 
+def _check_switches(**switches: bool) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool | np.bool_):
+            raise InputError(f"{name}: expected True or False, got {shown(value)}.")
+
+
+def _check_client(client: object) -> None:
+    if client is None:
+        return
+    from distributed import Client
+
+    if not isinstance(client, Client):
+        raise InputError(f"client: expected a distributed.Client, got {shown(client)}; connect to the cluster first.")
+
+
 def open_kernel(
     store: Store,
     modalities: Sequence[str] | None = None,
@@ -269,6 +294,7 @@ def open_kernel(
     All that is needed is opened now, so that forked workers need not: after a fork, threads left in the parent could not
     do it for the child.
     """
+    _check_switches(normalise=normalise)
     kernel = Kernel(store.content, _layers(store, modalities, bands or {}, normalise=normalise), COORDINATE_NAMES)
     compiled_loops()
     chosen = [layer.modality for layer in kernel.layers]
@@ -294,6 +320,12 @@ def _layers(
     if missing:
         raise InputError(
             f"{store.path}: expected the modalities {', '.join(stored)}, got {', '.join(dict.fromkeys(missing))}."
+        )
+    unread = [name for name in bands if name not in wanted]
+    if unread:
+        raise InputError(
+            f"bands: expected bands of the modalities to read ({', '.join(wanted)}), got some of {', '.join(unread)}; add it to "
+            "modalities, or leave its bands out."
         )
     return tuple(_layer(store, stored[name], bands.get(name), normalise=normalise) for name in wanted)
 

@@ -28,13 +28,18 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Se
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
+def markdown_text(text: str) -> str:
+    """Text in a line of Markdown: tags of HTML are shown, not interpreted."""
+    return " ".join(text.split()).replace("<", "&lt;")
+
+
 def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
+    return markdown_text(text).replace("|", "\\|")
 
 
 def markdown_list(texts: Iterable[str]) -> str:
     """List with a bullet for each text."""
-    return "\n".join(f"- {' '.join(text.split())}" for text in texts)
+    return "\n".join(f"- {markdown_text(text)}" for text in texts)
 
 
 def markdown_code(language: str, text: str) -> str:

@@ -186,6 +186,26 @@ def extents(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> Extent
     return merger.extents()
 
 
+def bounds_of(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[float, float, float, float] | None:
+    """West, south, east and north of locations in degrees; None if none is known.
+
+    West is greater than east if the locations are on both sides of 180 degrees, within less than half of the globe.
+
+    Examples
+    --------
+    >>> bounds_of(np.array([179.5, -179.0]), np.array([0.0, 1.0]))
+    (179.5, 0.0, -179.0, 1.0)
+    """
+    known = np.isfinite(lon) & np.isfinite(lat)
+    if not known.any():
+        return None
+    lon, lat = lon[known], lat[known]
+    west, east, eastern = lon.min(), lon.max(), lon >= 0
+    if eastern.any() and not eastern.all() and lon[~eastern].max() + 360 - lon[eastern].min() < min(180, east - west):
+        west, east = lon[eastern].min(), lon[~eastern].max()
+    return float(west), float(lat.min()), float(east), float(lat.max())
+
+
 def _shortest_arc(west: NDArray[np.float64], east: NDArray[np.float64]) -> tuple[float, float]:
     """Shortest arc of longitude that covers some intervals, which are sorted and counted eastward from 180 degrees W.
 

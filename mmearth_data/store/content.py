@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -22,7 +23,7 @@ from mmearth_data.store.stats import StatisticsMerger
 from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -193,17 +194,24 @@ class Content:
         """Read an object of a finished store and compare it with the manifest; do nothing for an unfinished store."""
         if self.manifest is None:
             return b""
-        try:
+        with self._unless_grown(self.manifest):
             return check_object(self.objects, key, _entry(self.objects, self.manifest, key))
-        except StoreDamaged as error:
-            if _resealed(self.objects, self.manifest):
-                raise _grown(self.objects) from error
-            raise
 
     def open_checked(self, key: str) -> BinaryIO:
         """Open an object of a finished store after comparing it with the manifest."""
         assert self.manifest is not None
-        return open_object(self.objects, key, _entry(self.objects, self.manifest, key))
+        with self._unless_grown(self.manifest):
+            return open_object(self.objects, key, _entry(self.objects, self.manifest, key))
+
+    @contextmanager
+    def _unless_grown(self, manifest: Manifest) -> Iterator[None]:
+        """Report an object that differs from the manifest as damage, unless the store has been sealed again since."""
+        try:
+            yield
+        except StoreDamaged as error:
+            if _resealed(self.objects, manifest):
+                raise _grown(self.objects) from error
+            raise
 
     def _check_size(self, key: str) -> None:
         """Compare the size of a raster's object with its commit, if commits have been read."""

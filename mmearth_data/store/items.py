@@ -5,6 +5,7 @@ https://github.com/radiantearth/stac-geoparquet-spec, https://github.com/radiant
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ SPECIFICATION = "1.1.0"
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 COLLECTION_HREF = "./collection.json"
 ZARR_TYPE = "application/vnd.zarr; version=3"
+COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 WORLD = (-180.0, -90.0, 180.0, 90.0)
 MULTIPOLYGON = 6
 """Type id of shapely for outlines across 180 degrees."""
@@ -135,6 +137,35 @@ def _constants(root: Root) -> dict[str, pa.Scalar]:
         "links": pa.scalar([collection], pa.list_(link)),
         "assets": pa.scalar({"zarr": zarr}, pa.struct({"zarr": asset})),
     }
+
+
+def with_files(table: pa.Table, files: Mapping[str, Sequence[str]]) -> pa.Table:
+    """Replace the assets of STAC items, which are parts of a store, by files elsewhere.
+
+    Without the store, the items no longer have a collection. A table without items is returned unchanged.
+
+    Parameters
+    ----------
+    table
+        Rows of ``tiles.parquet``.
+    files
+        Name of an asset -> path (n,) of the GeoTIFF of each row, relative to the table.
+    """
+    import pyarrow as pa
+
+    if "assets" not in table.column_names:
+        return table
+    values = {}
+    for name, paths in files.items():
+        kind, roles = _repeated(pa.scalar(COG_TYPE), len(paths)), _repeated(pa.scalar(["data"]), len(paths))
+        values[name] = pa.StructArray.from_arrays([pa.array(paths), kind, roles], ["href", "type", "roles"])
+    assets = pa.StructArray.from_arrays(list(values.values()), list(values))
+    links = table.column("links")
+    replaced = {"links": _repeated(pa.scalar([], links.type), len(table)), "assets": assets}
+    for name, column in replaced.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    metadata = {**(table.schema.metadata or {}), b"stac-geoparquet": json.dumps({"version": SPECIFICATION}).encode()}
+    return table.drop_columns("collection").replace_schema_metadata(metadata)
 
 
 def _repeated(value: pa.Scalar, count: int) -> pa.Array:

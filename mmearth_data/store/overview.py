@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmearth_data.catalog.tile import LEVEL_NAMES, pixel_size_m
+from mmearth_data.store.about import bounds_of
 from mmearth_data.store.schema import SPLIT_NAMES
 from mmearth_data.words import format_bytes
 
@@ -113,12 +114,12 @@ def _period(time: NDArray[np.datetime64]) -> str:
 
 
 def _area(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> str:
-    known = np.isfinite(lon) & np.isfinite(lat)
-    if not known.any():
+    bounds = bounds_of(lon, lat)
+    if bounds is None:
         return "no known location" if len(lon) else "none"
-    lon, lat = lon[known], lat[known]
-    west, east, south, north = lon.min(), lon.max(), lat.min(), lat.max()
-    return f"{west:.2f} to {east:.2f} °E, {south:.2f} to {north:.2f} °N"
+    west, south, east, north = bounds
+    across = " across 180°" if west > east else ""
+    return f"{west:.2f} to {east:.2f} °E{across}, {south:.2f} to {north:.2f} °N"
 
 
 def _tile_bytes(stored: Sequence[Modality], size_px: int) -> int:

@@ -12,7 +12,7 @@ from mmearth_data.catalog.tile import LEAST_ID, as_integer, format_tile_id, is_t
 from mmearth_data.errors import InputError, UnknownKey, UnknownPosition
 from mmearth_data.store.content import Content
 from mmearth_data.store.overview import overview
-from mmearth_data.store.schema import COORDINATE_NAMES, SPLIT_NAMES
+from mmearth_data.store.schema import CONDITION_NAMES, COORDINATE_NAMES, SPLIT_NAMES
 from mmearth_data.store.selection import (
     among_ids,
     inside,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from mmearth_data.store.storage.protocol import StoreUrl
 
 Columns: TypeAlias = dict[str, np.ndarray[Any, Any]]
-CONDITIONS = ("region", "split", "date", "ids", "modalities", "where")
-"""Conditions of `Store.select` that are not labels."""
 Labels: TypeAlias = "str | int | Iterable[str | int]"
 
 
@@ -405,6 +403,7 @@ class Store:
 
     def select(
         self,
+        /,
         *,
         region: Regions | None = None,
         split: Labels | None = None,
@@ -471,7 +470,7 @@ class Store:
         if m is None:
             known = list(labels_of)
             shown = ", ".join(known) or "none"
-            hint = did_you_mean(name, [*known, *CONDITIONS])
+            hint = did_you_mean(name, [*known, *CONDITION_NAMES])
             raise InputError(f"{self.path}: expected a modality with classes per tile ({shown}), got {name!r}; {hint}")
         codes = label_codes(name, labels, {label.code: label.name for label in m.classes})
         if m.kind.is_multi_label:

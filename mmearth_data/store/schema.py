@@ -105,6 +105,10 @@ RESERVED_NAMES = ("tile", "y", "x", "row", "facts", "geometry", "spatial_ref")
 """Dimensions of the arrays, columns of the tables, and the xarray coordinate with the CRS of a tile."""
 TABLE_NAMES = ("id", "bbox", "embedding")
 """Columns that tables of tiles have in addition, so that no label is called like them."""
+CONDITION_NAMES = ("region", "split", "date", "ids", "modalities", "where")
+"""Conditions of `Store.select` that are not labels."""
+TAKEN_NAMES = frozenset({*COORDINATE_NAMES, *RESERVED_NAMES, *TABLE_NAMES, *CONDITION_NAMES})
+"""Names that neither labels nor modalities of a source can have."""
 GIVEN_COORDINATES = tuple(c for c in COORDINATES if c.name != "valid")
 """Coordinates that a build provides; `valid` is computed from the arrays."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +17,7 @@ from mmearth_data.errors import InputError, UnknownPosition
 from mmearth_data.words import closest, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     import geopandas as gpd
     import pandas as pd
@@ -185,7 +186,9 @@ def parse_tile_ids(ids: Ids) -> NDArray[np.uint64]:
 
 
 def listed(what: str, expected: str, values: object) -> list[Any]:
-    """List of several values; InputError if they cannot be iterated over."""
+    """List of several values; InputError if they cannot be iterated over, or are a mapping, whose values would be lost."""
+    if isinstance(values, Mapping):
+        raise InputError(f"{what}: expected {expected}, got {shown(values)}.")
     try:
         # Arrays of xarray would give arrays.
         return list(values.to_numpy() if hasattr(values, "to_numpy") else values)  # type: ignore[arg-type]
@@ -329,6 +332,23 @@ def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
     return keep
 
 
+def _day(date: datetime.date | np.datetime64) -> str:
+    """Text of a day; of a month or a year, if that is the unit of a NumPy date.
+
+    Times of a day other than midnight are refused, since periods are whole days; those with a time zone are in UTC.
+    """
+    if str(date) == "NaT" or (isinstance(date, np.datetime64) and np.datetime_data(date.dtype)[0] in "YMD"):
+        return str(date)
+    if isinstance(date, datetime.datetime) and date.tzinfo is not None:
+        date = date.astimezone(datetime.UTC).replace(tzinfo=None)
+    moment = np.datetime64(date, "us") if isinstance(date, datetime.date) else date.astype("datetime64[us]")
+    if moment != moment.astype("datetime64[D]"):
+        raise InputError(
+            f"date: expected a whole day (UTC), got {moment.astype('datetime64[s]')}; leave out the time of day, or select by it with where=."
+        )
+    return str(moment.astype("datetime64[D]"))
+
+
 def _end(period: np.datetime64) -> np.datetime64:
     """Beginning of the next year, month or day."""
     unit, _ = np.datetime_data(period.dtype)
@@ -346,7 +366,7 @@ def _pair(dates: Any) -> tuple[Any, Any]:  # noqa: ANN401 - any argument of a ca
 def _period(date: Date) -> np.datetime64:
     """Year, month or day in its own unit, so that adding 1 gives the next one."""
     year = as_integer(date)
-    text = str(date)[:10] if isinstance(date, datetime.date | np.datetime64) else date if year is None else str(year)
+    text = _day(date) if isinstance(date, datetime.date | np.datetime64) else date if year is None else str(year)
     if isinstance(text, str) and PERIOD.fullmatch(text):
         with suppress(ValueError):
             return np.datetime64(text)

@@ -67,8 +67,11 @@ class TileDataset(IterableDataset[dict[str, Any]]):
                 raise InputError("Expected an accelerator for pinned memory, got none; leave pin_memory out.")
             options["allocate"] = pinned_memory
         self.loader = Loader(store, **options)
-        # In shared memory, so that workers that persist over epochs see the values set here.
-        self._start = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        # In shared memory: workers that persist over epochs see the values set here, and mark that they have begun.
+        self._start = torch.zeros(3, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        # Of a worker: epoch and number of its next batch, and where to begin instead of there.
+        self._position: tuple[int, int] | None = None
+        self._resumed: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         """Batches of one epoch, over all workers."""
@@ -77,16 +80,39 @@ class TileDataset(IterableDataset[dict[str, Any]]):
     def set_epoch(self, epoch: int, batch: int = 0) -> None:
         """Set where the next pass begins, here and in workers."""
         self.loader.set_epoch(epoch, batch)
-        self._start[0], self._start[1] = epoch, batch
+        self._start[:] = torch.tensor((epoch, batch, 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the loader in this process; see `Loader.state_dict`."""
+        """Position of the loader; see `Loader.state_dict`. Within a worker, the position of its next batch.
+
+        Raises
+        ------
+        InputError
+            If workers of a `DataLoader` have read batches: they read ahead, so that this process does not know how many of
+            their batches were used.
+        """
+        worker = get_worker_info()
+        if worker is not None:
+            epoch, batch = self._position or self._resumed or self._first(worker.id)
+            return {**self.loader.state_dict(), "epoch": epoch, "batch": batch}
+        if self._start[2]:
+            raise InputError(
+                "Expected a data set that this process reads, got one that workers of a DataLoader read ahead; count the "
+                "batches that were used, and continue with set_epoch(epoch, batch)."
+            )
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the position of another such data set; see `Loader.load_state_dict`."""
+        """Continue from the position of another such data set; see `Loader.load_state_dict`.
+
+        Within a worker, the position is that of a worker with the same number.
+        """
+        if get_worker_info() is not None:
+            self.loader.load_state_dict({**state, "batch": 0})
+            self._position, self._resumed = None, (state["epoch"], state["batch"])
+            return
         self.loader.load_state_dict(state)
-        self.set_epoch(self.loader.epoch, int(state["batch"]))
+        self.set_epoch(state["epoch"], state["batch"])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Batches of this process: all of them, or every n-th for one of n workers."""
@@ -97,17 +123,24 @@ class TileDataset(IterableDataset[dict[str, Any]]):
 
     def _share(self, worker: int, workers: int) -> Iterator[Batch]:
         """Every n-th batch: a `DataLoader` reads from its workers in turn, so that the order is kept."""
-        epoch, first = (int(number) for number in self._start)
-        taken = worker
+        epoch, number = self._resumed or self._first(worker)
+        self._resumed, self._start[2] = None, 1
         while True:
             self.loader.set_epoch(epoch)
-            numbers = range(first + taken, len(self.loader), workers)
-            yield from self.loader.batches(numbers, threads=max(1, self.loader.cores // workers))
+            self._position = (epoch, number)
+            numbers = range(number, len(self.loader), workers)
+            for batch in self.loader.batches(numbers, threads=max(1, self.loader.cores // workers)):
+                number += workers
+                self._position = (epoch, number)
+                yield batch
             if not self.loader.infinite:
                 return
             # The next epoch continues with the worker whose turn it is.
-            taken = (taken - (len(self.loader) - first)) % workers
-            epoch, first = epoch + 1, 0
+            epoch, number = epoch + 1, number - len(self.loader)
+
+    def _first(self, worker: int) -> tuple[int, int]:
+        """Epoch and number of the first batch of a worker."""
+        return int(self._start[0]), int(self._start[1]) + worker
 
 
 def pinned_memory(size: int) -> NDArray[np.uint8]:

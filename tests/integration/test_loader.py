@@ -208,6 +208,55 @@ def test_the_state_of_another_loader_is_refused(store: Store) -> None:
         store.loader(**SMALL).load_state_dict({})
 
 
+@pytest.mark.parametrize(
+    ("tiles", "blocks", "message"),
+    [
+        (slice(20), 4, r"block_tiles 3 \(here 4\)"),
+        (slice(19), 3, r"tiles 20 \(here 19\), rows \w+"),
+        (slice(1, 21), 3, r"rows \w+ \(here \w+\)"),
+    ],
+)
+def test_the_state_of_other_blocks_or_tiles_is_refused(store: Store, tiles: slice, blocks: int, message: str) -> None:
+    """With it, tiles would be delivered twice or never."""
+    state = store[:20].loader(**SMALL).state_dict()
+    with pytest.raises(InputError, match=message):
+        store[tiles].loader(**{**SMALL, "block_tiles": blocks}).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(1.5, 0), ("1", 0), (None, 0), (True, 0), (0, 0.5), (0, 99), (-1, 0)])
+def test_a_position_that_is_none_is_refused(store: Store, epoch: Any, batch: Any) -> None:
+    loader = store.loader(**SMALL)
+    with pytest.raises(InputError, match="Expected an epoch from 0 and a batch from 0 to"):
+        loader.set_epoch(epoch, batch)
+    with pytest.raises(InputError, match="Expected an epoch from 0 and a batch from 0 to"):
+        loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "batch": batch})
+    with pytest.raises(InputError, match="Expected the dictionary that state_dict returned"):
+        loader.load_state_dict(None)  # type: ignore[arg-type]
+    assert (loader.epoch, loader.state_dict()["batch"]) == (0, 0)
+
+
+def test_the_state_is_json_whatever_integers_are_given(store: Store) -> None:
+    given = {name: np.int64(value) for name, value in SMALL.items()}
+    loader = store.loader(**given, rank=np.int32(0), world_size=np.int64(2), shuffle=np.bool_(True))
+    state = store.loader(**SMALL, world_size=2).state_dict()
+    assert json.loads(json.dumps(loader.state_dict())) == state
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modalities": ["zone"], "bands": {"optical": ["red"]}}, r"modalities to read \(zone\), got some of optical"),
+        ({"modalities": {"optical": ["red"]}}, "modalities: expected names"),
+        ({"shuffle": "no"}, "shuffle: expected True or False, got 'no'"),
+        ({"normalise": {"optical": True}}, "normalise: expected True or False"),
+        ({"client": "tcp://127.0.0.1:1"}, r"client: expected a distributed\.Client, got 'tcp"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(store: Store, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        store.loader(**options)
+
+
 def test_ranks_share_an_epoch(store: Store) -> None:
     parts = [flat(ids_of(store.loader(**SMALL, rank=rank, world_size=3))) for rank in range(3)]
     assert sorted(flat(parts)) == sorted(store.coords["tile_id"].tolist())

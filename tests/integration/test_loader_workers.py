@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from store_making import make_store, small_layout
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mmearth_data import InputError, Store, open_store
 from mmearth_model import TileDataset
@@ -96,6 +98,47 @@ def test_a_data_set_resumes_within_an_epoch(store: Store) -> None:
     second = TileDataset(store, **OPTIONS)
     second.load_state_dict(first.state_dict())
     assert begun + ids(second) == ids(TileDataset(store, **OPTIONS))
+
+
+def test_what_workers_read_ahead_is_not_taken_for_delivered(store: Store) -> None:
+    dataset = TileDataset(store, **OPTIONS)
+    batches = iter(in_workers(dataset, 1))
+    begun = ids(itertools.islice(batches, 3))
+    with pytest.raises(InputError, match="workers of a DataLoader read ahead; count the batches"):
+        dataset.state_dict()
+    dataset.set_epoch(0, 3)
+    assert dataset.state_dict()["batch"] == 3
+    assert begun + ids(in_workers(dataset, 1)) == ids(TileDataset(store, **OPTIONS))
+
+
+class Stateful(IterableDataset[Any]):
+    """Each batch with the state of its worker after it, which `torchdata.stateful_dataloader` takes and restores there."""
+
+    def __init__(self, dataset: TileDataset, states: dict[int, Any] | None = None) -> None:
+        self.dataset, self.states = dataset, states or {}
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        assert worker is not None
+        if worker.id in self.states:
+            self.dataset.load_state_dict(self.states[worker.id])
+        for batch in self.dataset:
+            yield worker.id, self.dataset.state_dict(), batch
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_workers_continue_from_their_states(store: Store, count: int, infinite: bool) -> None:
+    def dataset() -> TileDataset:
+        return TileDataset(store, **OPTIONS, infinite=infinite)
+
+    # Whole rounds, so that the first worker continues; without end, the workers are then in the next epoch.
+    first = count * (1 + len(dataset()) // count) if infinite else 2 * count
+    read = [*itertools.islice(in_workers(Stateful(dataset()), count), first)]  # type: ignore[arg-type]
+    states = {worker: json.loads(json.dumps(state)) for worker, state, _ in read}
+    rest = itertools.islice(in_workers(Stateful(dataset(), states), count), first)  # type: ignore[arg-type]
+    found = ids(batch for *_, batch in read) + ids(batch for *_, batch in rest)
+    assert found == ids(itertools.islice(dataset(), 2 * first))
 
 
 KILLED = """

@@ -438,6 +438,7 @@ def test_classes_by_name_code_and_category(store: Store) -> None:
         ({"date": 3.5}, "date: expected '2019'"),
         ({"date": "June"}, "date: expected '2019'"),
         ({"modalities": 3}, "modalities: expected names, got 3"),
+        ({"modalities": {"sentinel2": ["B4"]}}, "modalities: expected names, got {"),
         ({"modalities": [1]}, "got 1"),
         ({"modalities": [["biome"]]}, "got ['biome']"),
         ({"date": pd.Series(["2019"])}, "date: expected '2019'"),
@@ -499,6 +500,24 @@ def test_dates_in_every_form(store: Store) -> None:
         assert positions(store.select(date=given)) == on_that_day
     assert len(store.select(date=2019)) == len(store.select(date=(2019, None))) == TILES
     assert len(store.select(date=np.int64(2018))) == 0
+
+
+def test_days_are_utc_and_times_of_a_day_are_refused(store: Store) -> None:
+    """The same instant selects the same tiles, in whatever time zone it is given."""
+    midnight = pd.Timestamp("2019-02-14", tz="UTC")
+    on_that_day = positions(store.select(date="2019-02-14"))
+    for zone in ("Asia/Tokyo", "America/New_York"):
+        assert positions(store.select(date=midnight.tz_convert(zone))) == on_that_day
+    for given in (
+        midnight + pd.Timedelta("1h"),
+        np.datetime64("2019-02-14T00:01"),
+        midnight.tz_localize(None).tz_localize("Asia/Tokyo"),
+    ):
+        with pytest.raises(InputError, match="date: expected a whole day"):
+            store.select(date=(given, None))
+    for given in (pd.NaT, np.datetime64("NaT")):
+        with pytest.raises(InputError, match="date: expected '2019'"):
+            store.select(date=given)
 
 
 # ---------------------------------------------------------------- the loader
@@ -602,7 +621,7 @@ def test_a_picture_that_cannot_be_written_is_refused(store: Store, tmp_path: Pat
     for plot in (store.plot, store.plot_map):
         with pytest.raises(InputError):
             plot(path=tmp_path / name)
-    with pytest.raises(InputError, match="colour: expected split, year, level, biome, got 'height'"):
+    with pytest.raises(InputError, match="colour: expected split, year, level, biome, label, got 'height'"):
         store.plot_map(colour="height")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="there are no tiles"):
         store[:0].plot()

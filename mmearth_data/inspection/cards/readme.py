@@ -12,10 +12,10 @@ import yaml
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.cards import wording
 from mmearth_data.inspection.cards.wording import join, percent
-from mmearth_data.inspection.facts import format_lonlat
-from mmearth_data.pages.markdown import CITATION, markdown_code, markdown_list, markdown_table
+from mmearth_data.inspection.facts import format_extent
+from mmearth_data.pages.markdown import CITATION, markdown_code, markdown_list, markdown_table, markdown_text
 from mmearth_data.store.schema import REJECTED_KEY, SPATIAL_KEY, TILES_KEY, stored_units
-from mmearth_data.words import format_bytes
+from mmearth_data.words import format_bytes, python_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -108,7 +108,7 @@ def _tasks(modalities: Sequence[Modality]) -> Iterator[str]:
 
 
 def _head(facts: CardFacts) -> str:
-    parts = [f"# {facts.name}"]
+    parts = [f"# {markdown_text(facts.name)}"]
     if facts.summary.synthetic:
         parts.append(f"> **Synthetic data.** {wording.SYNTHETIC}")
     parts += [wording.lead(facts), markdown_table(("", ""), _at_a_glance(facts))]
@@ -121,9 +121,7 @@ def _at_a_glance(facts: CardFacts) -> Iterator[tuple[str, str]]:
     splits = [f"{count:,} {name}" for name, count in s.splits.items() if count]
     yield "Splits", ", ".join(splits)
     if facts.extents is not None:
-        west, south, east, north = facts.extents.bbox
-        across = ", across 180°" if west > east else ""
-        yield "Extent", f"{format_lonlat(west, south, 1)} to {format_lonlat(east, north, 1)}{across}"
+        yield "Extent", format_extent(facts.extents.bbox)
     if facts.codes:
         yield "Coordinate reference systems", _systems(facts.codes)
     yield "Size", f"{format_bytes(s.stored_bytes)}, Zarr version 3"
@@ -209,17 +207,18 @@ def _spectrum(facts: CardFacts) -> Iterator[str]:
 
 
 def _opening(facts: CardFacts) -> list[str]:
-    first, folder = facts.stored[0].name, facts.folder
+    first = facts.stored[0].name
+    folder, tiles = python_literal(facts.folder), python_literal(f"{facts.folder}/{TILES_KEY}")
     ours = (
         "from mmearth_data import open_store  # pip install mmearth\n\n"
-        f'store = open_store("{folder}")\n'
+        f"store = open_store({folder})\n"
         f'tile = store[0]  # tile["{first}"] is an array as stored, tile["tile"] has the coordinates\n'
         'train = store.select(split="train")'
     )
     others = (
         "import geopandas as gpd\nimport xarray as xr\n\n"
-        f'data = xr.open_zarr("{folder}")  # or any other Zarr library\n'
-        f'tiles = gpd.read_parquet("{folder}/{TILES_KEY}")  # one row per tile'
+        f"data = xr.open_zarr({folder})  # or any other Zarr library\n"
+        f"tiles = gpd.read_parquet({tiles})  # one row per tile"
     )
     return [markdown_code("python", ours), "Without the MMEarth toolkit:", markdown_code("python", others)]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from mmearth_data.inspection.facts import format_lonlat
+from mmearth_data.inspection.facts import format_extent, format_lonlat
 from mmearth_data.inspection.report.fields import observed_modalities
 from mmearth_data.inspection.terminal import NOTHING, ledger_rows
 from mmearth_data.pages.markdown import CITATION
@@ -32,7 +32,7 @@ from mmearth_data.store.manifest import read_manifest
 from mmearth_data.store.overlaps import overlapping_splits
 from mmearth_data.store.schema import SPLIT_NAMES
 from mmearth_data.store.storage import storage_at
-from mmearth_data.words import format_bytes
+from mmearth_data.words import format_bytes, python_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +66,7 @@ def what_it_is(store: Store, s: Summary) -> list[Part]:
         ("Tile", side),
         ("Modalities", f"{len(stored)} stored, {len(s.modalities) - len(stored)} computed when read"),
         ("Scenes", NOTHING if s.first_scene is None else f"{s.first_scene} to {s.last_scene}"),
-        ("Area", _area(s.bounds)),
+        ("Area", NOTHING if s.bounds is None else format_extent(s.bounds)),
         ("Size", f"{format_bytes(s.stored_bytes)} in {s.shards:,} shards of {s.tiles_per_shard:,} tiles"),
         ("Source", f"{s.source.get('name', 'unknown')}: {'computed, never measured' if s.synthetic else 'measured'}"),
         ("Format", f"{store.attributes.get('format', 'mmearth-store')}, written by mmearth {s.code_version}"),
@@ -79,13 +79,6 @@ def what_it_is(store: Store, s: Summary) -> list[Part]:
         CodeBlock(_opening(s), "Python"),
         *(Notice(note, Tone.PLAIN) for note in s.notes),
     ]
-
-
-def _area(bounds: tuple[float, float, float, float] | None) -> str:
-    if bounds is None:
-        return NOTHING
-    west, south, east, north = bounds
-    return f"{format_lonlat(west, south, 1)} to {format_lonlat(east, north, 1)}"
 
 
 def _warnings(s: Summary) -> Iterator[Part]:
@@ -125,12 +118,7 @@ def quick_check(store: Store) -> list[str]:
 
 def _opening(s: Summary) -> str:
     first = next((m.name for m in s.modalities if m.stored), "sentinel2")
-    return f'from mmearth_data import open_store\nstore = open_store({_quoted(str(s.path))})\nstore[0]["{first}"]  # one tile, as stored'
-
-
-def _quoted(text: str) -> str:
-    """Text as a literal of Python, in double quotes if they need no escape."""
-    return f'"{text}"' if repr(text) == f"'{text}'" and '"' not in text else repr(text)
+    return f'from mmearth_data import open_store\nstore = open_store({python_literal(str(s.path))})\nstore[0]["{first}"]  # one tile, as stored'
 
 
 # ---------------------------------------------------------------- modalities

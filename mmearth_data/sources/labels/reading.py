@@ -222,7 +222,10 @@ def _check_name(path: Path, column: str, name: str, taken: Collection[str]) -> N
     if not name.isidentifier():
         raise FileInputError(path, f"{column}: expected a name of letters, digits and _, got {name!r}; correct it.")
     if name in taken:
-        problem = f"the column {column!r} would be stored as {name}, which another array of the store is called"
+        problem = (
+            f"the column {column!r} would be stored as {name}, the name of another array or column, or of a condition of "
+            "Store.select"
+        )
         raise FileInputError(
             path, f"{problem}; rename it, or give it a name in the description (labels: {column}: name)."
         )
