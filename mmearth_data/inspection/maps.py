@@ -262,7 +262,7 @@ def _label_to_show(modalities: Iterable[Modality], colour: Colour) -> Modality |
     """Label that colours the points: the biome, if that was requested, or the first one."""
     if colour == "label":
         return coloured_label(modalities)
-    found = coloured_label(m for m in modalities if m.name == "biome")
+    found = coloured_label(m for m in modalities if m.name == colour)
     if found is None:
         raise InputError("--colour biome: expected tiles with a biome, got some without; choose another colour.")
     return found

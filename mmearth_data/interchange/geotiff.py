@@ -16,7 +16,7 @@ from rasterio.io import MemoryFile
 
 from mmearth_data.catalog.tile import LEVEL_NAMES, NO_TIME, TileGrid, as_datetime64_ms, format_tile_id
 from mmearth_data.errors import InputError
-from mmearth_data.files.writing import make_folder, remove_partial, write_bytes, write_text
+from mmearth_data.files.writing import make_folder, remove_partial, staged_file, write_bytes, write_text
 from mmearth_data.interchange.entries import unique_names
 from mmearth_data.interchange.targets import IDENTITY, check_finished, check_located, collecting
 from mmearth_data.store.items import with_files
@@ -62,7 +62,7 @@ def export_geotiff(
             note(f"Resuming {out}: {written} of {len(store.rows) * len(rasters)} files are written.")
         names = _names(store)
         _write_tiles(store, rasters, names, out, report)
-        write_bytes(out / TILES_KEY, _table(store, rasters, names))
+        _write_table(store, rasters, names, out / TILES_KEY)
         write_text(out / IDENTITY, json.dumps(identity))
     return out
 
@@ -103,23 +103,21 @@ def _path(m: Modality, name: str) -> str:
     return f"{m.name}/{name}.tif"
 
 
-def _table(store: Store, rasters: Sequence[Modality], names: Mapping[int, str]) -> bytes:
-    """Table of tiles whose STAC items refer to the files."""
+def _write_table(store: Store, rasters: Sequence[Modality], names: Mapping[int, str], path: Path) -> None:
+    """Write the table of tiles, whose STAC items refer to the files."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    stored = pq.ParquetFile(pa.BufferReader(store.content.objects.get(TILES_KEY)))
-    made, writer = pa.BufferOutputStream(), None
-    for group in range(stored.num_row_groups):
-        table = stored.read_row_group(group)
+    def of_files(table: pa.Table) -> pa.Table:
         of_rows = [names[row] for row in table.column("row").to_pylist()]
-        table = with_files(table, {m.name: [f"./{_path(m, name)}" for name in of_rows] for m in rasters})
-        writer = writer or pq.ParquetWriter(made, table.schema, compression="zstd")
-        writer.write_table(table)
-    if writer is not None:
-        writer.close()
-    data: bytes = made.getvalue().to_pybytes()
-    return data
+        return with_files(table, {m.name: [f"./{_path(m, name)}" for name in of_rows] for m in rasters})
+
+    stored = pq.ParquetFile(pa.BufferReader(store.content.objects.get(TILES_KEY)))
+    empty = stored.schema_arrow.empty_table().replace_schema_metadata(stored.schema_arrow.metadata)
+    schema = of_files(empty).schema
+    with staged_file(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        for group in range(stored.num_row_groups):
+            writer.write_table(of_files(stored.read_row_group(group)))
 
 
 def _write_tiles(

@@ -158,7 +158,9 @@ def with_files(table: pa.Table, files: Mapping[str, Sequence[str]]) -> pa.Table:
     values = {}
     for name, paths in files.items():
         kind, roles = _repeated(pa.scalar(COG_TYPE), len(paths)), _repeated(pa.scalar(["data"]), len(paths))
-        values[name] = pa.StructArray.from_arrays([pa.array(paths), kind, roles], ["href", "type", "roles"])
+        values[name] = pa.StructArray.from_arrays(
+            [pa.array(paths, pa.string()), kind, roles], ["href", "type", "roles"]
+        )
     assets = pa.StructArray.from_arrays(list(values.values()), list(values))
     links = table.column("links")
     replaced = {"links": _repeated(pa.scalar([], links.type), len(table)), "assets": assets}

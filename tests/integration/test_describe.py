@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -436,6 +437,18 @@ def test_a_store_without_a_tile_has_cards(tmp_path: Path) -> None:
     assert "0 synthetic tiles" in body(none)
     assert read(none, "collection.json")["extent"]["spatial"]["bbox"] == [[-180, -90, 180, 90]]
     assert "spatialCoverage" not in read(none, "croissant.json")
+
+
+@pytest.mark.parametrize("name", ['say "hi"', "it's", "a\\b", "<b>bold"])
+def test_the_code_of_a_card_is_python_whatever_the_folder_is_called(name: str, tmp_path: Path) -> None:
+    write_store(tmp_path / f"{name}.zarr", 16, names=["esa_worldcover"])
+    card = body(describe(tmp_path / f"{name}.zarr"))
+    ours, others = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)[:2]
+    literals = [
+        node.value for code in (ours, others) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)
+    ]
+    assert {f"{name}.zarr", f"{name}.zarr/tiles.parquet"} <= set(literals)
+    assert "<b>" not in card.partition("```")[0], "its title is no markup"
 
 
 # ---------------------------------------------------------------- files

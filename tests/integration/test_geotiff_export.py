@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 from store_making import make_columns, make_rasters
+from toy_store import write_store
 
 from mmearth_data import Progress, export, load_catalog, open_store
 from mmearth_data.cli import cli
@@ -65,6 +67,34 @@ def test_every_tile_and_modality_is_one_cloud_optimised_file(store: Path, export
     frame = gpd.read_parquet(exported / "tiles.parquet")
     assert len(frame) == TILES - 1
     assert "era5_year_avg_temp" in frame, "values of the whole tile are columns of the table"
+
+
+def test_the_items_of_the_table_are_the_files(exported: Path) -> None:
+    """STAC items: each asset is a file of the export with the tile's pixels, and no link leads to a file that is not there."""
+    frame = gpd.read_parquet(exported / "tiles.parquet")
+    for tile, assets, links in zip(frame["id"], frame["assets"], frame["links"], strict=True):
+        assert set(assets) == {"sentinel2", "sentinel1", "aster", "esa_worldcover"}
+        for name, asset in assets.items():
+            assert asset["type"] == "image/tiff; application=geotiff; profile=cloud-optimized"
+            with rasterio.open(exported / asset["href"]) as dataset:
+                assert (dataset.tags()["tile_id"], dataset.tags()["modality"]) == (tile, name)
+        assert not len(links)
+    assert "collection" not in frame, "which an item without a link to its collection does not have"
+
+
+def test_two_dates_of_a_location_are_two_files_that_name_the_time(tmp_path: Path) -> None:
+    def twice(arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+        arrays["tile_id"][1] = arrays["tile_id"][0]
+        arrays["lon"][1], arrays["lat"][1] = arrays["lon"][0], arrays["lat"][0]
+
+    store = write_store(tmp_path / "s.zarr", 16, names=["esa_worldcover"], change=twice)
+    out = export(store.path, tmp_path / "tif", form="geotiff")
+    first, second = (f"{np.datetime64(t, 'ms')}".replace(":", "") for t in store.coords["time"][:2])
+    name = f"{int(store.coords['tile_id'][0]):016x}"
+    found = {path.stem for path in (out / "esa_worldcover").iterdir()}
+    assert {f"{name}_{first}", f"{name}_{second}"} <= found
+    hrefs = [assets["esa_worldcover"]["href"] for assets in gpd.read_parquet(out / "tiles.parquet")["assets"][:2]]
+    assert hrefs == [f"./esa_worldcover/{name}_{stamp}.tif" for stamp in (first, second)]
 
 
 def test_gdal_reads_what_the_store_holds(store: Path, exported: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspection_pictures import layout_problems, pixels
 
+from mmearth_data import build, make_recipe
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.errors import FileInputError, InputError
@@ -324,7 +325,7 @@ def test_the_same_places_give_the_same_bytes() -> None:
     assert draw_map(places(lon, lat)) == draw_map(places(lon, lat))
 
 
-@pytest.mark.parametrize("colour", ["split", "year", "level", "biome"])
+@pytest.mark.parametrize("colour", ["split", "year", "level", "label"])
 def test_a_map_is_coloured_by_what_is_asked_for(tmp_path: Path, colour: Colour) -> None:
     store_making.make_store(tmp_path / "made.zarr")
     store = open_store(tmp_path / "made.zarr")
@@ -335,7 +336,7 @@ def test_a_map_is_coloured_by_what_is_asked_for(tmp_path: Path, colour: Colour) 
         "level": Counter(
             f"Sentinel-2 {LEVEL_NAMES[code]}" for code in coords["s2_level"].tolist() if code in LEVEL_NAMES
         ),
-        "biome": Counter(),
+        "label": Counter(),
     }[colour]
     entries = legend_entries(places_of_store(store, colour))
     assert {name: count for name, _, count in entries if name != "not labelled"} == known
@@ -344,10 +345,25 @@ def test_a_map_is_coloured_by_what_is_asked_for(tmp_path: Path, colour: Colour) 
         assert sum(count for *_, count in entries) == len(store)
 
 
+def test_biome_is_the_biome_even_beside_labels_of_the_user(tmp_path: Path) -> None:
+    """A label of the user comes first only if none is named; a store without biomes has none to show."""
+    (tmp_path / "t.csv").write_text("lon,lat,crop\n8.5,47.3,wheat\n-61.5,-3.2,maize\n")
+    recipe = {"source": "synthetic", "tiles_file": tmp_path / "t.csv", "labels": ["crop"], "tile_size": 16}
+    both = build(make_recipe(None, {**recipe, "modalities": ["aster", "biome"]}), tmp_path / "both.zarr")
+    crops = build(make_recipe(None, {**recipe, "modalities": ["aster"]}), tmp_path / "crops.zarr")
+    for store in (both, crops):
+        assert {name for name, *_ in legend_entries(places_of_store(store, "label"))} == {"wheat", "maize"}
+    assert {name for name, *_ in legend_entries(places_of_store(both, "biome"))} == set(both.tiles["biome"])
+    with pytest.raises(InputError, match="--colour biome: expected tiles with a biome"):
+        places_of_store(crops, "biome")
+
+
 def test_locations_have_no_scene_to_colour_by(tmp_path: Path) -> None:
     frame = gpd.GeoDataFrame({"lon": [6.0], "lat": [49.0], "split": [0]})
-    with pytest.raises(InputError, match="expected split or biome"):
+    with pytest.raises(InputError, match="expected split, biome or label"):
         sample_map(frame, tmp_path / "a.png", colour="year")
+    with pytest.raises(InputError, match="expected tiles with a biome"):
+        sample_map(frame, tmp_path / "a.png", colour="biome")
     assert sample_map(frame, tmp_path / "a.png", colour="split").is_file()
 
 

@@ -16,12 +16,14 @@ import store_making
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from toy_store import write_store
 
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.inspection.summary import Summary, summarise
 from mmearth_data.inspection.terminal import format_figure, render_summary
 from mmearth_data.store import Store, StoreLayout, StoreWriter, open_store
+from mmearth_data.store.about import bounds_of
 from mmearth_data.words import format_bytes
 
 TILES = 18  # 21 rows, three of them without a tile
@@ -105,8 +107,41 @@ def test_place_and_period_are_those_of_the_tiles(store: Store) -> None:
     summary = summarise(store)
     lon, lat, time = (store.coords[name] for name in ("lon", "lat", "time"))
     assert summary.bounds == (lon.min(), lat.min(), lon.max(), lat.max())
+    assert summary.bounds[0] < summary.bounds[2]
     known = time[~np.isnat(time)]
     assert (summary.first_scene, summary.last_scene) == (str(known.min())[:10], str(known.max())[:10])
+
+
+@pytest.mark.parametrize(
+    ("lon", "west", "east"),
+    [
+        ([178.5, 179.5, -179.25, -178.75], 178.5, -178.75),
+        ([120.0, 179.0, -120.0], 120.0, -120.0),
+        ([-170.0, -60.0, 60.0, 170.0], -170.0, 170.0),
+        ([-10.0, 20.0], -10.0, 20.0),
+        ([-179.0, -178.0], -179.0, -178.0),
+        ([180.0, -179.0], 180.0, -179.0),
+        ([-180.0, 179.0], 179.0, -180.0),
+    ],
+)
+def test_an_area_across_180_degrees_is_not_the_whole_earth(
+    lon: list[float], west: float, east: float, tmp_path: Path
+) -> None:
+    """As in RFC 7946: west is greater than east. Tiles all around the Earth have the usual bounds."""
+    lat = np.linspace(-10, 10, len(lon))
+    assert bounds_of(np.array([*lon, np.nan]), np.array([*lat, 0])) == (west, -10, east, 10)
+
+    def placed(arrays: dict[str, Any]) -> None:
+        arrays["lon"][:], arrays["lat"][:] = np.resize(lon, 16), np.resize(lat, 16)
+
+    opened = write_store(tmp_path / "s.zarr", 16, change=placed)
+    summary = summarise(opened)
+    assert summary.bounds == (west, -10, east, 10)
+    crosses = west > east
+    assert ("across 180°" in repr(opened)) == crosses
+    console = Console(width=200, file=io.StringIO())
+    console.print(render_summary(summary))
+    assert ("across 180°" in console.file.getvalue()) == crosses  # type: ignore[attr-defined]
 
 
 def test_statistics_and_rejections_are_the_stores_own(store: Store) -> None:

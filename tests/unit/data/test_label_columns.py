@@ -302,7 +302,14 @@ def test_all_tiles_of_a_site_of_files_have_its_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "words"),
-    [("id", "would be stored as id"), ("bbox", "stored as bbox"), ("a" * 300, "at most 100 characters, got 300")],
+    [
+        ("id", "would be stored as id"),
+        ("bbox", "stored as bbox"),
+        ("region", "stored as region, the name of .* a condition of Store.select"),
+        ("date", "stored as date"),
+        ("modalities", "stored as modalities"),
+        ("a" * 300, "at most 100 characters, got 300"),
+    ],
 )
 def test_names_of_columns_and_very_long_ones_are_refused(tmp_path: Path, column: str, words: str) -> None:
     (tmp_path / "t.csv").write_text(f"lon,lat,{column}\n9,45,1\n9.1,45,2\n")
