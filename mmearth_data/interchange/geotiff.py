@@ -113,8 +113,7 @@ def _write_table(store: Store, rasters: Sequence[Modality], names: Mapping[int, 
         return with_files(table, {m.name: [f"./{_path(m, name)}" for name in of_rows] for m in rasters})
 
     stored = pq.ParquetFile(pa.BufferReader(store.content.objects.get(TILES_KEY)))
-    empty = stored.schema_arrow.empty_table().replace_schema_metadata(stored.schema_arrow.metadata)
-    schema = of_files(empty).schema
+    schema = of_files(stored.read_row_groups([])).schema
     with staged_file(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         for group in range(stored.num_row_groups):
             writer.write_table(of_files(stored.read_row_group(group)))
