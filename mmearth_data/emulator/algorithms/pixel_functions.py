@@ -67,7 +67,12 @@ def _unary(row: Unary) -> Callable[..., Image]:
 
 
 def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
-    """Pair the bands of two images: in order, or the only one of an image with each of the other's."""
+    """Pair the bands of two images: by name if both have the same names, otherwise in order.
+
+    The only band of an image is paired with each of the other's.
+    """
+    if set(left.names) == set(right.names):
+        return [(band, right.find(band.name, f"Image.{name}")) for band in left.bands]
     if len(left.bands) == len(right.bands):
         return list(zip(left.bands, right.bands, strict=True))
     if len(right.bands) == 1:
@@ -80,6 +85,16 @@ def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
         else "If one image has no bands, the other must also have no bands."
     )
     raise EmulatorError(f"Image.{name}: {rule} Got {len(left.bands)} and {len(right.bands)}.")
+
+
+def aligned(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
+    """Pair the bands of two images where Earth Engine does not document whether names or the order decide."""
+    if left.names != right.names and set(left.names) == set(right.names):
+        raise EmulatorError(
+            f"Image.{name}: Expected bands in the order {left.names}, found {right.names}. Earth Engine does not document "
+            "whether these are paired by name or in order; select the bands of one image in the order of the other."
+        )
+    return pairs(name, left, right)
 
 
 def _combined(name: str, row: Binary, left: Image, right: Image) -> Image:
@@ -246,12 +261,16 @@ def _as_mask(pixels: Pixels) -> Mask:
 @function("Image.updateMask")
 def _update_mask(image: Image, mask: Image) -> Image:
     """Replace the mask of unmasked pixels by another image's values; pixels masked in that image are masked."""
+    if len(mask.bands) not in {1, len(image.bands)}:
+        raise EmulatorError(
+            f"Image.updateMask: Expected a mask with 1 band or {len(image.bands)}, as the image has; "
+            f"got {len(mask.bands)}."
+        )
 
     def masked(own: Pixels, given: Pixels) -> Pixels:
         return Pixels(own.values, least(shown(own.valid), _as_mask(given)))
 
-    bands = pairs("updateMask", image, mask)[: len(image.bands)]
-    return image.with_bands(tuple(a.computed(masked, b) for a, b in bands))
+    return image.with_bands(tuple(a.computed(masked, b) for a, b in aligned("updateMask", image, mask)))
 
 
 functions("Image", {"selfMask": lambda image: _update_mask(image, image)})  # zero is masked
@@ -269,7 +288,7 @@ def _mask(image: Image, mask: Image | None) -> Image:
 
     if mask is None:
         return image.mapped(lambda band: band.computed(shares, type=SHARE))
-    return image.with_bands(tuple(a.computed(replaced, b) for a, b in pairs("mask", image, mask)))
+    return image.with_bands(tuple(a.computed(replaced, b) for a, b in aligned("mask", image, mask)))
 
 
 @function("Image.unmask")
@@ -286,7 +305,7 @@ def _unmask(input: Image, value: Image | None, sameFootprint: bool) -> Image:
 
         return band.derived(evaluate, band.type.joined(other.type))
 
-    image = input.with_bands(tuple(change(a, b) for a, b in pairs("unmask", input, filling)))
+    image = input.with_bands(tuple(change(a, b) for a, b in aligned("unmask", input, filling)))
     return image if sameFootprint else replace(image.mapped(lambda band: band.within(None)), footprint=None)
 
 
@@ -296,7 +315,7 @@ def _where(input: Image, test: Image, value: Image) -> Image:
         taken = least(shown(own.valid), shown(tested.valid), tested.values != 0, shown(new.valid))
         return Pixels(np.where(taken, new.values, own.values), own.valid)
 
-    tests, values = ([b for _, b in pairs("where", input, other)] for other in (test, value))
+    tests, values = ([b for _, b in aligned("where", input, other)] for other in (test, value))
     bands = zip(input.bands, tests, values, strict=True)
     return input.with_bands(tuple(a.computed(chosen, t, b, type=a.type.joined(b.type)) for a, t, b in bands))
 
