@@ -216,6 +216,12 @@ DATES: list[tuple[Make, Any]] = [
 GENERAL: list[tuple[Make, Any]] = [
     (lambda: ee.Algorithms.If(ee.Number(1).eq(1), "yes", "no"), "yes"),
     (lambda: ee.Algorithms.If(None, "yes", "no"), "no"),
+    (lambda: ee.Algorithms.If(ee.List([]), "yes", "no"), "no"),
+    (lambda: ee.Algorithms.If(ee.List([0]), "yes", "no"), "yes"),
+    (lambda: ee.Algorithms.If(ee.Dictionary({}), "yes", "no"), "no"),
+    (lambda: ee.Algorithms.If(ee.Dictionary({"a": 0}), "yes", "no"), "yes"),
+    (lambda: ee.Algorithms.If(ee.Number(-1).sqrt(), "yes", "no"), "no"),
+    (lambda: ee.Algorithms.If(ee.String(""), "yes", "no"), "no"),
     (lambda: ee.Algorithms.IsEqual(1, 1.0), True),
     (lambda: ee.Algorithms.ObjectType(ee.Number(1.5)), "Float"),
     (lambda: ee.Algorithms.ObjectType("x"), "String"),
