@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.algorithms.arithmetic import BINARY, CASTS, UNARY, Binary, Unary, relative_difference
+from mmearth_data.emulator.algorithms.arithmetic import (
+    BINARY,
+    CASTS,
+    INTEGER,
+    UNARY,
+    Binary,
+    Unary,
+    exactly,
+    relative_difference,
+)
 from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.image import (
     DOUBLE,
@@ -46,6 +55,8 @@ if TYPE_CHECKING:
 
 SHARE = PixelType("float", 0, 1)
 NORMALIZED = BINARY["divide"]._replace(pixels=relative_difference, type=PixelType("float", -1, 1), range=None)
+GROWING = frozenset({"add", "subtract", "multiply"})
+"""Operations on integers whose results may need more bits than the operands."""
 BEHAVIOURS = ("extrapolate", "clamp", "mask", "input")
 
 
@@ -63,7 +74,7 @@ def _unary(row: Unary) -> Callable[..., Image]:
         with np.errstate(all="ignore"):
             return own if row.pixels is np.asarray else _defined(row.pixels(own.values), own.valid)
 
-    return lambda value: value.mapped(lambda band: band.computed(compute, type=row.type))
+    return lambda value: value.mapped(lambda band: band.computed(compute, type=row.type_of(band.type)))
 
 
 def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
@@ -98,14 +109,18 @@ def aligned(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
 
 
 def _combined(name: str, row: Binary, left: Image, right: Image) -> Image:
-    def compute(x: Pixels, y: Pixels) -> Pixels:
-        with np.errstate(all="ignore"):
-            return _defined(row.pixels(x.values, y.values), least(x.valid, y.valid))
-
     def joined(a: Band, b: Band) -> Band:
+        kind = row.type_of(a.type, b.type)
+
+        def compute(x: Pixels, y: Pixels) -> Pixels:
+            valid = least(x.valid, y.valid)
+            with np.errstate(all="ignore"):
+                found = row.pixels(x.values, y.values)
+            return _defined(exactly(found, shown(valid), kind) if name in GROWING else found, valid)
+
         first, second = (b, a) if a.composite else (a, b)
         window = shared(first.window, second.window) if first.projection == second.projection else first.window
-        made = a.computed(compute, b, type=row.type_of(a.type, b.type))
+        made = a.computed(compute, b, type=kind)
         return replace(made, projection=first.projection, frame=first.frame).within(window)
 
     made = left.with_bands(tuple(joined(a, b) for a, b in pairs(name, left, right)))
@@ -204,7 +219,9 @@ def _remap(image: Image, from_: list[Value], to: list[Value], defaultValue: Valu
             return Pixels(np.where(known, found, 0.0), least(valid, known))
         return Pixels(np.where(known, found, float(defaultValue)), valid)
 
-    kind = INT32 if all(float(v).is_integer() for v in to) else DOUBLE
+    results = [float(v) for v in (*to, *([] if defaultValue is None else [defaultValue]))]
+    short = all(abs(v) < 2**31 for v in results)
+    kind = DOUBLE if not all(v.is_integer() for v in results) else INT32 if short else INTEGER
     return image.with_bands((band.computed(exchanged, type=kind).called("remapped"),))
 
 

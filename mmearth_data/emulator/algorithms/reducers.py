@@ -170,9 +170,9 @@ def _mask_of_output(output: Output, mask: Array, valid: Array, weight: Array, fi
 
 
 def plain(value: float, kind: PixelType | None) -> float | int:
-    """Convert a whole number of an integer type to an integer, as it is in an answer."""
+    """Convert a whole number of an integer type to an integer, as it is in an answer; at most the largest of 64 bits."""
     whole = kind is None or kind.precision == "int"
-    return int(value) if whole and value == int(value) else value
+    return min(int(value), 2**63 - 1) if whole and value == int(value) else value
 
 
 # ---------------------------------------------------------------- the computations
