@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,6 +187,8 @@ def _interpolate(image: Image, x: list[float], y: list[float], behavior: str) ->
         raise EmulatorError(f"Image.interpolate: Invalid behavior '{behavior}'. Expected one of {BEHAVIOURS}.")
     if len(x) != len(y) or len(x) < 2:
         raise EmulatorError("Image.interpolate: x and y must have the same length, at least 2.")
+    if any(a >= b for a, b in pairwise(x)):
+        raise EmulatorError(f"Image.interpolate: Expected x values that are strictly increasing, found {x}; sort them.")
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
 
     def compute(values: Array) -> Array:
@@ -199,7 +202,7 @@ def _interpolate(image: Image, x: list[float], y: list[float], behavior: str) ->
             found = np.where(values > xs[-1], ys[-1] + last * (values - xs[-1]), found)
         return np.asarray(found)
 
-    return image.mapped(lambda band: on_values(band, compute, DOUBLE))
+    return image.with_bands([on_values(band, compute, DOUBLE) for band in image.bands[:1]])
 
 
 @function("Image.remap")

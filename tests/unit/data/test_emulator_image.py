@@ -238,6 +238,12 @@ def test_interpolate_and_polynomial() -> None:
     assert line(call("Image.interpolate", image=image, x=[0, 1, 2], y=[0, 10, 40], behavior="clamp"), 3) == [0, 5, 40]
     assert line(call("Image.interpolate", image=image, x=[0, 1, 2], y=[0, 10, 40]), 3) == [-10, 5, 70]
     assert line(call("Image.interpolate", image=image, x=[0, 1], y=[0, 10], behavior="mask"), 3) == [None, 5, None]
+    assert call("Image.interpolate", image=bands_of(a=1, b=2), x=[0, 1], y=[0, 10]).names == ["a"], (
+        "the first band only"
+    )
+    for x in ([1, 0], [0, 0]):
+        with pytest.raises(EmulatorError, match="Expected x values that are strictly increasing"):
+            call("Image.interpolate", image=image, x=x, y=[0, 10])
     assert line(call("Image.polynomial", image=array([2, 3]), coefficients=[1, 2, 3]), 2) == [17, 34]
 
 
