@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from mmearth_data.emulator.algorithms.formatting import text_of
 from mmearth_data.emulator.algorithms.image import DOUBLE, INT32, PixelType, least, mask_of, shown
 from mmearth_data.emulator.algorithms.plain_functions import sort_key
 from mmearth_data.emulator.errors import EmulatorError, wrong_type
@@ -336,7 +337,7 @@ def _frequencies(values: Array, weights: Array) -> dict[str, Value]:
 
 def _key_of(value: Value) -> str:
     """Return the dictionary key of a value: integers without a fraction."""
-    return value if isinstance(value, str) else str(encode(float(value) if isinstance(value, int) else value))
+    return text_of(float(value) if isinstance(value, int) else value)
 
 
 functions("Reducer", {name: partial(simple, name) for name in SIMPLE})
