@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from mmearth_data.emulator.algorithms.image import DOUBLE, FLOAT, INT32, PixelType
+from mmearth_data.emulator.errors import EmulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 Number = int | float
 Range = tuple[float, float]
 Row = TypeVar("Row")
-TRUTH = PixelType("int", 0, 1)
+TRUTH, INTEGER = PixelType("int", 0, 1), PixelType("int")
+EXACT = 2**53
+"""Integers below this number are exact as floating-point numbers, and so are their sums and products if below it, too."""
 LONG_BITS = 64
 """Bits of the longest integer; shifts wrap around at this number, as in Java."""
 MOST_BITS = 4096
@@ -34,11 +37,22 @@ MOST_BITS = 4096
 
 
 class Unary(NamedTuple):
-    """Operation on one number, or on an array; without a type the resulting band has that of the input."""
+    """Operation on one number, or on an array."""
 
     number: Callable[[Any], Number]
     pixels: Callable[[Array], Array]
-    type: PixelType | None = None
+    type: PixelType | None = None  # Type of the resulting band; None is that of the input
+    # Computes the range of the results from that of the operand; without it the range is that of the type
+    range: Callable[[Range], Range] | None = None
+
+    def type_of(self, given: PixelType) -> PixelType:
+        """Type of the result for an operand of a given type."""
+        kind = self.type or given
+        if self.range is None:
+            return kind
+        if given.low is None or given.high is None:
+            return PixelType(kind.precision)
+        return PixelType(kind.precision, *self.range((given.low, given.high)))
 
 
 class Binary(NamedTuple):
@@ -149,8 +163,33 @@ def _bit_count(values: Array) -> Array:
     return np.asarray(np.unpackbits(bits, axis=-1).sum(axis=-1), np.float64)
 
 
-def _integers(operation: Callable[..., Array]) -> Callable[[Array, Array], Array]:
-    return lambda a, b: operation(a.astype(np.int64), b.astype(np.int64))
+def _integers(operation: Callable[..., Array]) -> Callable[..., Array]:
+    """Operation on integers of 64 bits; refused where pixels, which are floating-point numbers, cannot hold its results."""
+
+    def compute(*operands: Array) -> Array:
+        found = operation(*(values.astype(np.int64) for values in operands))
+        held = found.astype(np.float64)
+        if not (np.where(held < 2.0 ** (LONG_BITS - 1), held, 0.0).astype(np.int64) == found).all():
+            raise too_long()
+        return held
+
+    return compute
+
+
+def too_long() -> EmulatorError:
+    """Refuse integers that pixels cannot hold."""
+    return EmulatorError(
+        "Expected integers of at most 53 bits, found larger ones. The emulator computes pixels with floating-point "
+        "numbers, Earth Engine computes integers exactly; cast the operands with toDouble() if rounded values are enough."
+    )
+
+
+def exactly(values: Array, valid: Array, kind: PixelType) -> Array:
+    """Return sums or products; refused if they are integers that may have been rounded."""
+    short = kind.low is not None and kind.high is not None and max(-kind.low, kind.high) < EXACT
+    if kind.precision == "int" and not short and (np.abs(values[valid]) >= EXACT).any():
+        raise too_long()
+    return values
 
 
 def _single(values: Array) -> Array:
@@ -166,6 +205,22 @@ def _of_corners(operation: Callable[[float, float], float]) -> Callable[[Range, 
         return min(corners), max(corners)
 
     return between
+
+
+def _of_absolute(given: Range) -> Range:
+    low, high = given
+    return max(low, -high, 0), max(-low, high)
+
+
+def _signed(given: Range) -> Range:
+    """Range of the smallest signed type that holds a range."""
+    limits = [2 ** (bits - 1) for bits in (8, 16, 32, LONG_BITS)]
+    limit = next((n for n in limits if -n <= given[0] and given[1] < n), limits[-1])
+    return -limit, limit - 1
+
+
+def _of_ends(operation: Callable[[float], float]) -> Callable[[Range], Range]:
+    return lambda given: (operation(given[0]), operation(given[1]))
 
 
 def _of_quotient(a: Range, b: Range) -> Range | None:
@@ -214,10 +269,10 @@ BINARY: dict[str, Binary] = _spelled(
 
 UNARY: dict[str, Unary] = _spelled(
     {
-        "abs": Unary(abs, np.abs),
-        "floor": Unary(math.floor, np.floor, INT32),
-        "ceil": Unary(math.ceil, np.ceil, INT32),
-        "round": Unary(_round_half_away, half_up, INT32),
+        "abs": Unary(abs, np.abs, None, _of_absolute),
+        "floor": Unary(math.floor, np.floor, INTEGER, _of_ends(math.floor)),
+        "ceil": Unary(math.ceil, np.ceil, INTEGER, _of_ends(math.ceil)),
+        "round": Unary(_round_half_away, half_up, INTEGER, _of_ends(lambda value: math.floor(value + 0.5))),
         "signum": Unary(lambda value: (value > 0) - (value < 0), np.sign),
         "not": Unary(lambda value: int(not value), lambda values: values == 0, TRUTH),
         "sqrt": Unary(lambda value: math.sqrt(value) if value >= 0 else math.nan, np.sqrt, DOUBLE),
@@ -234,7 +289,7 @@ UNARY: dict[str, Unary] = _spelled(
         "sinh": Unary(real(math.sinh), np.sinh, DOUBLE),
         "cosh": Unary(real(math.cosh), np.cosh, DOUBLE),
         "tanh": Unary(real(math.tanh), np.tanh, DOUBLE),
-        "bitwiseNot bitwise_not": Unary(lambda value: ~int(value), lambda values: ~values.astype(np.int64)),
+        "bitwiseNot bitwise_not": Unary(lambda value: ~int(value), _integers(np.bitwise_not), INTEGER, _signed),
         "bitCount": Unary(lambda value: (int(value) & 0xFFFFFFFFFFFFFFFF).bit_count(), _bit_count, INT32),
     }
 )

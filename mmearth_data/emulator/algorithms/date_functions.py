@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.graph.registry import function, functions
 from mmearth_data.emulator.graph.values import Date, DateRange, parse_date
 
@@ -182,8 +182,25 @@ def _update(
 
 # ---------------------------------------------------------------- text
 
+
+def _year(year: int, letters: int) -> str:
+    return f"{year % 100:02d}" if letters == 2 else f"{year:0{letters}d}"
+
+
+def _offset(when: datetime, separator: str) -> str:
+    """Hours and minutes ahead of UTC."""
+    digits = when.strftime("%z")
+    return f"{digits[:3]}{separator}{digits[3:5]}"
+
+
+def _zone_name(when: datetime, letters: int) -> str:
+    if letters > 3:
+        raise not_emulated(f"Date.format with '{'z' * letters}', the full name of a time zone")
+    return str(when.tzname())
+
+
 _TEXTS: dict[str, Callable[[datetime, int], str]] = {
-    "Y": lambda when, n: f"{when.year % 100:02d}" if n == 2 else f"{when.year:0{n}d}",
+    "Y": lambda when, n: _year(when.year, n),
     "M": lambda when, n: f"{when.month:0{n}d}" if n < 3 else when.strftime("%b" if n == 3 else "%B"),
     "d": lambda when, n: f"{when.day:0{n}d}",
     "D": lambda when, n: f"{when.timetuple().tm_yday:0{n}d}",
@@ -195,11 +212,14 @@ _TEXTS: dict[str, Callable[[datetime, int], str]] = {
     "S": lambda when, n: f"{when.microsecond:06d}".ljust(n, "0")[:n],
     "a": lambda when, n: "AM" if when.hour < 12 else "PM",
     "E": lambda when, n: when.strftime("%a" if n < 4 else "%A"),
-    "e": lambda when, n: str(when.isoweekday()),
+    "e": lambda when, n: f"{when.isoweekday():0{n}d}",
     "w": lambda when, n: f"{when.isocalendar().week:0{n}d}",
-    "x": lambda when, n: f"{when.isocalendar().year:0{n}d}",
-    "Z": lambda when, n: when.strftime("%z") if n == 1 else when.strftime("%:z") if n == 2 else str(when.tzinfo),
-    "z": lambda when, n: str(when.tzname()),
+    "x": lambda when, n: _year(when.isocalendar().year, n),
+    "Z": lambda when, n: _offset(when, ":" if n == 2 else "") if n < 3 else str(when.tzinfo),
+    "z": lambda when, n: _zone_name(when, n),
+    "G": lambda when, n: "AD",
+    "C": lambda when, n: f"{when.year // 100:0{n}d}",
+    "K": lambda when, n: f"{when.hour % 12:0{n}d}",
 }
 _TOKENS = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*")
 

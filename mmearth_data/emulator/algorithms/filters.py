@@ -342,7 +342,7 @@ _CALENDAR: dict[str, Callable[[datetime], int]] = {
     "minute": lambda when: when.minute,
     "day_of_year": lambda when: when.timetuple().tm_yday,
     "day_of_month": lambda when: when.day,
-    "day_of_week": lambda when: when.isoweekday() % 7 + 1,  # Sunday is 1
+    "day_of_week": datetime.isoweekday,  # Monday is 1
 }
 
 
@@ -410,7 +410,7 @@ functions(
         "and": lambda filters: all_of(filters),
         "or": lambda filters: any_of(filters),
         "not": lambda filter: inverted(filter),
-        "dayOfYear": lambda start, end: _calendar_range(start, end - 1, "day_of_year"),  # [start, end)
+        "dayOfYear": lambda start, end: _calendar_range(start, end, "day_of_year"),
     },
 )
 promotion("Filter")(only(Filter))

@@ -467,7 +467,12 @@ def _unique(bands: Sequence[Band]) -> tuple[Band, ...]:
 
 
 def constant(value: float, name: str = "constant") -> Band:
-    """Band with one number everywhere."""
+    """Band with one number everywhere; refused if it is an integer that pixels cannot hold."""
+    if isinstance(value, int) and not (abs(value) < 2**63 and float(value) == value):
+        raise EmulatorError(
+            f"Image.constant: Expected an integer that is exact as a floating-point number, found {value}. The emulator "
+            "computes pixels with floating-point numbers; pass a float if a rounded value is enough."
+        )
     kind = PixelType("int" if isinstance(value, int) else "double", value, value)
     return Band(
         name,

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.algorithms.arithmetic import BINARY, CASTS, UNARY, Binary, Unary, relative_difference
+from mmearth_data.emulator.algorithms.arithmetic import (
+    BINARY,
+    CASTS,
+    INTEGER,
+    UNARY,
+    Binary,
+    Unary,
+    exactly,
+    relative_difference,
+)
 from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.image import (
     DOUBLE,
@@ -46,6 +56,8 @@ if TYPE_CHECKING:
 
 SHARE = PixelType("float", 0, 1)
 NORMALIZED = BINARY["divide"]._replace(pixels=relative_difference, type=PixelType("float", -1, 1), range=None)
+GROWING = frozenset({"add", "subtract", "multiply"})
+"""Operations on integers whose results may need more bits than the operands."""
 BEHAVIOURS = ("extrapolate", "clamp", "mask", "input")
 
 
@@ -63,11 +75,16 @@ def _unary(row: Unary) -> Callable[..., Image]:
         with np.errstate(all="ignore"):
             return own if row.pixels is np.asarray else _defined(row.pixels(own.values), own.valid)
 
-    return lambda value: value.mapped(lambda band: band.computed(compute, type=row.type))
+    return lambda value: value.mapped(lambda band: band.computed(compute, type=row.type_of(band.type)))
 
 
 def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
-    """Pair the bands of two images: in order, or the only one of an image with each of the other's."""
+    """Pair the bands of two images: by name if both have the same names, otherwise in order.
+
+    The only band of an image is paired with each of the other's.
+    """
+    if set(left.names) == set(right.names):
+        return [(band, right.find(band.name, f"Image.{name}")) for band in left.bands]
     if len(left.bands) == len(right.bands):
         return list(zip(left.bands, right.bands, strict=True))
     if len(right.bands) == 1:
@@ -82,15 +99,29 @@ def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
     raise EmulatorError(f"Image.{name}: {rule} Got {len(left.bands)} and {len(right.bands)}.")
 
 
-def _combined(name: str, row: Binary, left: Image, right: Image) -> Image:
-    def compute(x: Pixels, y: Pixels) -> Pixels:
-        with np.errstate(all="ignore"):
-            return _defined(row.pixels(x.values, y.values), least(x.valid, y.valid))
+def aligned(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
+    """Pair the bands of two images where Earth Engine does not document whether names or the order decide."""
+    if left.names != right.names and set(left.names) == set(right.names):
+        raise EmulatorError(
+            f"Image.{name}: Expected bands in the order {left.names}, found {right.names}. Earth Engine does not document "
+            "whether these are paired by name or in order; select the bands of one image in the order of the other."
+        )
+    return pairs(name, left, right)
 
+
+def _combined(name: str, row: Binary, left: Image, right: Image) -> Image:
     def joined(a: Band, b: Band) -> Band:
+        kind = row.type_of(a.type, b.type)
+
+        def compute(x: Pixels, y: Pixels) -> Pixels:
+            valid = least(x.valid, y.valid)
+            with np.errstate(all="ignore"):
+                found = row.pixels(x.values, y.values)
+            return _defined(exactly(found, shown(valid), kind) if name in GROWING else found, valid)
+
         first, second = (b, a) if a.composite else (a, b)
         window = shared(first.window, second.window) if first.projection == second.projection else first.window
-        made = a.computed(compute, b, type=row.type_of(a.type, b.type))
+        made = a.computed(compute, b, type=kind)
         return replace(made, projection=first.projection, frame=first.frame).within(window)
 
     made = left.with_bands(tuple(joined(a, b) for a, b in pairs(name, left, right)))
@@ -156,6 +187,8 @@ def _interpolate(image: Image, x: list[float], y: list[float], behavior: str) ->
         raise EmulatorError(f"Image.interpolate: Invalid behavior '{behavior}'. Expected one of {BEHAVIOURS}.")
     if len(x) != len(y) or len(x) < 2:
         raise EmulatorError("Image.interpolate: x and y must have the same length, at least 2.")
+    if any(a >= b for a, b in pairwise(x)):
+        raise EmulatorError(f"Image.interpolate: Expected x values that are strictly increasing, found {x}; sort them.")
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
 
     def compute(values: Array) -> Array:
@@ -169,7 +202,7 @@ def _interpolate(image: Image, x: list[float], y: list[float], behavior: str) ->
             found = np.where(values > xs[-1], ys[-1] + last * (values - xs[-1]), found)
         return np.asarray(found)
 
-    return image.mapped(lambda band: on_values(band, compute, DOUBLE))
+    return image.with_bands([on_values(band, compute, DOUBLE) for band in image.bands[:1]])
 
 
 @function("Image.remap")
@@ -189,7 +222,9 @@ def _remap(image: Image, from_: list[Value], to: list[Value], defaultValue: Valu
             return Pixels(np.where(known, found, 0.0), least(valid, known))
         return Pixels(np.where(known, found, float(defaultValue)), valid)
 
-    kind = INT32 if all(float(v).is_integer() for v in to) else DOUBLE
+    results = [float(v) for v in (*to, *([] if defaultValue is None else [defaultValue]))]
+    short = all(abs(v) < 2**31 for v in results)
+    kind = DOUBLE if not all(v.is_integer() for v in results) else INT32 if short else INTEGER
     return image.with_bands((band.computed(exchanged, type=kind).called("remapped"),))
 
 
@@ -246,12 +281,16 @@ def _as_mask(pixels: Pixels) -> Mask:
 @function("Image.updateMask")
 def _update_mask(image: Image, mask: Image) -> Image:
     """Replace the mask of unmasked pixels by another image's values; pixels masked in that image are masked."""
+    if len(mask.bands) not in {1, len(image.bands)}:
+        raise EmulatorError(
+            f"Image.updateMask: Expected a mask with 1 band or {len(image.bands)}, as the image has; "
+            f"got {len(mask.bands)}."
+        )
 
     def masked(own: Pixels, given: Pixels) -> Pixels:
         return Pixels(own.values, least(shown(own.valid), _as_mask(given)))
 
-    bands = pairs("updateMask", image, mask)[: len(image.bands)]
-    return image.with_bands(tuple(a.computed(masked, b) for a, b in bands))
+    return image.with_bands(tuple(a.computed(masked, b) for a, b in aligned("updateMask", image, mask)))
 
 
 functions("Image", {"selfMask": lambda image: _update_mask(image, image)})  # zero is masked
@@ -269,7 +308,7 @@ def _mask(image: Image, mask: Image | None) -> Image:
 
     if mask is None:
         return image.mapped(lambda band: band.computed(shares, type=SHARE))
-    return image.with_bands(tuple(a.computed(replaced, b) for a, b in pairs("mask", image, mask)))
+    return image.with_bands(tuple(a.computed(replaced, b) for a, b in aligned("mask", image, mask)))
 
 
 @function("Image.unmask")
@@ -286,7 +325,7 @@ def _unmask(input: Image, value: Image | None, sameFootprint: bool) -> Image:
 
         return band.derived(evaluate, band.type.joined(other.type))
 
-    image = input.with_bands(tuple(change(a, b) for a, b in pairs("unmask", input, filling)))
+    image = input.with_bands(tuple(change(a, b) for a, b in aligned("unmask", input, filling)))
     return image if sameFootprint else replace(image.mapped(lambda band: band.within(None)), footprint=None)
 
 
@@ -296,7 +335,7 @@ def _where(input: Image, test: Image, value: Image) -> Image:
         taken = least(shown(own.valid), shown(tested.valid), tested.values != 0, shown(new.valid))
         return Pixels(np.where(taken, new.values, own.values), own.valid)
 
-    tests, values = ([b for _, b in pairs("where", input, other)] for other in (test, value))
+    tests, values = ([b for _, b in aligned("where", input, other)] for other in (test, value))
     bands = zip(input.bands, tests, values, strict=True)
     return input.with_bands(tuple(a.computed(chosen, t, b, type=a.type.joined(b.type)) for a, t, b in bands))
 

@@ -14,6 +14,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.emulator.algorithms.arithmetic import BINARY, CASTS, UNARY, Number, narrow, real
+from mmearth_data.emulator.algorithms.formatting import formatted, text_of
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.patterns import Pattern, all_matching
 from mmearth_data.emulator.graph.registry import encode, function, functions, type_name
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     Values = list[Value]
     Entries = dict[str, Value]
 
-WIDEST = 1000
-"""Maximum number of characters that a pattern of `Number.format` may request."""
 FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
 
 
@@ -84,12 +83,7 @@ functions(
 )
 
 
-@function("String")
-def _text(input: Value) -> str:
-    if isinstance(input, str):
-        return input
-    encoded = encode(input)
-    return json.dumps(encoded) if isinstance(encoded, (dict, list)) else str(encoded)
+function("String")(lambda input: text_of(input))
 
 
 @function("String.decodeJSON")
@@ -143,16 +137,7 @@ functions(
 )
 
 
-@function("Number.format")
-def _format_number(number: Number, pattern: str) -> str:
-    if pattern == "%s" and isinstance(number, float) and number.is_integer():
-        number = int(number)
-    try:
-        if all(int(digits) <= WIDEST for digits in re.findall(r"\d+", pattern)):
-            return pattern % number
-    except (TypeError, ValueError):
-        pass
-    raise EmulatorError(f"Number.format: Invalid format pattern '{pattern[:40]}'.")
+function("Number.format")(lambda number, pattern: formatted(number, pattern))
 
 
 @function("Number.parse")
@@ -251,7 +236,7 @@ def _insert(list: Values, index: int, element: Value) -> Values:
 def _join(list: Values, separator: str) -> str:
     texts, size = [], 0
     for value in list:
-        texts.append(value if isinstance(value, str) else str(encode(value)))
+        texts.append(text_of(value))
         size = room_for(size + len(texts[-1]) + len(separator))
     return separator.join(texts)
 
@@ -385,10 +370,16 @@ def _to_image(dictionary: Entries, names: list[str] | None, context: Context) ->
     return context.call("Image.rename", input=image, names=chosen)
 
 
+@function("Dictionary.combine")
+def _combine(first: Entries, second: Entries, overwrite: bool) -> Entries:
+    """Entries of both dictionaries that are not null."""
+    one, other = ({key: value for key, value in each.items() if value is not None} for each in (first, second))
+    return one | other if overwrite else other | one
+
+
 functions(
     "Dictionary",
     {
-        "combine": lambda first, second, overwrite: first | second if overwrite else second | first,
         "contains": lambda dictionary, key: key in dictionary,
         "getNumber getString getGeometry": lambda dictionary, key: _get(dictionary, key),
         "keys": lambda dictionary: sorted(dictionary),

@@ -24,6 +24,7 @@ from mmearth_data.emulator.algorithms.image import (
     mask_of,
     window_of,
 )
+from mmearth_data.emulator.algorithms.pixel_functions import aligned
 from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.graph.registry import function
 from mmearth_data.emulator.server.output import palette_colours
@@ -195,9 +196,6 @@ def _coloured(band: Band, share: Callable[[Array], Array], palette: Value) -> tu
 
 @function("Image.blend")
 def _blend(bottom: Image, top: Image) -> Image:
-    if len(bottom.bands) != len(top.bands):
-        raise EmulatorError("Image.blend: Both images must have the same number of bands.")
-
     def blended(below: Pixels, above: Pixels) -> Pixels:
         (values, valid), (new, fresh) = below, above
         if valid.dtype == fresh.dtype == bool:
@@ -206,7 +204,7 @@ def _blend(bottom: Image, top: Image) -> Image:
         mask = fresh + behind
         return Pixels((new * fresh + values * behind) / np.where(mask > 0, mask, 1.0), mask_of(mask))
 
-    bands = zip(bottom.bands, top.bands, strict=True)
+    bands = aligned("blend", bottom, top)
     return bottom.with_bands(tuple(a.computed(blended, b, type=a.type.joined(b.type)) for a, b in bands))
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from mmearth_data.emulator.algorithms.formatting import text_of
 from mmearth_data.emulator.algorithms.image import DOUBLE, INT32, PixelType, least, mask_of, shown
 from mmearth_data.emulator.algorithms.plain_functions import sort_key
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import EmulatorError, wrong_type
 from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, function, functions, named, promotion, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -170,9 +171,9 @@ def _mask_of_output(output: Output, mask: Array, valid: Array, weight: Array, fi
 
 
 def plain(value: float, kind: PixelType | None) -> float | int:
-    """Convert a whole number of an integer type to an integer, as it is in an answer."""
+    """Convert a whole number of an integer type to an integer, as it is in an answer; at most the largest of 64 bits."""
     whole = kind is None or kind.precision == "int"
-    return int(value) if whole and value == int(value) else value
+    return min(int(value), 2**63 - 1) if whole and value == int(value) else value
 
 
 # ---------------------------------------------------------------- the computations
@@ -336,7 +337,7 @@ def _frequencies(values: Array, weights: Array) -> dict[str, Value]:
 
 def _key_of(value: Value) -> str:
     """Return the dictionary key of a value: integers without a fraction."""
-    return value if isinstance(value, str) else str(encode(float(value) if isinstance(value, int) else value))
+    return text_of(float(value) if isinstance(value, int) else value)
 
 
 functions("Reducer", {name: partial(simple, name) for name in SIMPLE})
@@ -356,12 +357,22 @@ functions(
         "linearFit": lambda: Reducer("linearFit", (_of_fit("scale", 0), _of_fit("offset", 1)), inputs=2),
         "pearsonsCorrelation": lambda: Reducer("pearsonsCorrelation", (_of_fit("correlation", 2),), inputs=2),
         "getOutputs": lambda reducer: [output.name for output in reducer.outputs],
-        # every pixel whose centre is inside counts as a whole one
-        "unweighted": lambda reducer: replace(
-            reducer, outputs=tuple(replace(output, weighted=False) for output in reducer.outputs)
-        ),
     },
 )
+
+
+@function("Reducer.unweighted")
+def _unweighted(reducer: Reducer) -> Reducer:
+    """Every pixel whose centre is inside counts as a whole one."""
+    outputs, whole = tuple(replace(output, weighted=False) for output in reducer.outputs), reducer.summary
+    if whole is None:
+        return replace(reducer, outputs=outputs)
+
+    def summary(columns: Columns, weights: Array | None, centred: Array | None) -> dict[str, Value]:
+        inside = slice(None) if centred is None else centred
+        return whole([(values[inside], shown(mask[inside])) for values, mask in columns], None, None)
+
+    return replace(reducer, outputs=outputs, summary=summary)
 
 
 @function("Reducer.percentile")
@@ -403,7 +414,7 @@ def _combine(reducer1: Reducer, reducer2: Reducer, outputPrefix: str, sharedInpu
     if sharedInputs and reducer1.inputs != reducer2.inputs:
         raise EmulatorError("Reducer.combine: Reducers that share inputs must have the same number of inputs.")
     shift = 0 if sharedInputs else reducer1.inputs
-    second = _named(reducer2, {output.name: f"{outputPrefix}{output.name}" for output in reducer2.outputs})
+    second = _named(reducer2, [f"{outputPrefix}{output.name}" for output in reducer2.outputs])
     outputs = (*reducer1.outputs, *(replace(output, input=output.input + shift) for output in second.outputs))
 
     def summary(columns: Columns, weights: Array | None, centred: Array | None) -> dict[str, Value]:
@@ -414,22 +425,27 @@ def _combine(reducer1: Reducer, reducer2: Reducer, outputPrefix: str, sharedInpu
     return Reducer("combine", outputs, inputs=shift + reducer2.inputs, summary=None if whole else summary)
 
 
-def _named(reducer: Reducer, names: Mapping[str, str]) -> Reducer:
-    outputs, summary = tuple(replace(output, name=names[output.name]) for output in reducer.outputs), reducer.summary
+def _named(reducer: Reducer, names: Sequence[str | None]) -> Reducer:
+    """Reducer with other names of its outputs; those without a name are dropped."""
+    pairs, summary = list(zip(reducer.outputs, names, strict=True)), reducer.summary
+    outputs = tuple(replace(output, name=name) for output, name in pairs if name)
     if summary is None:
         return replace(reducer, outputs=outputs)
+    new = {output.name: name for output, name in pairs}
 
     def renamed(*given: Any) -> dict[str, Value]:
-        return {names.get(name, name): value for name, value in summary(*given).items()}
+        return {name: value for old, value in summary(*given).items() if (name := new[old])}
 
     return replace(reducer, outputs=outputs, summary=renamed)
 
 
 @function("Reducer.setOutputs")
-def _set_outputs(reducer: Reducer, outputs: list[str]) -> Reducer:
+def _set_outputs(reducer: Reducer, outputs: list[Value]) -> Reducer:
+    if any(not isinstance(name, (str, type(None))) for name in outputs):
+        raise wrong_type("Reducer.setOutputs", "outputs", "List<String>", "List", outputs)
     if len(outputs) != len(reducer.outputs):
         raise EmulatorError("Reducer.setOutputs: there must be as many names as outputs.")
-    return _named(reducer, {old.name: new for old, new in zip(reducer.outputs, outputs, strict=True)})
+    return _named(reducer, outputs)
 
 
 @function("Reducer.repeat")
@@ -462,7 +478,8 @@ def _group(reducer: Reducer, groupField: int, groupName: str) -> Reducer:
             groups.append({groupName: plain(key, None) if isinstance(key, float) else key, **results})
         return {"groups": groups}
 
-    return replace(reducer, name="group", inputs=reducer.inputs + 1, summary=summary)
+    output = Output("groups", _count, weighted=reducer.weighted)
+    return Reducer("group", (output,), inputs=reducer.inputs + 1, summary=summary)
 
 
 # ---------------------------------------------------------------- histograms
@@ -471,7 +488,8 @@ def _group(reducer: Reducer, groupField: int, groupName: str) -> Reducer:
 @function("Reducer.fixedHistogram")
 def _fixed_histogram(min: float, max: float, steps: int, cumulative: bool) -> Reducer:
     def gather(values: Array, weights: Array) -> Value:
-        counts, edges = np.histogram(values, bins=steps, range=(min, max), weights=weights)
+        below = values < max  # numpy counts the maximum in the last bin
+        counts, edges = np.histogram(values[below], bins=steps, range=(min, max), weights=weights[below])
         counts = np.cumsum(counts) if cumulative else counts
         return [[float(edge), float(count)] for edge, count in zip(edges[:-1], counts, strict=True)]
 

@@ -7,6 +7,7 @@ A node is computed on demand, once for each binding of the arguments that it dep
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -326,5 +327,7 @@ _PREPARE: dict[str, Callable[[Expression, Any], Compute]] = {
 
 
 def is_true(value: Value) -> bool:
-    """Truth of a condition: null, false, zero and empty text are false; everything else is true."""
-    return value not in (None, False, 0, "") if isinstance(value, (bool, int, float, str, type(None))) else True
+    """Truth of a condition: null, false, 0, NaN and empty texts, lists and dictionaries are false, all else is true."""
+    if isinstance(value, float) and math.isnan(value):
+        return False
+    return bool(value) if isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))) else True

@@ -44,8 +44,8 @@ class Pattern:
         return [*self._bounded(text, lambda **limit: [m.group(0) for m in self._pattern.finditer(text, **limit)])]
 
     def split(self, text: str) -> list[str]:
-        """Parts between the matches."""
-        return [*self._bounded(text, self._pattern.split, text)]
+        """Parts between the matches, without the groups of the pattern."""
+        return [*self._bounded(text, self._pattern.split, text)][:: self._pattern.groups + 1]
 
     def substituted(self, replacement: str, text: str, *, everywhere: bool) -> str:
         """Replace the first match, or all of them; ``$1`` is the first group and ``$0`` the whole match."""

@@ -40,6 +40,9 @@ HINTS: dict[tuple[str, str], str] = {
 }
 """(function, argument) -> why its value has no effect."""
 
+KINDS = {("Reducer.setOutputs", "outputs"): "List<Object>"}
+"""(function, argument) -> type, where the description accepts more than the declared type: names may be null."""
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -78,7 +81,12 @@ def signatures() -> dict[str, Signature]:
     for entry in algorithms()["algorithms"]:
         name = entry["name"].removeprefix("algorithms/")
         arguments = tuple(
-            Argument(a["argumentName"], a["type"], a.get("optional", False), a.get("defaultValue"))
+            Argument(
+                a["argumentName"],
+                KINDS.get((name, a["argumentName"]), a["type"]),
+                a.get("optional", False),
+                a.get("defaultValue"),
+            )
             for a in entry.get("arguments", [])
         )
         found[name] = Signature(name, arguments, entry["returnType"])

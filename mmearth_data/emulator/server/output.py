@@ -181,8 +181,16 @@ def stored(band: Band, grid: Grid) -> Array:
     for top in range(0, grid.height, rows):
         block = replace(grid, row=grid.row + top, height=min(rows, grid.height - top))
         values, valid = band.evaluate(block)
-        out[top : top + rows] = np.where(valid, fitted(values, band.type), 0)
+        out[top : top + rows] = _typed(np.where(valid, fitted(values, band.type), 0.0), out.dtype)
     return out
+
+
+def _typed(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Values in a type whose range they are in; the largest integer of 64 bits is 2**63 as a floating-point number."""
+    if dtype != np.int64:
+        return values
+    below = values < 2.0**63
+    return np.where(below, np.where(below, values, 0.0).astype(np.int64), np.iinfo(np.int64).max)
 
 
 def fitted(values: Array, kind: PixelType) -> Array:

@@ -638,11 +638,11 @@ MERGED = (
         lambda: ee.Algorithms.If(True, 1, ee.List([]).get(0)),
         Equal(1),
     ),
-    Fact("If", "an empty list is true", MEMORY, lambda: ee.Algorithms.If(ee.List([]), 1, 2), Equal(1), Both.EQUAL),
+    Fact("If", "an empty list is false", REFERENCE, lambda: ee.Algorithms.If(ee.List([]), 1, 2), Equal(2), Both.EQUAL),
     Fact(
         "If",
         "0, null and an empty string are false",
-        MEMORY,
+        REFERENCE,
         lambda: ee.List([ee.Algorithms.If(value, 1, 2) for value in (0, None, "")]),
         Equal([2, 2, 2]),
         Both.EQUAL,

@@ -66,7 +66,9 @@ FILTERS: list[tuple[Any, list[str]]] = [
     (lambda f: f.date("2018-01-01"), ["beta"]),  # one date is its millisecond
     (lambda f: f.calendarRange(2018, 2018, "year"), ["beta", "gamma"]),
     (lambda f: f.calendarRange(12, 3, "month"), ["alpha", "beta", "gamma"]),  # round the turn of the year
-    (lambda f: f.dayOfYear(60, 61), ["alpha"]),
+    (lambda f: f.dayOfYear(59, 60), ["alpha"]),  # both ends count
+    (lambda f: f.calendarRange(1, 1, "day_of_week"), ["beta", "delta"]),  # Mondays
+    (lambda f: f.calendarRange(6, 7, "day_of_week"), ["gamma"]),  # a Saturday
     (lambda f: f.bounds(rectangle(SQUARE)), ["alpha"]),
     (lambda f: f.intersects(".geo", rectangle([0, 0, 3, 1])), ["alpha", "beta"]),
     (lambda f: f.isContained(".geo", rectangle([0, 0, 3, 3])), ["alpha", "beta", "gamma"]),

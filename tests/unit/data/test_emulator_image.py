@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import shapely
 from emulator_pixels import FLOAT, UTM, array, call, grid, image_of, line, pixels, ramp, request_context
+from pyproj import Geod, Transformer
 
 from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.image import Grid, Image, PixelType, Projection, constant
@@ -115,6 +116,43 @@ def test_one_band_pairs_with_each_of_many() -> None:
         call("Image.add", image1=many, image2=[1, 2, 3])
 
 
+def bands_of(**values: float) -> Image:
+    """Image of constant bands with these names, in this order."""
+    return Image(tuple(constant(value, name) for name, value in values.items()))
+
+
+def test_bands_of_the_same_names_are_paired_by_name() -> None:
+    """Reference of `Image.add`: "for each matched pair of bands"; other names "pairwise in the natural order"."""
+    left = bands_of(a=1, b=2)
+    found = call("Image.add", image1=left, image2=bands_of(b=20, a=10))
+    assert (found.names, [line(found, 1, k) for k in (0, 1)]) == (["a", "b"], [[11], [22]])
+    found = call("Image.add", image1=left, image2=bands_of(b=20, c=10))
+    assert (found.names, [line(found, 1, k) for k in (0, 1)]) == (["a", "b"], [[21], [12]])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("updateMask", ("image", "mask")),
+        ("mask", ("image", "mask")),
+        ("unmask", ("input", "value")),
+        ("blend", ("bottom", "top")),
+    ],
+)
+def test_other_operations_refuse_the_same_names_in_another_order(name: str, arguments: tuple[str, str]) -> None:
+    """Their references do not say whether names or the order decide."""
+    first, second = arguments
+    with pytest.raises(EmulatorError, match=r"Expected bands in the order \['a', 'b'\], found \['b', 'a'\]"):
+        call(f"Image.{name}", **{first: bands_of(a=1, b=2), second: bands_of(b=1, a=2)})
+    with pytest.raises(EmulatorError, match=r"Image.where: Expected bands in the order \['a', 'b'\]"):
+        call("Image.where", input=bands_of(a=1, b=2), test=bands_of(b=1, a=2), value=5)
+
+
+def test_a_mask_has_one_band_or_those_of_the_image() -> None:
+    with pytest.raises(EmulatorError, match="Expected a mask with 1 band or 1, as the image has; got 2"):
+        call("Image.updateMask", image=bands_of(a=1), mask=[1, 0])
+
+
 # ---------------------------------------------------------------- bands
 
 
@@ -200,6 +238,12 @@ def test_interpolate_and_polynomial() -> None:
     assert line(call("Image.interpolate", image=image, x=[0, 1, 2], y=[0, 10, 40], behavior="clamp"), 3) == [0, 5, 40]
     assert line(call("Image.interpolate", image=image, x=[0, 1, 2], y=[0, 10, 40]), 3) == [-10, 5, 70]
     assert line(call("Image.interpolate", image=image, x=[0, 1], y=[0, 10], behavior="mask"), 3) == [None, 5, None]
+    assert call("Image.interpolate", image=bands_of(a=1, b=2), x=[0, 1], y=[0, 10]).names == ["a"], (
+        "the first band only"
+    )
+    for x in ([1, 0], [0, 0]):
+        with pytest.raises(EmulatorError, match="Expected x values that are strictly increasing"):
+            call("Image.interpolate", image=image, x=x, y=[0, 10])
     assert line(call("Image.polynomial", image=array([2, 3]), coefficients=[1, 2, 3]), 2) == [17, 34]
 
 
@@ -251,6 +295,8 @@ def test_where_needs_both_and_keeps_the_mask() -> None:
 
 def test_blend_and_first() -> None:
     assert line(call("Image.blend", bottom=array([1, 2, None]), top=array([None, 20, 30])), 3) == [1, 20, 30]
+    found = call("Image.blend", bottom=array([5]), top=bands_of(x=1, y=2))
+    assert (found.names, [line(found, 1, k) for k in (0, 1)]) == (["x", "y"], [[1], [2]]), "one band is replicated"
 
 
 def test_clip_masks_outside() -> None:
@@ -361,11 +407,37 @@ def test_coordinates_and_area() -> None:
     lonlat = call("Image.pixelLonLat")
     place = Projection("EPSG:4326", (0.5, 0.0, 10.0, 0.0, -0.5, 50.0))
     assert [pixels(lonlat, grid(2, 1, place), k) for k in (0, 1)] == [[[10.25, 10.75]], [[49.75, 49.75]]]
-    assert pixels(call("Image.pixelArea"), grid(1, 1)) == [[100]]
+    # The scale is 0.9996 on the central meridian of UTM, in every direction.
+    assert pixels(call("Image.pixelArea"), grid(1, 1)) == [[pytest.approx(100 / 0.9996**2, rel=1e-9)]]
     ((area,),) = pixels(call("Image.pixelArea"), Grid(Projection("EPSG:4326", (0.1, 0, 0, 0, -0.1, 0.1)), 0, 0, 1, 1))
     assert area == pytest.approx(11_131.949 * 11_057.43, rel=1e-4)  # metres of 0.1 degree at the equator, WGS 84
     xy = call("Image.pixelCoordinates", projection=UTM)
     assert [pixels(xy, grid(2, 1, UTM, 3, 7), k) for k in (0, 1)] == [[[3.5, 4.5]], [[7.5, 7.5]]]
+
+
+@pytest.mark.parametrize(
+    "projection",
+    [
+        Projection("EPSG:3857", (300.0, 0.0, 1e6, 0.0, -300.0, 8.4e6)),  # at 60 degrees north: a quarter of the square
+        Projection("EPSG:3857", (300.0, 0.0, 20_037_508.34 - 150, 0.0, -300.0, 8.4e6)),  # around 180 degrees
+        Projection("EPSG:32632", (300.0, 60.0, 8e5, 90.0, -300.0, 5e6)),  # sheared
+        Projection("EPSG:3031", (1000.0, 0.0, -500.0, 0.0, -1000.0, 500.0)),  # around the pole
+        Projection("EPSG:4326", (0.01, 0.002, 10.0, 0.001, -0.01, 50.0)),
+    ],
+)
+def test_area_is_that_of_the_pixel_on_the_ellipsoid(projection: Projection) -> None:
+    """Against the geodesic polygon of GeographicLib through 100 points of each side."""
+    along = np.arange(100) / 100
+    columns, rows = np.r_[along, along * 0 + 1, 1 - along, along * 0], np.r_[along * 0, along, along * 0 + 1, 1 - along]
+    to_lonlat = Transformer.from_crs(projection.crs, "EPSG:4326", always_xy=True)
+    lon, lat = to_lonlat.transform(*projection.to_crs(columns, rows))
+    expected = abs(Geod(ellps="WGS84").polygon_area_perimeter(lon, lat)[0])
+    assert pixels(call("Image.pixelArea"), grid(1, 1, projection)) == [[pytest.approx(expected, rel=1e-6)]]
+
+
+def test_area_is_masked_where_the_projection_is_undefined() -> None:
+    beyond = Projection("EPSG:3035", (1e6, 0.0, 1e8, 0.0, -1e6, 1e8))
+    assert pixels(call("Image.pixelArea"), grid(1, 1, beyond)) == [[None]]
 
 
 # ---------------------------------------------------------------- terrain

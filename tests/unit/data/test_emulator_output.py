@@ -68,6 +68,70 @@ def test_geotiff_is_read_by_gdal(dtype: str) -> None:
         np.testing.assert_array_equal(tiff.read(1), np.minimum(expected, limit).astype(dtype))
 
 
+def downloaded(image: Image) -> tuple[int | float, str]:
+    """First value of an image in an NPY file, and its type."""
+    found = np.load(io.BytesIO(render(image, fileFormat="NPY")))[image.names[0]]
+    return found[0, 0].item(), found.dtype.name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("toInt64", 1e19, (2**63 - 1, "int64")),  # casts clamp
+        ("toInt64", -1e19, (-(2**63), "int64")),
+        ("toInt64", 2.0**62, (2**62, "int64")),
+        ("floor", 3.3e9, (3_300_000_000, "uint32")),
+        ("ceil", -3.3e9, (-3_300_000_000, "int64")),
+        ("round", 5e12 + 0.5, (5_000_000_000_001, "int64")),
+        ("floor", array([3.3e9]), (3_300_000_000, "int64")),  # of an open range
+        ("abs", -128, (128, "uint8")),
+        ("bitwiseNot", array([25], kind=PixelType.of(np.uint8)), (-26, "int16")),  # int8 does not hold 255
+        ("bitwiseNot", array([100], kind=PixelType("int", 0, 127)), (-101, "int8")),
+        ("bitwiseNot", array([4e9], kind=PixelType.of(np.uint32)), (-4_000_000_001, "int64")),
+        ("bitwiseNot", 25, (-26, "int8")),
+    ],
+)
+def test_integers_are_not_cut_off_at_a_smaller_type(name: str, value: Any, expected: tuple[int, str]) -> None:
+    assert downloaded(call(f"Image.{name}", value=value)) == expected
+
+
+def test_the_largest_integer_is_the_same_in_a_table(earth: str) -> None:
+    largest = ee.Image(1e19).toInt64()
+    assert largest.reduceRegion(ee.Reducer.first(), ee.Geometry.Point([8, 47]), 10).getInfo() == {"constant": 2**63 - 1}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: call("Image.constant", value=2**53 + 1),
+        lambda: call("Image.constant", value=10**19),
+        lambda: line(call("Image.add", image1=2**53, image2=1), 1),
+        lambda: line(call("Image.multiply", image1=2**40 + 1, image2=2**40 - 1), 1),
+        lambda: line(call("Image.bitwiseOr", image1=2**60, image2=1), 1),
+        lambda: line(call("Image.bitwiseNot", value=2**60), 1),
+    ],
+)
+def test_integers_that_pixels_cannot_hold_are_refused(make: Any) -> None:
+    with pytest.raises(EmulatorError, match=r"Expected (integers of at most 53 bits|an integer that is exact)"):
+        make()
+
+
+def test_long_integers_that_pixels_hold_are_exact() -> None:
+    assert line(call("Image.add", image1=2**52, image2=1), 1) == [2**52 + 1]
+    assert line(call("Image.leftShift", image1=1, image2=60), 1) == [2**60]
+    assert line(call("Image.add", image1=call("Image.toDouble", value=2**53), image2=1), 1) == [2.0**53]
+
+
+def test_remap_keeps_what_no_short_integer_holds() -> None:
+    def remapped(value: float, to: int, default: float | None = None) -> Image:
+        image: Image = call("Image.remap", image=array([value]), **{"from": [1], "to": [to]}, defaultValue=default)
+        return image
+
+    assert downloaded(remapped(1, 5_000_000_000)) == (5_000_000_000, "int64")
+    assert downloaded(remapped(9, 10, default=0.5)) == (0.5, "float64")
+    assert downloaded(remapped(1, 10)) == (10, "int32")
+
+
 def test_geotiff_with_many_bands_and_strips() -> None:
     image = call("Image.cat", images=[ramp(name=f"b{k}") for k in range(5)])
     tall = {**TILE, "dimensions": {"width": 7, "height": 150}}

@@ -95,6 +95,41 @@ def test_groups() -> None:
     assert found == {"groups": [{"class": 5, "sum": 3}, {"class": 7, "sum": 10}]}
 
 
+def test_the_output_of_groups_is_named_groups() -> None:
+    """Reference of `Reducer.setOutputs` and `Reducer.combine`: outputs are renamed, dropped or prefixed."""
+    grouped = call("Reducer.group", reducer=call("Reducer.minMax"), groupField=1)
+    rows = [[1.0, 5.0], [2.0, 5.0]]
+    expected = [{"group": 5, "min": 1, "max": 2}]
+    assert call("Reducer.getOutputs", reducer=grouped) == ["groups"]
+    renamed = call("Reducer.setOutputs", reducer=grouped, outputs=["zones"])
+    assert renamed.reduce_values(rows) == {"zones": expected}
+    combined = call("Reducer.combine", reducer1=call("Reducer.mean"), reducer2=grouped, outputPrefix="by_")
+    assert call("Reducer.getOutputs", reducer=combined) == ["mean", "by_groups"]
+    assert combined.reduce_values([[7.0, *row] for row in rows]) == {"mean": 7, "by_groups": expected}
+
+
+@pytest.mark.parametrize("nothing", ["", None])
+def test_outputs_without_a_name_are_dropped(nothing: str | None) -> None:
+    """Reference: "any output whose name is null or empty will be dropped"."""
+    kept = call("Reducer.setOutputs", reducer=call("Reducer.minMax"), outputs=[nothing, "top"])
+    assert kept.reduce_values([[1.0], [3.0]]) == {"top": 3}
+    assert call("Image.reduce", image=array([1, 2]), reducer=kept).names == ["top"]
+    listed = call("Reducer.combine", reducer1=call("Reducer.toList"), reducer2=call("Reducer.max"), sharedInputs=True)
+    kept = call("Reducer.setOutputs", reducer=listed, outputs=[nothing, "top"])
+    assert kept.reduce_values([[1.0], [3.0]]) == {"top": 3}
+
+
+def test_names_of_outputs_are_texts() -> None:
+    with pytest.raises(EmulatorError, match=r"Reducer.setOutputs, argument 'outputs': Invalid type"):
+        call("Reducer.setOutputs", reducer=call("Reducer.mean"), outputs=[1])
+
+
+def test_a_fixed_histogram_excludes_its_maximum() -> None:
+    """Reference: values outside of [min, max) are ignored."""
+    histogram = call("Reducer.fixedHistogram", min=0, max=6, steps=3)
+    assert histogram.reduce_values([[0.0], [2.0], [5.9], [6.0]]) == {"histogram": [[0, 1], [2, 1], [4, 1]]}
+
+
 # ---------------------------------------------------------------- composites
 
 
@@ -190,6 +225,25 @@ def test_pixels_count_with_their_share_of_the_region() -> None:
     assert call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.max"), geometry=square(5, -10, 20, 0)) == {
         "b": 1
     }
+
+
+def test_reducers_of_several_parts_are_unweighted_as_a_whole() -> None:
+    """Pixels 0 and 1 have their centres in the region, pixel 2 with a share of 0.3 has not: means of whole pixels."""
+    mean, histogram = call("Reducer.mean"), call("Reducer.frequencyHistogram")
+    zones = call("Image.addBands", dstImg=ramp(), srcImg=ramp(name="zone"))
+
+    def found(reducer: Any, image: Image) -> Any:
+        unweighted = call("Reducer.unweighted", reducer=reducer)
+        return call("Image.reduceRegion", image=image, reducer=unweighted, geometry=square(2, -10, 23, 0))
+
+    both = call("Reducer.combine", reducer1=mean, reducer2=histogram, sharedInputs=True)
+    assert found(both, ramp()) == {"b_mean": 0.5, "b_histogram": {"0": 1, "1": 1}}
+    assert found(call("Reducer.toList"), ramp()) == {"b": [0, 1]}
+    assert found(call("Reducer.repeat", reducer=mean, count=2), zones) == {"mean": [0.5, 0.5]}
+    grouped = call("Reducer.group", reducer=call("Reducer.sum"), groupField=1)
+    expected = [{"group": 0, "sum": 0}, {"group": 1, "sum": 1}]
+    assert found(grouped, zones) == {"groups": expected}
+    assert found(call("Reducer.setOutputs", reducer=grouped, outputs=["zones"]), zones) == {"zones": expected}
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.9 / 256, None), (1.1 / 256, 1.0), (0.5, 1.0)])

@@ -17,6 +17,12 @@ pytestmark = pytest.mark.usefixtures("earth")
 
 Make = Callable[[], Any]
 
+
+def nulls(*names: str) -> Any:
+    """Dictionary of nulls."""
+    return ee.Feature(None, dict.fromkeys(names)).toDictionary(list(names))
+
+
 NUMBERS: list[tuple[Make, Any]] = [
     (lambda: ee.Number(1).add(2), 3),
     (lambda: ee.Number(7).subtract(9), -2),
@@ -61,6 +67,34 @@ NUMBERS: list[tuple[Make, Any]] = [
     (lambda: ee.Number(3.14159).format("%.2f"), "3.14"),
     (lambda: ee.Number(7).format("%03d"), "007"),
     (lambda: ee.Number(7.0).format(), "7"),
+    # java.util.Formatter, JDK 11: halves are rounded up, %g has six significant digits
+    (lambda: ee.Number(0.125).format("%.2f"), "0.13"),
+    (lambda: ee.Number(1.005).format("%.2f"), "1.01"),
+    (lambda: ee.Number(-0.125).format("%.2f"), "-0.13"),
+    (lambda: ee.Number(2.5).format("%.0f"), "3"),
+    (lambda: ee.Number(2.5).format("%#.0f"), "3."),
+    (lambda: ee.Number(3).format("%f"), "3.000000"),
+    (lambda: ee.Number(0.0001).format("%g"), "0.000100000"),
+    (lambda: ee.Number(0.00001).format("%g"), "1.00000e-05"),
+    (lambda: ee.Number(123456.5).format("%g"), "123457"),
+    (lambda: ee.Number(1234567).format("%G"), "1.23457E+06"),
+    (lambda: ee.Number(0).format("%g"), "0.00000"),
+    (lambda: ee.Number(12345.675).format("%.2e"), "1.23e+04"),
+    (lambda: ee.Number(1.25).format("%.1e"), "1.3e+00"),
+    (lambda: ee.Number(0).format("%e"), "0.000000e+00"),
+    (lambda: ee.Number(1234567).format("%,d"), "1,234,567"),
+    (lambda: ee.Number(-1234567.891).format("%,(.2f"), "(1,234,567.89)"),
+    (lambda: ee.Number(-7).format("%(05d"), "(007)"),
+    (lambda: ee.Number(7).format("%+d"), "+7"),
+    (lambda: ee.Number(7).format("[%-5d]"), "[7    ]"),
+    (lambda: ee.Number(7).format("[%5d]"), "[    7]"),
+    (lambda: ee.Number(-7).format("%05d"), "-0007"),
+    (lambda: ee.Number(255).format("%#x"), "0xff"),
+    (lambda: ee.Number(255).format("%#08X"), "0X0000FF"),
+    (lambda: ee.Number(8).format("%o"), "10"),
+    (lambda: ee.Number(-1).sqrt().format("%05.1f"), "  NaN"),
+    (lambda: ee.Number(1.5).format("%5s m"), "  1.5 m"),
+    (lambda: ee.Number(0.00012).format(), "1.2E-4"),  # Double.toString
     (lambda: ee.Number.parse("ff", 16), 255),
     (lambda: ee.Number.parse("2.5"), 2.5),
     (lambda: ee.Number(11).bitCount(), 3),
@@ -91,6 +125,9 @@ TEXTS: list[tuple[Make, Any]] = [
     (lambda: ee.String.encodeJSON({"a": [1, 2]}), '{"a":[1,2]}'),
     (lambda: ee.String('{"a": [1, 2.5]}').decodeJSON(), {"a": [1, 2.5]}),
     (lambda: ee.String(ee.Number(5)), "5"),
+    (lambda: ee.String(ee.List([True]).get(0)), "true"),
+    (lambda: ee.String(ee.List([0.0001]).get(0)), "1.0E-4"),
+    (lambda: ee.String("a1b22c").split("([0-9])+"), ["a", "b", "c"]),
 ]
 
 LISTS: list[tuple[Make, Any]] = [
@@ -109,6 +146,7 @@ LISTS: list[tuple[Make, Any]] = [
     (lambda: ee.List([1, 3]).insert(1, 2), [1, 2, 3]),
     (lambda: ee.List([1, 2, 3]).iterate(lambda x, total: ee.Number(x).add(total), 10), 16),
     (lambda: ee.List([1, 2]).join("-"), "1-2"),
+    (lambda: ee.List([True, False, None, 1.5]).join("-"), "true-false-null-1.5"),
     (lambda: ee.List([1, 2]).length(), 2),
     (lambda: ee.List([1, 2]).map(lambda x: ee.Number(x).multiply(10)), [10, 20]),
     (lambda: ee.List([1, 2, 1]).remove(1), [2, 1]),
@@ -145,6 +183,9 @@ LISTS: list[tuple[Make, Any]] = [
 ]
 
 DICTIONARIES: list[tuple[Make, Any]] = [
+    (lambda: ee.Dictionary({"a": 1}).combine(nulls("a", "b")), {"a": 1}),
+    (lambda: nulls("a").combine({"a": 2, "b": 3}, False), {"a": 2, "b": 3}),
+    (lambda: ee.Dictionary({"a": 1}).combine({"a": 2}, False), {"a": 1}),
     (lambda: ee.Dictionary({"a": 1}).combine({"a": 2, "b": 3}), {"a": 2, "b": 3}),
     (lambda: ee.Dictionary({"a": 1}).combine({"a": 2, "b": 3}, False), {"a": 1, "b": 3}),
     (lambda: ee.Dictionary({"a": 1}).contains("b"), False),
@@ -197,6 +238,12 @@ DATES: list[tuple[Make, Any]] = [
     (lambda: ee.Date("2020-03-05").update(year=2018, day=1).format("YYYY-MM-dd"), "2018-03-01"),
     (lambda: ee.Date("2020-03-05").format("DDD"), "065"),
     (lambda: ee.Date("2020-03-05").format("d MMM YYYY"), "5 Mar 2020"),
+    # DateTimeFormat of Joda-Time
+    (lambda: ee.Date("2020-02-29").format("HH:mm Z", "America/New_York"), "19:00 -0500"),
+    (lambda: ee.Date("2020-02-29").format("HH:mm ZZ", "America/New_York"), "19:00 -05:00"),
+    (lambda: ee.Date("2020-02-29").format("ZZ ZZZ"), "+00:00 UTC"),
+    (lambda: ee.Date("2020-02-29").format("ZZZ z", "Asia/Kolkata"), "Asia/Kolkata IST"),
+    (lambda: ee.Date("2020-02-29T12:30").format("G C K xx ee"), "AD 20 0 20 06"),
     (lambda: ee.Date("2020-07-01T00:00", "Europe/Berlin").millis(), 1_593_554_400_000),
     (lambda: ee.Date("2020-07-01").get("hour", "Europe/Berlin"), 2),
     (lambda: ee.Date.parse("dd/MM/YYYY", "05/03/2020").format("YYYY-MM-dd"), "2020-03-05"),
@@ -216,6 +263,12 @@ DATES: list[tuple[Make, Any]] = [
 GENERAL: list[tuple[Make, Any]] = [
     (lambda: ee.Algorithms.If(ee.Number(1).eq(1), "yes", "no"), "yes"),
     (lambda: ee.Algorithms.If(None, "yes", "no"), "no"),
+    (lambda: ee.Algorithms.If(ee.List([]), "yes", "no"), "no"),
+    (lambda: ee.Algorithms.If(ee.List([0]), "yes", "no"), "yes"),
+    (lambda: ee.Algorithms.If(ee.Dictionary({}), "yes", "no"), "no"),
+    (lambda: ee.Algorithms.If(ee.Dictionary({"a": 0}), "yes", "no"), "yes"),
+    (lambda: ee.Algorithms.If(ee.Number(-1).sqrt(), "yes", "no"), "no"),
+    (lambda: ee.Algorithms.If(ee.String(""), "yes", "no"), "no"),
     (lambda: ee.Algorithms.IsEqual(1, 1.0), True),
     (lambda: ee.Algorithms.ObjectType(ee.Number(1.5)), "Float"),
     (lambda: ee.Algorithms.ObjectType("x"), "String"),
@@ -242,6 +295,14 @@ def test_answers_are_those_worked_out_by_hand(table: list[tuple[Make, Any]]) -> 
         (lambda: ee.Dictionary({"a": 1}).get("b"), "Dictionary.get: Dictionary does not contain key: 'b'."),
         (lambda: ee.Dictionary({"a": 1}).select(["b"]), "Dictionary does not contain key: 'b'."),
         (lambda: ee.Number.parse("x"), "Number.parse"),
+        *(
+            (lambda pattern=pattern: ee.Number(1).format(pattern), "Number.format: Invalid format pattern")
+            for pattern in ("%r", "%i", "%5", "%d %d", "%%", "%+ d", "%-d", "%.2d", "%,x", "%#d", "%++d", "%5000d")
+        ),
+        (lambda: ee.Number(-1).format("%x"), "%x of a negative number: Earth Engine has this function"),
+        (lambda: ee.Number(1).format("%a"), "with %a: Earth Engine has this function"),
+        (lambda: ee.Date("2020").format("zzzz"), "the full name of a time zone: Earth Engine has this function"),
+        (lambda: ee.Date("2020").format("J"), "Illegal pattern component: J"),
         (lambda: ee.Date("no date"), "Bad date/time 'no date'"),
         (lambda: ee.Date("2018-13"), "Bad date/time '2018-13'"),
         (lambda: ee.Date("2018-02-30"), "Bad date/time '2018-02-30'"),
