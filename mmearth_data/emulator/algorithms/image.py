@@ -524,7 +524,14 @@ def lonlat_outline(grid: Grid) -> BaseGeometry:
 
 
 def covered(geometry: BaseGeometry, crs: str, grid: Grid) -> Bool:
-    """Pixels whose centres are in a geometry of a CRS: tested there, because its edges are straight there."""
+    """Pixels whose centres are in a geometry of a CRS: tested there, because its edges are straight there.
+
+    Points and lines, which contain no centres, are refused: which pixels Earth Engine chooses is not documented.
+    """
+    if thin := next((part.geom_type for part in parts_of(geometry) if part.geom_type != "Polygon"), None):
+        raise EmulatorError(
+            f"Expected polygons to clip or paint with, found a {thin}, whose pixels are not emulated; buffer it."
+        )
     if crs == WGS84 or crs != grid.projection.crs:
         return inside(in_crs(geometry, crs, WGS84), grid)
     return np.asarray(shapely.contains_xy(geometry, *grid.centres()), dtype=bool)
@@ -581,6 +588,13 @@ def in_crs(shape: BaseGeometry, own: str, crs: str) -> BaseGeometry:
 def transformed(shape: BaseGeometry, positions: Callable[[Float, Float], tuple[Float, Float]]) -> BaseGeometry:
     """Shape whose vertices (x, y) are moved by a function."""
     return shapely.transform(shape, lambda points: np.stack(positions(points[:, 0], points[:, 1]), axis=1))
+
+
+def parts_of(shape: BaseGeometry) -> list[BaseGeometry]:
+    """Points, lines and polygons of a shape, each by itself, those of nested collections included; none is empty."""
+    if shape.geom_type == "GeometryCollection" or shape.geom_type.startswith("Multi"):
+        return [part for member in shapely.get_parts(shape) for part in parts_of(member)]
+    return [] if shape.is_empty else [shape]
 
 
 def window_of(shape: BaseGeometry, projection: Projection, margin: float = 0.0) -> Grid:

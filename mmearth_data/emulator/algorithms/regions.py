@@ -1,4 +1,4 @@
-"""Pixels of a region: which count, with which weights; reduced, as features, or as coarser pixels."""
+"""Pixels of a region: reduced, as features, or as coarser pixels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 
 from mmearth_data.emulator.algorithms.collections import Collection, listed, of_elements
+from mmearth_data.emulator.algorithms.coverage import Coverage
 from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
 from mmearth_data.emulator.algorithms.filters import ANYTHING
 from mmearth_data.emulator.algorithms.geometry import Geometry
@@ -25,7 +26,6 @@ from mmearth_data.emulator.algorithms.image import (
     in_crs,
     least,
     shown,
-    window_of,
 )
 from mmearth_data.emulator.algorithms.reducers import plain
 from mmearth_data.emulator.algorithms.stacks import images_near, images_of
@@ -49,72 +49,6 @@ CHEAP_REGIONS: Remembered[Hashable, dict[str, Value]] = Remembered()
 """While pixels are cheap, a result depends on the bands alone, not on location or time."""
 MOST_RECTANGLE_PIXELS = 262_144
 """`sampleRectangle` refuses more; Earth Engine's reference."""
-STEPS = 256
-"""The share of a pixel inside a region is known in 8 bits; one that is below the first step does not count."""
-POINTS = ("Point", "MultiPoint")
-
-
-def _stepped(share: Float) -> Float:
-    """Share in steps; a square that is cut exactly along its pixels must not lose one to the last bit."""
-    return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
-
-
-def weights_in(shape: BaseGeometry, grid: Grid) -> Float:
-    """Share of each pixel that is inside a shape in the grid's CRS, in steps of 1/256."""
-    room_for_pixels(grid.width * grid.height)
-    columns = grid.column + np.arange(grid.width + 1, dtype=float)
-    rows = grid.row + np.arange(grid.height + 1, dtype=float)
-    if _upright(shape, grid.projection):
-        return _in_rectangle(shape.bounds, grid.projection, columns, rows)
-    if shape.geom_type in POINTS:
-        column, row = _pixels_at(shape, grid.projection)
-        weights = np.zeros(grid.shape)
-        weights[np.clip(row - grid.row, 0, grid.height - 1), np.clip(column - grid.column, 0, grid.width - 1)] = 1
-        return weights
-    x, y = grid.projection.to_crs(*np.meshgrid(columns, rows))
-    (west, east), (south, north) = (np.sort([axis[:-1, :-1], axis[1:, 1:]], axis=0) for axis in (x, y))
-    boxes = shapely.box(west, south, east, north)
-    shapely.prepare(shape)
-    whole = shapely.contains(shape, boxes)
-    part = shapely.intersects(shape, boxes) & ~whole
-    share = whole.astype(np.float64)
-    share[part] = shapely.area(shapely.intersection(shape, boxes[part])) / shapely.area(boxes[part])
-    return _stepped(share)
-
-
-def _upright(shape: BaseGeometry, projection: Projection) -> bool:
-    """Whether a shape is a rectangle along the pixels: a tile's square on its own grid is."""
-    west, south, east, north = shape.bounds
-    whole = (east - west) * (north - south)
-    return projection.straight and bool(whole > 0 and abs(whole - shape.area) <= 1e-9 * whole)
-
-
-def _in_rectangle(
-    bounds: tuple[float, float, float, float], projection: Projection, columns: Float, rows: Float
-) -> Float:
-    west, south, east, north = bounds
-    x, y = projection.to_crs(columns, np.zeros(1))[0], projection.to_crs(np.zeros(1), rows)[1]
-
-    def inside(edge: Float, low: float, high: float) -> Float:
-        first, last = np.minimum(edge[:-1], edge[1:]), np.maximum(edge[:-1], edge[1:])
-        return np.asarray(np.clip(np.minimum(last, high) - np.maximum(first, low), 0, None) / (last - first))
-
-    return _stepped(np.outer(inside(y, south, north), inside(x, west, east)))
-
-
-def _pixels_at(points: BaseGeometry, projection: Projection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(column, row) of the pixels that contain points."""
-    column, row = projection.to_pixels(*shapely.get_coordinates(points).T)
-    return np.floor(column).astype(np.int64), np.floor(row).astype(np.int64)
-
-
-def _cells_of(shape: BaseGeometry, projection: Projection) -> Grid:
-    """Pixels that a shape touches, or that contain its points if it has no extent."""
-    if shape.geom_type not in POINTS:
-        return window_of(shape, projection)
-    column, row = _pixels_at(shape, projection)
-    size = int(np.ptp(column)) + 1, int(np.ptp(row)) + 1
-    return Grid(projection, int(column.min()), int(row.min()), *size)
 
 
 @function("Image.reduceRegion")
@@ -133,13 +67,13 @@ def _reduce_region(
         return {}
     home = _aggregated_on(image, crs, crsTransform, scale)
     shape = _region_of(image, geometry, home.crs, "Image.reduceRegion")
-    grid = _cells_of(shape, home)
-    while bestEffort and grid.width * grid.height > maxPixels:
+    region = Coverage.of(shape, home)
+    while bestEffort and region.count > maxPixels:
         home = home.at_scale(2 * home.nominal_scale)
-        grid = _cells_of(shape, home)
-    if grid.width * grid.height > maxPixels:
+        region = Coverage.of(shape, home)
+    if region.count > maxPixels:
         raise EmulatorError(
-            f"Image.reduceRegion: Too many pixels in the region. Found {grid.width * grid.height}, "
+            f"Image.reduceRegion: Too many pixels in the region. Found {region.count}, "
             f"but maxPixels allows only {maxPixels}.\nEnsure that you are not aggregating at a higher resolution than "
             "you intended; that is the most frequent cause of this error. If not, then you may set the 'maxPixels' "
             "argument to a limit suitable for your computation; set 'bestEffort' to true to aggregate at whatever "
@@ -147,20 +81,13 @@ def _reduce_region(
         )
     if context.cheap_pixels:
         form = tuple((band.name, band.type) for band in image.bands), reducer.name
-        return CHEAP_REGIONS.answer(form, lambda: _cheaply_gathered(image, reducer, grid))
-    return _gathered_in(image, reducer, shape, grid, "Image.reduceRegion")
+        return CHEAP_REGIONS.answer(form, lambda: _cheaply_gathered(image, reducer, region.grid))
+    return _gathered_in(image, reducer, region, "Image.reduceRegion")
 
 
-def _gathered_in(image: Image, reducer: Reducer, shape: BaseGeometry, grid: Grid, name: str) -> dict[str, Value]:
-    centred = None if reducer.weighted else _centres_in(shape, grid)
-    return _gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
-
-
-def _centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
-    """Pixels whose centres are inside a shape in the grid's CRS; without an area, those that contain its points."""
-    if shape.geom_type in POINTS:
-        return weights_in(shape, grid) > 0
-    return np.asarray(shapely.contains_xy(shape, *grid.centres()), dtype=bool)
+def _gathered_in(image: Image, reducer: Reducer, region: Coverage, name: str) -> dict[str, Value]:
+    centred = None if reducer.weighted else region.centred()
+    return _gathered(image, reducer, region.grid, region.weights(), name, centred)
 
 
 def _cheaply_gathered(image: Image, reducer: Reducer, grid: Grid) -> dict[str, Value]:
@@ -240,7 +167,7 @@ def _reduce_regions(
     def reduced(feature: Feature) -> Feature:
         geometry = geometry_of(feature)
         shape = in_crs(geometry.shape, geometry.crs, home.crs)
-        results = _gathered_in(image, reducer, shape, _cells_of(shape, home), "Image.reduceRegions")
+        results = _gathered_in(image, reducer, Coverage.of(shape, home), "Image.reduceRegions")
         if len(image.bands) == 1 and reducer.inputs == 1:
             (band,) = image.names
             first = reducer.outputs[0].name
@@ -255,11 +182,12 @@ class _PixelTable:
 
     def __init__(self, image: Image, shape: BaseGeometry, home: Projection, *, drop_nulls: bool) -> None:
         self.image = image
-        self.grid = _cells_of(shape, home)
+        region = Coverage.of(shape, home)
+        self.grid = region.grid
         room_for_pixels(self.grid.width * self.grid.height * len(image.bands))
         self.layers = [band.evaluate(self.grid) for band in image.bands]
         valid = [layer.valid for layer in self.layers]
-        held = _centres_in(shape, self.grid)
+        held = region.centred()
         held &= shown(least(*valid)) if drop_nulls else np.logical_or.reduce(valid)
         self.rows, self.columns = np.nonzero(held)
 
@@ -369,7 +297,7 @@ def _sample_rectangle(
     image: Image, region: Geometry | None, properties: list[str] | None, defaultValue: float | None
 ) -> Feature:
     home = _aggregated_on(image, None, None, None)
-    grid = _cells_of(_region_of(image, region, home.crs, "Image.sampleRectangle"), home)
+    grid = Coverage.of(_region_of(image, region, home.crs, "Image.sampleRectangle"), home).grid
     if grid.width * grid.height > MOST_RECTANGLE_PIXELS:
         raise EmulatorError(
             f"Image.sampleRectangle: Too many pixels in sample; must be <= {MOST_RECTANGLE_PIXELS}. "

@@ -293,6 +293,97 @@ def test_reduce_regions_names_one_band_by_the_output() -> None:
     assert {k: v for k, v in two[0].properties.items() if k in "xy"} == {"x": 0.5, "y": 0.5}
 
 
+def metres(*at: tuple[float, float]) -> list[tuple[float, float]]:
+    """Positions in metres from the corner of the ramp's first pixel; y counts up."""
+    return [(500_000 + x, 5_000_000 + y) for x, y in at]
+
+
+DIAGONAL = shapely.LineString(metres((5, -5), (47, -49), (33, -61)))
+LINES: list[tuple[str, Any]] = [
+    ("across four pixels", shapely.LineString(metres((5, -5), (35, -5)))),
+    ("diagonal", DIAGONAL),
+    ("along the border of two rows", shapely.LineString(metres((5, -10), (35, -10)))),
+    ("through corners", shapely.LineString(metres((3, -13), (43, -53)))),
+    ("several", shapely.MultiLineString([DIAGONAL, shapely.LineString(metres((62, -3), (62, -38)))])),
+    ("closed", shapely.LinearRing(metres((5, -5), (47, -9), (22, -42)))),
+    ("in a collection", shapely.GeometryCollection([shapely.MultiLineString([DIAGONAL])])),
+]
+
+
+def touched(shape: shapely.Geometry) -> list[float]:
+    """Values of the ramp's pixels that share a piece with lines; the border of two pixels is that of the lower right."""
+    found = []
+    for row in range(10):
+        for column in range(10):
+            west, north = 500_000 + 10 * column, 5_000_000 - 10 * row
+            pixel = shapely.box(west + 1e-6, north - 10 + 1e-6, west + 10, north)
+            if shapely.length(shapely.intersection(pixel, shape)) > 1e-4:
+                found.append(column + 100.0 * row)
+    return found
+
+
+@pytest.mark.parametrize("shape", [shape for _, shape in LINES], ids=[name for name, _ in LINES])
+def test_the_pixels_of_a_line_are_those_that_it_passes_through(shape: shapely.Geometry) -> None:
+    geometry, expected = Geometry(shape, "EPSG:32632", geodesic=False), touched(shape)
+    assert len(expected) >= 4
+    for reducer in (call("Reducer.toList"), call("Reducer.unweighted", reducer=call("Reducer.toList"))):
+        assert call("Image.reduceRegion", image=ramp(), reducer=reducer, geometry=geometry) == {"b": expected}
+    counted = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.count"), geometry=geometry)
+    mean = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.mean"), geometry=geometry)
+    assert (counted, mean) == ({"b": len(expected)}, {"b": pytest.approx(np.mean(expected))})
+    table = of_elements([Feature(geometry)])
+    sampled = (
+        call("Image.sample", image=ramp(), region=geometry),
+        call("Image.sampleRegions", image=ramp(), collection=table),
+    )
+    for found in sampled:
+        assert [feature.properties["b"] for feature in found.elements()] == expected
+    rows = call("ImageCollection.getRegion", collection=of_elements([ramp()]), geometry=geometry, scale=10, crs=UTM)
+    assert [row[4] for row in rows[1:]] == expected
+
+
+def test_a_collection_covers_the_pixels_of_all_its_parts() -> None:
+    """The polygon has half of pixel 0, the line all of 2 and 3, the point all of 105."""
+    parts = [
+        shapely.box(500_000, 4_999_990, 500_005, 5_000_000),
+        shapely.LineString(metres((25, -5), (35, -5))),
+        shapely.Point(metres((55, -15))[0]),
+    ]
+    mixed = Geometry(shapely.GeometryCollection(parts), "EPSG:32632", geodesic=False)
+    found = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.sum"), geometry=mixed)
+    weight = call("Image.constant", value=1)
+    total = call("Image.reduceRegion", image=weight, reducer=call("Reducer.sum"), geometry=mixed, crs=UTM)
+    assert (found, total) == ({"b": 110}, {"constant": 3.5})
+
+
+def test_pixels_of_a_sheared_grid_count_with_their_share() -> None:
+    """A parallelogram along two pixels of the grid, and half of a third."""
+    sheared = Projection("EPSG:32632", (10.0, 5.0, 500_000.0, 2.0, -10.0, 5_000_000.0))
+    columns, rows = np.array([0, 2.5, 2.5, 0]), np.array([0, 0, 1, 1])
+    strip = Geometry(shapely.Polygon(np.stack(sheared.to_crs(columns, rows), axis=1)), "EPSG:32632", geodesic=False)
+    image = ramp(projection=sheared)
+    assert call("Image.reduceRegion", image=image, reducer=call("Reducer.sum"), geometry=strip) == {"b": 2}
+
+
+@pytest.mark.parametrize("shape", [DIAGONAL, shapely.Point(500_005, 4_999_995)], ids=["line", "point"])
+def test_clipping_and_painting_need_polygons(shape: shapely.Geometry) -> None:
+    geometry = Geometry(shape, "EPSG:32632", geodesic=False)
+    clipped = call("Image.clip", input=ramp(), geometry=geometry)
+    painted = call("Image.paint", image=ramp(), featureCollection=of_elements([Feature(geometry)]), color=1)
+    for image in (clipped, painted):
+        with pytest.raises(EmulatorError, match=f"found a {shape.geom_type}, whose pixels are not emulated"):
+            pixels(image)
+
+
+@pytest.mark.parametrize("name", ["reduceRegion", "sample", "stratifiedSample", "sampleRectangle"])
+def test_an_empty_region_is_refused(name: str) -> None:
+    empty = Geometry(shapely.box(0, 0, 1, 1).buffer(-2), "EPSG:32632", geodesic=False)
+    given = {"reduceRegion": {"reducer": call("Reducer.mean"), "geometry": empty}}
+    rest = {"region": empty, **({"numPoints": 1} if name == "stratifiedSample" else {})}
+    with pytest.raises(EmulatorError, match="found an empty geometry"):
+        call(f"Image.{name}", image=ramp(kind=PixelType("int")), **given.get(name, rest))
+
+
 # ---------------------------------------------------------------- samples
 
 
