@@ -113,7 +113,7 @@ def _crossed(start: Float, end: Float) -> Cells:
     if not counted.any():
         counted[:1] = True
     middles = (cuts[:-1] + pieces / 2)[counted]
-    return np.floor(start + middles[:, None] * along).astype(np.int64)
+    return np.asarray(np.floor(start + middles[:, None] * along), np.int64)
 
 
 # ---------------------------------------------------------------- shares of pixels
