@@ -38,6 +38,8 @@ MOST_NATIVE_PIXELS = 4096 * 4096
 """Pixels of an asset that one band of one answer may need; the service reports more as a lack of memory."""
 OUTLINE_POINTS, OUTLINE_MARGIN_DEG = 9, 1e-3
 WGS84 = "EPSG:4326"
+MOST_STRETCH = 0.02
+"""UTM stretches areas by up to 0.2 % within its zones, and by 1 % a zone further on."""
 EARTH = Geod(ellps="WGS84")
 MATRIX = ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
 """Names of the numbers of a transform in the REST interface."""
@@ -214,15 +216,46 @@ class Grid:
         return _positions(self, projection)
 
     def pixel_metres(self) -> tuple[Float, Float]:
-        """Width and height of the pixels on the ellipsoid, metres; (row, 1) each."""
+        """Width and height of the pixels, metres; (row, 1) each.
+
+        On the ellipsoid for longitude and latitude, in the plane of other CRS: whether Earth Engine uses the plane is not
+        documented, so that planes are refused where their areas are not close to those of the ellipsoid.
+        """
         a, _, _, _, e, f = self.projection.transform
+        if not self.projection.straight:
+            raise EmulatorError(
+                "Slopes and gradients on a grid whose rows are not along the axes of its CRS are not emulated; reproject it."
+            )
         rows = (self.row + np.arange(self.height) + 0.5)[:, None]
         if not parsed_crs(self.projection.crs).is_geographic:
-            return np.full(rows.shape, abs(a)), np.full(rows.shape, abs(e))
-        lat = np.radians(np.clip(f + e * rows, -90.0, 90.0))
-        bend = 1 - EARTH.es * np.sin(lat) ** 2
-        meridian, parallel = EARTH.a * (1 - EARTH.es) / bend**1.5, EARTH.a / np.sqrt(bend) * np.cos(lat)
+            unit = metres_per_unit(self.projection.crs)
+            middle = Grid(self.projection, self.column + self.width // 2, self.row + self.height // 2, 1, 1)
+            if abs(abs(a * e) * unit**2 / middle.pixel_areas().item() - 1) > MOST_STRETCH:
+                raise EmulatorError(
+                    f"Slopes and gradients in {self.projection.crs} are not emulated here, where its metres are not those of "
+                    "the Earth's surface; reproject the image to UTM."
+                )
+            return np.full(rows.shape, abs(a) * unit), np.full(rows.shape, abs(e) * unit)
+        parallel, meridian = _metres_per_radian(f + e * rows)
         return np.radians(abs(a)) * parallel, np.radians(abs(e)) * meridian
+
+    def pixel_areas(self) -> Float:
+        """Square metres of the pixels on the ellipsoid, (row, column): half the product of the diagonals."""
+        corners = np.meshgrid(self.column + np.arange(self.width + 1.0), self.row + np.arange(self.height + 1.0))
+        lon, lat = transformer(self.projection.crs, WGS84).transform(*self.projection.to_crs(*corners))
+        parallel, meridian = _metres_per_radian((lat[1:, 1:] + lat[:-1, :-1]) / 2)
+        (east, north), (west, up) = (
+            (beside(lon[end], lon[start]) - lon[start], lat[end] - lat[start])
+            for start, end in ((np.s_[:-1, :-1], np.s_[1:, 1:]), (np.s_[:-1, 1:], np.s_[1:, :-1]))
+        )
+        return np.asarray(np.radians(np.radians(np.abs(east * up - west * north) / 2)) * parallel * meridian)
+
+
+def _metres_per_radian(lat: Float) -> tuple[Float, Float]:
+    """Metres of a radian of longitude and of latitude, at latitudes in degrees."""
+    radians = np.radians(np.clip(lat, -90.0, 90.0))
+    bend = 1 - EARTH.es * np.sin(radians) ** 2
+    return EARTH.a / np.sqrt(bend) * np.cos(radians), EARTH.a * (1 - EARTH.es) / bend**1.5
 
 
 def beside(longitude: Any, middle: Any) -> Any:  # noqa: ANN401 - numbers or arrays

@@ -144,15 +144,10 @@ def _computed(kinds: Sequence[str], home: Projection, of: Callable[[Grid], Seque
     return Image(tuple(Band(name, DOUBLE, home, evaluate(k)) for k, name in enumerate(kinds)))
 
 
-def _areas(grid: Grid) -> Sequence[Array]:
-    width, height = grid.pixel_metres()
-    return (np.broadcast_to(width * height, grid.shape).copy(),)
-
-
 functions(
     "Image",
     {
-        "pixelArea": lambda: _computed(["area"], DEFAULT_PROJECTION, _areas),
+        "pixelArea": lambda: _computed(["area"], DEFAULT_PROJECTION, lambda grid: (grid.pixel_areas(),)),
         "pixelCoordinates": lambda projection: _computed("xy", projection, lambda grid: grid.positions(projection)),
         "pixelLonLat": lambda: _computed(
             ("longitude", "latitude"), DEFAULT_PROJECTION, lambda grid: grid.centres(WGS84)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import shapely
 from emulator_pixels import FLOAT, UTM, array, call, grid, image_of, line, pixels, ramp, request_context
+from pyproj import Geod, Transformer
 
 from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.image import Grid, Image, PixelType, Projection, constant
@@ -361,11 +362,34 @@ def test_coordinates_and_area() -> None:
     lonlat = call("Image.pixelLonLat")
     place = Projection("EPSG:4326", (0.5, 0.0, 10.0, 0.0, -0.5, 50.0))
     assert [pixels(lonlat, grid(2, 1, place), k) for k in (0, 1)] == [[[10.25, 10.75]], [[49.75, 49.75]]]
-    assert pixels(call("Image.pixelArea"), grid(1, 1)) == [[100]]
     ((area,),) = pixels(call("Image.pixelArea"), Grid(Projection("EPSG:4326", (0.1, 0, 0, 0, -0.1, 0.1)), 0, 0, 1, 1))
     assert area == pytest.approx(11_131.949 * 11_057.43, rel=1e-4)  # metres of 0.1 degree at the equator, WGS 84
     xy = call("Image.pixelCoordinates", projection=UTM)
     assert [pixels(xy, grid(2, 1, UTM, 3, 7), k) for k in (0, 1)] == [[[3.5, 4.5]], [[7.5, 7.5]]]
+
+
+AREAS: list[tuple[str, tuple[float, ...]]] = [
+    ("EPSG:3857", (30, 0, 1_000_000, 0, -30, 8_400_000)),
+    ("EPSG:32632", (10, 0, 500_000, 0, -10, 5_000_000)),
+    ("EPSG:32632", (10, 5, 700_000, -3, -10, 8_000_000)),
+    ("EPSG:3413", (100, 0, 1_500_000, 0, -100, -2_000_000)),
+    ("EPSG:2227", (100, 0, 6_000_000, 0, -100, 2_100_000)),  # US survey feet
+    ("EPSG:4326", (0.01, 0.004, 20, 0.002, -0.01, 65)),
+]
+
+
+@pytest.mark.parametrize(("crs", "transform"), AREAS, ids=[f"{crs} {numbers[1]}" for crs, numbers in AREAS])
+def test_pixel_area_is_that_of_the_pixel_on_the_ellipsoid(crs: str, transform: tuple[float, ...]) -> None:
+    """The pixel's outline as a geodesic polygon, each edge in 8 pieces."""
+    a, b, c, d, e, f = transform
+    column = np.array([*np.arange(0, 1, 0.125), *np.ones(8), *np.arange(1, 0, -0.125), *np.zeros(8)]) + 3
+    row = np.array([*np.zeros(8), *np.arange(0, 1, 0.125), *np.ones(8), *np.arange(1, 0, -0.125)]) + 2
+    x, y = a * column + b * row + c, d * column + e * row + f
+    expected, _ = Geod(ellps="WGS84").polygon_area_perimeter(
+        *Transformer.from_crs(crs, 4326, always_xy=True).transform(x, y)
+    )
+    ((area,),) = pixels(call("Image.pixelArea"), Grid(Projection(crs, (a, b, c, d, e, f)), 3, 2, 1, 1))
+    assert area == pytest.approx(abs(expected), rel=1e-4)
 
 
 # ---------------------------------------------------------------- terrain
@@ -392,6 +416,22 @@ def test_slope_looks_at_the_input_own_pixels_and_masks_edges() -> None:
     ]
     finer = Projection("EPSG:32632", (5.0, 0.0, 500_000.0, 0.0, -5.0, 5_000_000.0))
     assert pixels(call("Terrain.slope", input=dem), grid(1, 1, finer, 2, 2)) == [[pytest.approx(expected)]]
+
+
+@pytest.mark.parametrize("name", ["Terrain.slope", "Image.gradient"])
+@pytest.mark.parametrize(
+    ("crs", "transform", "why"),
+    [
+        ("EPSG:3857", (30.0, 0.0, 1e6, 0.0, -30.0, 8.4e6), "metres are not those"),
+        ("EPSG:32632", (10.0, 5.0, 5e5, 5.0, -10.0, 5e6), "not along the axes"),
+    ],
+)
+def test_slopes_on_distorted_grids_are_refused(
+    name: str, crs: str, transform: tuple[float, float, float, float, float, float], why: str
+) -> None:
+    home = Projection(crs, transform)
+    with pytest.raises(EmulatorError, match=why):
+        pixels(call(name, input=ramp(projection=home)), grid(2, 2, home))
 
 
 def test_hillshade_by_hand() -> None:
