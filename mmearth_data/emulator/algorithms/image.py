@@ -236,7 +236,7 @@ class Grid:
                     "the Earth's surface; reproject the image to UTM."
                 )
             return np.full(rows.shape, abs(a) * unit), np.full(rows.shape, abs(e) * unit)
-        parallel, meridian = _metres_per_radian(f + e * rows)
+        parallel, meridian = _metres_per_radian(np.asarray(f + e * rows, np.float64))
         return np.radians(abs(a)) * parallel, np.radians(abs(e)) * meridian
 
     def pixel_areas(self) -> Float:

@@ -60,9 +60,7 @@ def lines_of(shape: BaseGeometry) -> list[BaseGeometry]:
 
 def rings_of(shape: BaseGeometry) -> list[BaseGeometry]:
     """Rings of the polygonal parts of a shape, those of holes included."""
-    return [
-        ring for part in parts_of(shape) if part.geom_type == "Polygon" for ring in (part.exterior, *part.interiors)
-    ]
+    return [ring for part in _polygons_of(shape) for ring in (part.exterior, *part.interiors)]
 
 
 def length_m(geometry: Geometry) -> float:
@@ -118,7 +116,7 @@ def _geodesic_pieces(start: Float, end: Float) -> Float:
     ahead, _, metres = EARTH.inv(*start.T, *end.T)
     edge, share = _shares(np.degrees(metres / EARTH.a))
     begin, towards, along = (np.repeat(part[edge], 2, axis=0) for part in (start, ahead, metres))
-    lon, lat, _ = EARTH.fwd(*begin.T, towards, along * share.ravel())
+    lon, lat, _ = EARTH.fwd(begin[:, 0], begin[:, 1], towards, along * share.ravel())
     return np.asarray(np.stack([lon, lat], axis=1).reshape(-1, 2, 2))
 
 

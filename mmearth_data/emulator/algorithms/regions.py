@@ -1,8 +1,7 @@
-"""Pixels of a region: reduced, as features, or as coarser pixels."""
+"""Pixels of a region: reduced, or as features."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +17,8 @@ from mmearth_data.emulator.algorithms.image import (
     CHEAP,
     DEFAULT_PROJECTION,
     WGS84,
-    Band,
     Grid,
     Image,
-    Pixels,
     Projection,
     in_crs,
     least,
@@ -339,37 +336,3 @@ def _get_region(
             values = table.row(k)
             rows.append([index, *table.point(k).shape.coords[0], start, *(values.get(name) for name in names)])
     return rows
-
-
-# ---------------------------------------------------------------- coarser pixels
-
-
-@function("Image.reduceResolution")
-def _reduce_resolution(image: Image, reducer: Reducer, bestEffort: bool, maxPixels: int) -> Image:
-    def change(band: Band) -> Band:
-        most = None if bestEffort else maxPixels
-        return band.derived(lambda grid: _coarsened(band, reducer, grid, most), reducer.outputs[0].type)
-
-    return image.mapped(change)
-
-
-def _coarsened(band: Band, reducer: Reducer, grid: Grid, most: int | None) -> Pixels:
-    count = max(1, round(grid.projection.nominal_scale / band.projection.nominal_scale))
-    if most is not None and count * count > most:
-        raise EmulatorError(
-            f"Image.reduceResolution: Too many input pixels per output pixel ({count * count} > {most}). "
-            "Set bestEffort or a larger maxPixels."
-        )
-    values, valid = (_blocks(layer, grid, count) for layer in band.evaluate(_subdivided(grid, count)))
-    ((found, fine),) = replace(reducer, outputs=reducer.outputs[:1]).over([(values, valid)])
-    return Pixels(found, fine)
-
-
-def _subdivided(grid: Grid, count: int) -> Grid:
-    finer = grid.projection.scaled(1 / count, 1 / count)
-    return Grid(finer, grid.column * count, grid.row * count, grid.width * count, grid.height * count)
-
-
-def _blocks(array: NDArray[Any], grid: Grid, count: int) -> NDArray[Any]:
-    parts = array.reshape(grid.height, count, grid.width, count).transpose(1, 3, 0, 2)
-    return parts.reshape(count * count, grid.height, grid.width)

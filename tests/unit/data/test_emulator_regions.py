@@ -429,16 +429,91 @@ def test_sample_rectangle_and_get_region() -> None:
     assert [(row[0], row[3], row[4]) for row in table[1:]] == [("0", 1000, 3), ("0", 1000, 4)]
 
 
+# ---------------------------------------------------------------- coarser pixels
+
+
+def coarse(step: float, west: float = 0, south: float = 0) -> Projection:
+    """Pixels in metres, from a position relative to the corner of the ramp's first pixel."""
+    return Projection("EPSG:32632", (step, 0.0, 500_000.0 + west, 0.0, -step, 5_000_000.0 + south))
+
+
+def tens(**options: Any) -> Image:
+    """Image of column + 10 * row."""
+    return image_of(lambda column, row: column + 10.0 * row, **options)
+
+
 def test_reduce_resolution_takes_all_pixels_instead_of_one() -> None:
     mean = call("Image.reduceResolution", image=ramp(), reducer=call("Reducer.mean"))
-    coarse = Projection("EPSG:32632", (20.0, 0.0, 500_000.0, 0.0, -20.0, 5_000_000.0))
-    assert pixels(mean, grid(2, 1, coarse)) == [[50.5, 52.5]]
-    forced = call("Image.reproject", image=mean, crs="EPSG:32632", crsTransform=list(coarse.transform))
+    assert pixels(mean, grid(2, 1, coarse(20))) == [[50.5, 52.5]]
+    forced = call("Image.reproject", image=mean, crs="EPSG:32632", crsTransform=list(coarse(20).transform))
     assert pixels(forced, grid(2, 1, UTM)) == [[50.5, 50.5]]
     with pytest.raises(EmulatorError, match="Too many input pixels"):
         pixels(
-            call("Image.reduceResolution", image=ramp(), reducer=call("Reducer.mean"), maxPixels=3), grid(1, 1, coarse)
+            call("Image.reduceResolution", image=ramp(), reducer=call("Reducer.mean"), maxPixels=3),
+            grid(1, 1, coarse(20)),
         )
+
+
+MEANS = [
+    (coarse(25), 0.8 + 8.0),  # (0 * 1 + 1 * 1 + 2 * 0.5) / 2.5 along each axis
+    (coarse(20, 5, -5), 11.0),  # half of the outer pixels, all of the middle one
+    (coarse(10, 3, 0), 0.3),
+    (coarse(5), 0.0),  # within one pixel
+    (coarse(-20, 20, -20), 5.5),  # counted from the other corner
+]
+
+
+@pytest.mark.parametrize(("asked", "expected"), MEANS)
+def test_pixels_are_weighted_by_the_share_of_the_output_pixel_that_they_cover(
+    asked: Projection, expected: float
+) -> None:
+    mean = call("Image.reduceResolution", image=tens(), reducer=call("Reducer.mean"))
+    assert pixels(mean, grid(1, 1, asked)) == [[pytest.approx(expected)]]
+    total = call("Image.reduceResolution", image=tens(), reducer=call("Reducer.sum"))  # the shares add up to one
+    assert pixels(total, grid(1, 1, asked)) == [[pytest.approx(expected)]]
+
+
+def test_masked_pixels_do_not_count_and_halves_count_half() -> None:
+    mean = call("Reducer.mean")
+    holed = call("Image.reduceResolution", image=array([2, None], [4, 8]), reducer=mean)
+    assert pixels(holed, grid(2, 1, coarse(20))) == [[pytest.approx(14 / 3), None]]
+    half = call("Image.updateMask", image=tens(), mask=call("Image.add", image1=tens(), image2=0.5))
+    masked = call("Image.reduceResolution", image=half, reducer=mean)  # weights 0.5, 1, 1, 1
+    assert pixels(masked, grid(1, 1, coarse(20))) == [[pytest.approx(22 / 3.5)]]
+
+
+def test_bands_of_coarser_pixels_are_named_by_the_outputs() -> None:
+    both = call("Image.cat", images=[tens(name="x"), ramp(name="y")])
+    minmax = call("Image.reduceResolution", image=both, reducer=call("Reducer.minMax"))
+    assert minmax.names == ["x_min", "x_max", "y_min", "y_max"]
+    assert [pixels(minmax, grid(1, 1, coarse(20)), k) for k in range(4)] == [[[0]], [[11]], [[0]], [[101]]]
+    fit = call("Image.reduceResolution", image=both, reducer=call("Reducer.linearFit"))
+    assert fit.names == ["scale", "offset"]
+    line_of = np.polyfit([0, 1, 10, 11], [0, 1, 100, 101], 1)
+    assert [pixels(fit, grid(1, 1, coarse(20)), k)[0][0] for k in (0, 1)] == pytest.approx(list(line_of))
+    with pytest.raises(EmulatorError, match="Need 2 bands for the reducer, the image has 1"):
+        call("Image.reduceResolution", image=tens(), reducer=call("Reducer.linearFit"))
+
+
+def test_best_effort_begins_with_coarser_pixels() -> None:
+    """8 x 8 pixels are too many, 4 x 4 of the next level are not: each is the pixel nearest to its centre."""
+    best = call("Image.reduceResolution", image=tens(), reducer=call("Reducer.mean"), maxPixels=16, bestEffort=True)
+    level = pixels(tens(), grid(4, 4, coarse(20)))
+    assert pixels(best, grid(1, 1, coarse(80))) == [[np.mean(np.array(level, float))]]
+
+
+def test_coarser_pixels_that_are_not_emulated_are_refused() -> None:
+    mean, count = (
+        call("Image.reduceResolution", image=tens(), reducer=call(f"Reducer.{r}")) for r in ("mean", "count")
+    )
+    assert pixels(count, grid(1, 1, coarse(20))) == [[4]]
+    for image, asked, why in (
+        (count, coarse(25), "only partly covered is not emulated"),
+        (mean, Projection("EPSG:4326", (0.001, 0, 9, 0, -0.001, 45)), "another CRS or direction"),
+        (mean, Projection("EPSG:32632", (20, 1, 5e5, 0, -20, 5e6)), "another CRS or direction"),
+    ):
+        with pytest.raises(EmulatorError, match=why):
+            pixels(image, grid(1, 1, asked))
 
 
 def test_random_numbers_belong_to_places() -> None:
