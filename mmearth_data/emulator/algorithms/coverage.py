@@ -69,6 +69,12 @@ class Coverage:
         """Number of pixels; of polygons, all in their window."""
         return len(self.cells) if self.area.is_empty else self.grid.width * self.grid.height
 
+    @property
+    def points(self) -> int:
+        """Number of pixels under points and lines, and, by their area, in polygons, before any is computed."""
+        a, b, _, d, e, _ = self.projection.transform
+        return len(self.cells) + round(self.area.area / abs(a * e - b * d))
+
     def weights(self) -> Float:
         """Share of each pixel of the window inside the region, in steps of 1/256; 1 under points and lines."""
         room_for_pixels(self.grid.width * self.grid.height)

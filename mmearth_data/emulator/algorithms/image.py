@@ -107,6 +107,12 @@ class PixelType:
 FLOAT, DOUBLE, INT32 = PixelType("float"), PixelType("double"), PixelType.of(np.int32)
 
 
+def need_positive(name: str, number: float) -> None:
+    """Refuse a size that is not a positive number."""
+    if not 0 < number < math.inf:
+        raise EmulatorError(f"Expected a {name} above 0, found {number}.")
+
+
 @named("Projection")
 @dataclass(frozen=True, slots=True)
 class Projection:
@@ -116,8 +122,16 @@ class Projection:
     # (xScale, xShearing, xTranslation, yShearing, yScale, yTranslation): pixel to CRS
     transform: tuple[float, float, float, float, float, float] = IDENTITY
 
+    def __post_init__(self) -> None:
+        a, b, _, d, e, _ = self.transform
+        if not math.isfinite(a * e - b * d) or a * e == b * d:
+            raise EmulatorError(
+                f"Expected a projection whose pixels have an area, found the transform {self.transform}."
+            )
+
     def at_scale(self, metres: float) -> Projection:
         """Keep CRS and origin, with pixels of a size in metres; north up where it has no transform of its own."""
+        need_positive("scale", metres)
         if self.transform == IDENTITY:
             step = metres / metres_per_unit(self.crs)
             return Projection(self.crs, (step, 0.0, 0.0, 0.0, -step, 0.0))

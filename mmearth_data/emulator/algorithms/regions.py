@@ -9,7 +9,7 @@ import shapely
 
 from mmearth_data.emulator.algorithms.collections import Collection, listed, of_elements
 from mmearth_data.emulator.algorithms.coverage import Coverage
-from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
+from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of, ordinary
 from mmearth_data.emulator.algorithms.filters import ANYTHING
 from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.grids import lattice
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
+    from mmearth_data.emulator.algorithms.image import Band
     from mmearth_data.emulator.algorithms.reducers import Reducer
     from mmearth_data.emulator.graph.registry import Context, Value
 
@@ -46,6 +47,8 @@ CHEAP_REGIONS: Remembered[Hashable, dict[str, Value]] = Remembered()
 """While pixels are cheap, a result depends on the bands alone, not on location or time."""
 MOST_RECTANGLE_PIXELS = 262_144
 """`sampleRectangle` refuses more; Earth Engine's reference."""
+MOST_REGION_VALUES = 1_048_576
+"""`getRegion` refuses more; Earth Engine's reference."""
 
 
 @function("Image.reduceRegion")
@@ -101,7 +104,11 @@ def _aggregated_on(
     image: Image, crs: Projection | None, transform: list[float] | None, scale: float | None
 ) -> Projection:
     """Pixel grid on which pixels are gathered; an image without one is refused if none is given."""
-    home = lattice(crs or image.projection, transform, scale)
+    return _real(lattice(crs or image.projection, transform, scale))
+
+
+def _real(home: Projection) -> Projection:
+    """Refuse the projection of composites."""
     if home == DEFAULT_PROJECTION:
         raise EmulatorError(
             "The default WGS84 projection is invalid for aggregations. Specify a scale or crs & crs_transform."
@@ -196,6 +203,13 @@ class _PixelTable:
             for band, layer in zip(self.image.bands, self.layers, strict=True)
         }
 
+    def classes(self, band: str) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Values of a band of integers, and the numbers of the pixels that have them; masked ones have none."""
+        layer = self.layers[self.image.names.index(band)]
+        values, known = layer.values[self.rows, self.columns], shown(layer.valid)[self.rows, self.columns]
+        for value in np.unique(values[known]).tolist():
+            yield int(value), np.flatnonzero(known & (values == value))
+
     def point(self, k: int) -> Geometry:
         """Centre of the k-th pixel."""
         column, row = self.grid.column + self.columns[k] + 0.5, self.grid.row + self.rows[k] + 0.5
@@ -228,6 +242,10 @@ def _sample(
     dropNulls: bool,
     geometries: bool,
 ) -> Collection:
+    if factor is not None and numPixels is not None:
+        raise EmulatorError("Image.sample: Expected factor or numPixels, found both; specify one of them.")
+    if factor is not None and not 0 < factor <= 1:
+        raise EmulatorError(f"Image.sample: Expected a factor within (0, 1], found {factor}.")
     home = _aggregated_on(image, projection, None, scale)
     table = _PixelTable(image, _region_of(image, region, home.crs, "Image.sample"), home, drop_nulls=dropNulls)
     wanted = len(table) if numPixels is None else numPixels
@@ -249,18 +267,21 @@ def _stratified_sample(
     dropNulls: bool,
     geometries: bool,
 ) -> Collection:
+    band = image.find(classBand or image.names[0], "Image.stratifiedSample")
+    if band.type.precision != "int":
+        raise EmulatorError(
+            f"Image.stratifiedSample: Expected integers in the class band, found {band.type.shown} in '{band.name}'; "
+            "cast it, for instance by toInt()."
+        )
+    if len(classValues or ()) != len(classPoints or ()):
+        raise EmulatorError("Image.stratifiedSample: classValues and classPoints must have the same length.")
     home = _aggregated_on(image, projection, None, scale)
-    table = _PixelTable(
-        image, _region_of(image, region, home.crs, "Image.stratifiedSample"), home, drop_nulls=dropNulls
-    )
-    band = classBand or image.names[0]
-    image.find(band, "Image.stratifiedSample")
-    classes = table.layers[image.names.index(band)].values[table.rows, table.columns]
+    shape = _region_of(image, region, home.crs, "Image.stratifiedSample")
+    table = _PixelTable(image, shape, home, drop_nulls=dropNulls)
     wanted = dict(zip(classValues or (), classPoints or (), strict=True))
     rows: list[int] = []
-    for value in np.unique(classes).tolist():
-        of_class = np.flatnonzero(classes == value)
-        rows += of_class[_picked(len(of_class), wanted.get(int(value), numPoints), seed)].tolist()
+    for value, of_class in table.classes(band.name):
+        rows += of_class[_picked(len(of_class), wanted.get(value, numPoints), seed)].tolist()
     return of_elements(table.features(rows, geometries=geometries), "Feature")
 
 
@@ -293,25 +314,30 @@ def _sample_regions(
 def _sample_rectangle(
     image: Image, region: Geometry | None, properties: list[str] | None, defaultValue: float | None
 ) -> Feature:
-    home = _aggregated_on(image, None, None, None)
-    grid = Coverage.of(_region_of(image, region, home.crs, "Image.sampleRectangle"), home).grid
+    chosen = ordinary(image.properties) if properties is None else properties
+    out: dict[str, Value] = {name: image.properties.get(name) for name in chosen}
+    for band in image.bands:
+        home = _real(band.projection)
+        grid = Coverage.of(_region_of(image, region, home.crs, "Image.sampleRectangle"), home).grid
+        out[band.name] = _rectangle_of(band, grid, defaultValue)
+    return Feature(geometry_of(image) if region is None else region, out)
+
+
+def _rectangle_of(band: Band, grid: Grid, default: float | None) -> list[list[float]]:
     if grid.width * grid.height > MOST_RECTANGLE_PIXELS:
         raise EmulatorError(
             f"Image.sampleRectangle: Too many pixels in sample; must be <= {MOST_RECTANGLE_PIXELS}. "
             f"Got {grid.width * grid.height}."
         )
-    out: dict[str, Value] = {name: image.properties.get(name) for name in properties or image.properties}
-    for band in image.bands:
-        values, valid = band.evaluate(grid)
-        if not valid.all() and defaultValue is None:
-            raise EmulatorError(
-                f"Image.sampleRectangle: Fully masked pixels / pixels outside of the image footprint when sampling "
-                f"band '{band.name}' with no default value set. Note that calling sampleRectangle() after ee.Image."
-                "clip() may result in a sampling bounding box outside the geometry passed to clip()."
-            )
-        filled = np.where(valid, values, 0.0 if defaultValue is None else defaultValue)
-        out[band.name] = [[plain(float(v), band.type) for v in line] for line in filled]
-    return Feature(region, out)
+    values, valid = band.evaluate(grid)
+    if not valid.all() and default is None:
+        raise EmulatorError(
+            f"Image.sampleRectangle: Fully masked pixels / pixels outside of the image footprint when sampling "
+            f"band '{band.name}' with no default value set. Note that calling sampleRectangle() after ee.Image."
+            "clip() may result in a sampling bounding box outside the geometry passed to clip()."
+        )
+    filled = np.where(valid, values, 0.0 if default is None else default)
+    return [[plain(float(v), band.type) for v in line] for line in filled]
 
 
 @function("ImageCollection.getRegion")
@@ -328,6 +354,12 @@ def _get_region(
     shape, area = (in_crs(geometry.shape, geometry.crs, code) for code in (home.crs, WGS84))
     images = images_near(collection, area) if collection.scattered(ANYTHING) else images_of(collection)
     names = images[0].names if images else []
+    points = Coverage.of(shape, home).points
+    if points * len(names) * len(images) > MOST_REGION_VALUES:
+        raise EmulatorError(
+            f"ImageCollection.getRegion: Too many values: {points} points x {len(names)} bands x {len(images)} images > "
+            f"{MOST_REGION_VALUES}."
+        )
     rows: list[Value] = [["id", "longitude", "latitude", "time", *names]]
     for image in images:
         table = _PixelTable(image, shape, home, drop_nulls=False)

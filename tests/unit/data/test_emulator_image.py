@@ -418,6 +418,17 @@ def test_slope_looks_at_the_input_own_pixels_and_masks_edges() -> None:
     assert pixels(call("Terrain.slope", input=dem), grid(1, 1, finer, 2, 2)) == [[pytest.approx(expected)]]
 
 
+@pytest.mark.parametrize("name", ["slope", "aspect", "hillshade", "products"])
+def test_the_terrain_of_a_composite_needs_a_projection(name: str) -> None:
+    mosaic = call("ImageCollection.mosaic", collection=[image_of(lambda c, r: c)])
+    with pytest.raises(EmulatorError, match=r"found a composite.*setDefaultProjection"):
+        call(f"Terrain.{name}", input=mosaic)
+    homed = call("Image.setDefaultProjection", image=mosaic, crs=UTM)
+    assert pixels(call("Terrain.slope", input=homed), grid(1, 1, UTM, 5, 5)) == [
+        [pytest.approx(math.degrees(math.atan(0.1)))]
+    ]
+
+
 @pytest.mark.parametrize("name", ["Terrain.slope", "Image.gradient"])
 @pytest.mark.parametrize(
     ("crs", "transform", "why"),

@@ -429,6 +429,91 @@ def test_sample_rectangle_and_get_region() -> None:
     assert [(row[0], row[3], row[4]) for row in table[1:]] == [("0", 1000, 3), ("0", 1000, 4)]
 
 
+def test_rectangles_are_sampled_in_the_projection_of_each_band() -> None:
+    coarser = image_of(lambda c, r: c + 100.0 * r, projection=coarse(20), name="wide")
+    both = call("Image.cat", images=[ramp(name="fine"), coarser])
+    image = both.with_properties({"tile": "32T", "system:index": "S0"})
+    found = call("Image.sampleRectangle", image=image, region=square(0, -40, 60, 0))
+    assert found.properties["wide"] == [[0, 1, 2], [100, 101, 102]]
+    assert np.shape(found.properties["fine"]) == (4, 6)
+    assert set(found.properties) == {"tile", "fine", "wide"}  # "all non-system properties"
+    named = call("Image.sampleRectangle", image=image, region=square(0, -40, 60, 0), properties=["system:index"])
+    assert set(named.properties) == {"system:index", "fine", "wide"}
+    bounded = Image(ramp().bands, {}, square(0, -20, 20, 0).lonlat)
+    assert call("Image.sampleRectangle", image=bounded).geometry.lonlat.equals(bounded.footprint)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"numPixels": 2, "factor": 0.5}, "Expected factor or numPixels, found both"),
+        ({"factor": 2.0}, r"Expected a factor within \(0, 1\], found 2"),
+        ({"factor": 0.0}, "Expected a factor within"),
+    ],
+)
+def test_the_number_of_samples_is_a_count_or_a_share(given: dict[str, Any], why: str) -> None:
+    assert len(call("Image.sample", image=ramp(), region=square(0, -10, 20, 0), factor=0.5).elements()) == 1
+    with pytest.raises(EmulatorError, match=why):
+        call("Image.sample", image=ramp(), region=square(0, -10, 20, 0), **given)
+
+
+def test_classes_of_a_stratified_sample_are_integers_and_not_masked() -> None:
+    classes = image_of(lambda c, r: c % 2, valid=lambda c, r: c != 1, kind=PixelType("int", 0, 1), name="class")
+    image, region = call("Image.cat", images=[ramp(), classes]), square(0, -30, 40, 0)
+    given = {"image": image, "classBand": "class", "region": region, "dropNulls": False}
+    found = call("Image.stratifiedSample", numPoints=100, **given).elements()
+    assert sorted((f.properties["class"], f.properties["b"] % 100) for f in found) == sorted(
+        [(0, 0), (0, 2), (1, 3)] * 3
+    )
+    some = call("Image.stratifiedSample", numPoints=3, classValues=[0], classPoints=[1], **given).elements()
+    assert sorted(f.properties["class"] for f in some) == [0, 1, 1, 1]
+    with pytest.raises(EmulatorError, match=r"Expected integers in the class band, found Float in 'b'.*toInt"):
+        call("Image.stratifiedSample", numPoints=1, image=image, region=region)
+    with pytest.raises(EmulatorError, match="must have the same length"):
+        call("Image.stratifiedSample", numPoints=1, classValues=[0], **given)
+
+
+def test_more_values_than_get_region_extracts_are_refused_before_any_is_computed() -> None:
+    """The documented limit: 1048576 values."""
+
+    def never(columns: Any, rows: Any) -> Any:
+        raise AssertionError("a pixel was computed")
+
+    images = of_elements([image_of(never), image_of(never)])
+    for side, count in ((7250, 525_625), (100_000, 100_000_000)):
+        with pytest.raises(EmulatorError, match=rf"Too many values: {count} points x 1 bands x 2 images > 1048576"):
+            call("ImageCollection.getRegion", collection=images, geometry=square(0, -side, side, 0), scale=10, crs=UTM)
+    with pytest.raises(AssertionError, match="a pixel was computed"):  # 524,176 points are few enough
+        call("ImageCollection.getRegion", collection=images, geometry=square(0, -7240, 7240, 0), scale=10, crs=UTM)
+
+
+SCALED: list[tuple[str, dict[str, Any]]] = [
+    ("Image.reduceRegion", {"image": ramp(), "reducer": "mean", "geometry": square(0, -10, 20, 0)}),
+    ("Image.sample", {"image": ramp(), "region": square(0, -10, 20, 0)}),
+    ("Image.reproject", {"image": ramp(), "crs": "EPSG:32632"}),
+    ("Image.setDefaultProjection", {"image": ramp(), "crs": "EPSG:4326"}),
+    ("Image.clipToBoundsAndScale", {"input": ramp(), "geometry": square(0, -10, 20, 0)}),
+]
+
+
+@pytest.mark.parametrize("scale", [0, -10, math.inf, math.nan])
+@pytest.mark.parametrize(("name", "given"), SCALED, ids=[name for name, _ in SCALED])
+def test_a_scale_is_positive(name: str, given: dict[str, Any], scale: float) -> None:
+    with pytest.raises(EmulatorError, match=rf"Expected a scale above 0, found {scale}"):
+        call(name, **given, scale=scale)
+    with pytest.raises(EmulatorError, match="Expected a scale above 0"):
+        call("Projection.atScale", projection=UTM, meters=scale)
+
+
+def test_pixels_without_an_area_are_refused() -> None:
+    for transform in ([0, 0, 0, 0, -10, 0], [2, 4, 0, 1, 2, 0], [math.nan, 0, 0, 0, 1, 0]):
+        with pytest.raises(EmulatorError, match="Expected a projection whose pixels have an area"):
+            call("Image.reproject", image=ramp(), crs="EPSG:32632", crsTransform=transform)
+    for name in ("width", "height", "maxDimension"):
+        with pytest.raises(EmulatorError, match=f"Expected a {name} above 0, found -3"):
+            call("Image.clipToBoundsAndScale", input=ramp(), geometry=square(0, -10, 20, 0), **{name: -3})
+
+
 # ---------------------------------------------------------------- coarser pixels
 
 
