@@ -104,7 +104,8 @@ def _(value: Feature) -> Value:
 # ---------------------------------------------------------------- functions
 
 
-def _ordinary(names: Iterable[str]) -> list[str]:
+def ordinary(names: Iterable[str]) -> list[str]:
+    """Names of properties that are not those of the system."""
     return [name for name in names if not name.startswith("system:")]
 
 
@@ -129,7 +130,7 @@ def _select(
         if selector in input.properties:
             kept[new] = input.properties[selector]
         elif newProperties is None:
-            matching = all_matching("Feature.select", selector, _ordinary(input.properties))
+            matching = all_matching("Feature.select", selector, ordinary(input.properties))
             kept |= {name: input.properties[name] for name in matching}
     if INDEX in input.properties:
         kept[INDEX] = input.properties[INDEX]
@@ -145,7 +146,7 @@ def _set_properties(object: Value, properties: Mapping[str, Value]) -> Value:
 
 @function("Element.toDictionary")
 def _to_dictionary(element: Value, properties: list[str] | None) -> Mapping[str, Value]:
-    chosen = _ordinary(sorted(element.properties)) if properties is None else properties
+    chosen = ordinary(sorted(element.properties)) if properties is None else properties
     if lost := [name for name in chosen if name not in element.properties]:
         raise EmulatorError(f"Element.toDictionary: Element does not have a property '{lost[0]}'.")
     return {name: element.properties[name] for name in chosen}
@@ -160,7 +161,7 @@ def _copy_properties(
         raise EmulatorError("Element.copyProperties: Specify properties or exclude, not both.")
     if destination is None or source is None:
         return destination
-    names = _ordinary(source.properties) if properties is None else properties
+    names = ordinary(source.properties) if properties is None else properties
     taken = {
         name: source.properties[name] for name in names if name in source.properties and name not in (exclude or ())
     }

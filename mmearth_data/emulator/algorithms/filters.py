@@ -12,7 +12,8 @@ import shapely
 
 from mmearth_data.emulator.algorithms.date_functions import moment
 from mmearth_data.emulator.algorithms.features import GEOMETRY, property_of
-from mmearth_data.emulator.algorithms.geometry import Geometry, area_m2, distance_m, middle_of, relate
+from mmearth_data.emulator.algorithms.geometry import Geometry, middle_of, relate
+from mmearth_data.emulator.algorithms.measures import area_m2, distance_m
 from mmearth_data.emulator.algorithms.plain_functions import same
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import (

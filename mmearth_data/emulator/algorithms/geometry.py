@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import shapely.affinity
 from pyproj import Proj
 from shapely.geometry import mapping, shape
 
-from mmearth_data.emulator.algorithms.image import EARTH, WGS84, Image, parsed_crs, transformed, transformer
+from mmearth_data.emulator.algorithms.image import WGS84, Image, parsed_crs, transformed, transformer
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
 
@@ -38,8 +38,11 @@ BEND_DEG = 5.0
 """Upper bound on the deviation of a shortest path of 60 degrees of longitude: atan(tan 43 / cos 30) - 43 = 4.1."""
 LONG_DEG, POLAR_DEG = 10.0, 80.0
 """Limits within which the deviation of an edge is known to second order."""
+TURN_DEG = 360.0
 PIECES = 16
 """Number of pieces of an edge that is curved in another projection."""
+STRAIGHT_DEG = 1.0
+"""Longest piece of an edge that is straight in longitude and latitude: along 60 N it is 0.1 km from the shortest path."""
 WORLD = shapely.box(-180, -90, 180, 90)
 
 
@@ -122,8 +125,55 @@ def _extent(geometry: BaseGeometry) -> float:
 
 def _beside(geometry: BaseGeometry, lon: float) -> BaseGeometry:
     """Shape moved by whole turns of the globe to be near a longitude."""
-    turns = 360 * round((lon - middle_of(geometry)[0]) / 360)
+    turns = TURN_DEG * round((lon - middle_of(geometry)[0]) / TURN_DEG)
     return shapely.affinity.translate(geometry, turns) if turns else geometry
+
+
+def _valid(geometry: BaseGeometry) -> BaseGeometry:
+    return geometry if geometry.is_valid else shapely.make_valid(geometry)
+
+
+def around(geometry: BaseGeometry, other: BaseGeometry) -> BaseGeometry:
+    """Shape in degrees, wherever it is within the longitudes of another one: a whole turn of the globe apart, or twice."""
+    if geometry.is_empty or other.is_empty:
+        return geometry
+    west, _, east, _ = geometry.bounds
+    left, _, right, _ = other.bounds
+    turns = range(math.ceil((left - east) / TURN_DEG), math.floor((right - west) / TURN_DEG) + 1)
+    if turns == range(1):
+        return geometry
+    return shapely.union_all([shapely.affinity.translate(_valid(geometry), TURN_DEG * k) for k in turns])
+
+
+def _span(a: BaseGeometry, b: BaseGeometry) -> float:
+    """Degrees of longitude from the west end of two shapes to the east end; NaN if one is empty."""
+    return float(np.maximum(a.bounds[2], b.bounds[2]) - np.minimum(a.bounds[0], b.bounds[0]))
+
+
+def _aligned(a: BaseGeometry, b: BaseGeometry) -> BaseGeometry | None:
+    """Second shape where both together span at most one turn of the globe; None if that is nowhere."""
+    if a.is_empty or b.is_empty:
+        return b
+    return next((near for near in (b, _beside(b, middle_of(a)[0])) if _span(a, near) <= TURN_DEG), None)
+
+
+def united_lonlat(a: BaseGeometry, b: BaseGeometry) -> BaseGeometry:
+    """Union of two shapes in degrees."""
+    near = _aligned(a, b)
+    return shapely.union(a, shapely.difference(b, around(a, b)) if near is None else near)
+
+
+def either_lonlat(a: BaseGeometry, b: BaseGeometry) -> BaseGeometry:
+    """Symmetric difference of two shapes in degrees."""
+    near = _aligned(a, b)
+    if near is not None:
+        return shapely.symmetric_difference(a, near)
+    return shapely.union(shapely.difference(a, around(b, a)), shapely.difference(b, around(a, b)))
+
+
+def shared_lonlat(a: BaseGeometry, b: BaseGeometry) -> BaseGeometry:
+    """Intersection of two shapes in degrees."""
+    return shapely.intersection(a, around(b, a))
 
 
 def together(left: Geometry, right: Geometry) -> tuple[BaseGeometry, BaseGeometry]:
@@ -133,17 +183,19 @@ def together(left: Geometry, right: Geometry) -> tuple[BaseGeometry, BaseGeometr
     a, b = _beside(a, centre[0]), _beside(b, centre[0])
     if max(_extent(a), _extent(b)) <= WIDEST_DEG and not (left.straight and right.straight):
         plane = gnomonic(*centre)
-        cut = [_cut_straight(s, g) for s, g in ((a, left), (b, right))]
+        cut = [cut_straight(s, g) for s, g in ((a, left), (b, right))]
         # Shapes so far apart that one leaves the plane do not meet in longitude and latitude either.
         if all(np.isfinite(plane(*shapely.get_coordinates(s).T)).all() for s in cut):
             a, b = (transformed(s, plane) for s in cut)
-    return tuple(s if s.is_valid else shapely.make_valid(s) for s in (a, b))  # type: ignore[return-value]
+            return _valid(a), _valid(b)
+    a, b = (around(a, b), b) if _extent(a) >= _extent(b) else (a, around(b, a))
+    return _valid(a), _valid(b)
 
 
-def _cut_straight(geometry: BaseGeometry, of: Geometry) -> BaseGeometry:
+def cut_straight(geometry: BaseGeometry, of: Geometry) -> BaseGeometry:
     """Shape whose edges, straight in longitude and latitude, are cut so that other projections keep their course."""
-    step = _extent(geometry) / PIECES
-    return geometry if of.geodesic or of.crs != WGS84 or step == 0 else shapely.segmentize(geometry, step)
+    step = min(_extent(geometry) / PIECES, STRAIGHT_DEG)
+    return geometry if of.geodesic or of.crs != WGS84 or not step > 0 else shapely.segmentize(geometry, step)
 
 
 _PREDICATES: dict[str, Callable[[BaseGeometry, BaseGeometry], Any]] = {
@@ -222,7 +274,7 @@ def _far_apart(a: BaseGeometry, b: BaseGeometry) -> bool:
     return gap > BEND_DEG
 
 
-# ---------------------------------------------------------------- measures
+# ---------------------------------------------------------------- metres
 
 
 def local_plane(lon: float, lat: float) -> tuple[Positions, Positions]:
@@ -237,30 +289,8 @@ def in_metres(geometry: Geometry, change: Callable[[BaseGeometry], BaseGeometry]
         return Geometry(change(geometry.shape), geometry.crs, geodesic=False)
     lon, lat = middle_of(geometry.lonlat)
     forth, back = local_plane(lon, lat)
-    changed = transformed(change(transformed(_cut_straight(geometry.lonlat, geometry), forth)), back)
+    changed = transformed(change(transformed(cut_straight(geometry.lonlat, geometry), forth)), back)
     return Geometry(changed if changed.is_empty else _beside(changed, lon), WGS84, geometry.geodesic)
-
-
-def area_m2(geometry: Geometry) -> float:
-    """Square metres on the ellipsoid."""
-    if geometry.shape.is_empty:
-        return 0.0
-    return abs(EARTH.geometry_area_perimeter(shapely.orient_polygons(_cut_straight(geometry.lonlat, geometry)))[0])
-
-
-def length_m(geometry: Geometry) -> float:
-    """Metres of all lines (of polygons: their rings) on the ellipsoid."""
-    return float(EARTH.geometry_length(_cut_straight(geometry.lonlat, geometry)))
-
-
-def distance_m(left: Geometry, right: Geometry) -> float:
-    """Least distance in metres."""
-    a, b = left.lonlat, right.lonlat
-    b = _beside(b, middle_of(a)[0])
-    near = shapely.shortest_line(a, b)
-    (lon1, lat1), (lon2, lat2) = near.coords[0], near.coords[-1]
-    forth, _ = local_plane((lon1 + lon2) / 2, (lat1 + lat2) / 2)
-    return float(transformed(a, forth).distance(transformed(b, forth)))
 
 
 def union_of(geometries: list[Geometry]) -> Geometry:
@@ -272,8 +302,10 @@ def union_of(geometries: list[Geometry]) -> Geometry:
     if not geometries:
         return NOWHERE
     shapes = [geometry.lonlat for geometry in geometries]
-    valid = [s if s.is_valid else shapely.make_valid(s) for s in shapes]
-    return Geometry(shapely.union_all(valid), WGS84, geometries[0].geodesic)
+    valid = [_valid(shape) for shape in shapes]
+    whole = shapely.union_all(valid)
+    united = whole if _span(whole, whole) <= TURN_DEG else reduce(united_lonlat, valid)
+    return Geometry(united, WGS84, geometries[0].geodesic)
 
 
 # ---------------------------------------------------------------- GeoJSON

@@ -6,7 +6,7 @@ import inspect
 import math
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import shapely
 import shapely.geometry as shapes
@@ -17,16 +17,18 @@ from mmearth_data.emulator.algorithms.geometry import (
     EVERYWHERE,
     WORLD,
     Geometry,
-    area_m2,
-    distance_m,
+    around,
+    either_lonlat,
     in_metres,
-    length_m,
     lists,
     rectangle,
     relate,
     reprojected,
+    shared_lonlat,
+    united_lonlat,
 )
 from mmearth_data.emulator.algorithms.image import WGS84, Projection, parsed_crs
+from mmearth_data.emulator.algorithms.measures import area_m2, distance_m, length_m, lines_of, perimeter_m, rings_of
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import Implementation, enter, function, functions
 
@@ -115,7 +117,7 @@ def _rectangle(coordinates: Coordinates, crs: Projection | None, geodesic: bool 
         across = (crs is None or parsed_crs(crs.crs).is_geographic) and east < west
         return rectangle(west, south, east + 360 if across else east, north)
 
-    return _make("Rectangle", build, crs, bool(geodesic))
+    return _make("Rectangle", build, crs, geodesic)
 
 
 @function("GeometryConstructors.BBox")
@@ -184,8 +186,8 @@ def _measured(measure: Callable[[Geometry], float], planar: Callable[[BaseGeomet
     return of
 
 
-def _length_of(*kinds: str) -> Callable[[Geometry], float]:
-    return lambda geometry: length_m(geometry) if geometry.kind in kinds else 0.0
+def _summed(lines: Callable[[BaseGeometry], list[BaseGeometry]]) -> Callable[[BaseGeometry], float]:
+    return lambda shape: sum(line.length for line in lines(shape))
 
 
 def bounds_of(geometry: Geometry, proj: Projection | None = None) -> Geometry:
@@ -219,11 +221,17 @@ def _transformed(geometry: Geometry, proj: Projection) -> Geometry:
     return Geometry(moved, proj.crs, geometry.geodesic and parsed_crs(proj.crs).is_geographic)
 
 
-def _combined(operation: Callable[..., BaseGeometry]) -> Callable[..., Geometry]:
+Overlay: TypeAlias = "Callable[[BaseGeometry, BaseGeometry], BaseGeometry]"
+
+
+def _combined(plane: Overlay, globe: Overlay) -> Callable[..., Geometry]:
+    """Combine shapes in their own projected plane, or else in longitude and latitude, where 180 is -180."""
+
     def of(left: Geometry, right: Geometry) -> Geometry:
-        if left.crs == right.crs:
-            return replace(left, shape=operation(left.shape, right.shape))
-        return Geometry(operation(left.lonlat, right.lonlat), WGS84, left.geodesic)
+        if left.crs != right.crs:
+            return Geometry(globe(left.lonlat, right.lonlat), WGS84, left.geodesic)
+        operation = globe if parsed_crs(left.crs).is_geographic else plane
+        return Geometry(operation(left.shape, right.shape), left.crs, left.geodesic)
 
     return of
 
@@ -232,8 +240,8 @@ OPERATIONS: dict[tuple[str, ...], dict[str, Callable[..., Value]]] = {
     (): {"buffer": _buffered, "simplify": _simplified},  # they approximate by themselves
     ("maxError", "proj"): {
         "area": _measured(area_m2, shapely.area),
-        "perimeter": _measured(_length_of("Polygon", "MultiPolygon"), shapely.length),
-        "length": _measured(_length_of("LineString", "LinearRing", "MultiLineString"), shapely.length),
+        "perimeter": _measured(perimeter_m, _summed(rings_of)),
+        "length": _measured(length_m, _summed(lines_of)),
         "bounds": bounds_of,
         "centroid": lambda geometry: Geometry(in_metres(geometry, lambda s: s.centroid).lonlat),
         "convexHull": lambda geometry: in_metres(geometry, lambda s: s.convex_hull),
@@ -242,10 +250,10 @@ OPERATIONS: dict[tuple[str, ...], dict[str, Callable[..., Value]]] = {
     },
     ("maxError",): {  # their only projection is the default
         **{name: partial(relate, name) for name in ("contains", "containedIn", "intersects", "disjoint")},
-        "intersection": _combined(shapely.intersection),
-        "difference": _combined(shapely.difference),
-        "symmetricDifference": _combined(shapely.symmetric_difference),
-        "union": _combined(shapely.union),
+        "intersection": _combined(shapely.intersection, shared_lonlat),
+        "difference": _combined(shapely.difference, lambda a, b: shapely.difference(a, around(b, a))),
+        "symmetricDifference": _combined(shapely.symmetric_difference, either_lonlat),
+        "union": _combined(shapely.union, united_lonlat),
         "distance": distance_m,
         "withinDistance": lambda left, right, distance: distance_m(left, right) <= distance,
     },

@@ -23,6 +23,7 @@ from mmearth_data.emulator.algorithms.image import (
     least,
     level_for,
     nearest,
+    need_positive,
     outline,
     parsed_crs,
     window_in,
@@ -94,6 +95,7 @@ def _at_scale(projection: Projection, meters: float) -> Projection:
 
     The reference's example of ``getPixels`` negates the scale of ``EPSG:4326`` to get north up.
     """
+    need_positive("scale", meters)
     factor = meters / projection.nominal_scale
     return projection.scaled(factor, factor)
 

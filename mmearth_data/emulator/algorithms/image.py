@@ -38,6 +38,8 @@ MOST_NATIVE_PIXELS = 4096 * 4096
 """Pixels of an asset that one band of one answer may need; the service reports more as a lack of memory."""
 OUTLINE_POINTS, OUTLINE_MARGIN_DEG = 9, 1e-3
 WGS84 = "EPSG:4326"
+MOST_STRETCH = 0.02
+"""UTM stretches areas by up to 0.2 % within its zones, and by 1 % a zone further on."""
 EARTH = Geod(ellps="WGS84")
 MATRIX = ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
 """Names of the numbers of a transform in the REST interface."""
@@ -105,6 +107,12 @@ class PixelType:
 FLOAT, DOUBLE, INT32 = PixelType("float"), PixelType("double"), PixelType.of(np.int32)
 
 
+def need_positive(name: str, number: float) -> None:
+    """Refuse a size that is not a positive number."""
+    if not 0 < number < math.inf:
+        raise EmulatorError(f"Expected a {name} above 0, found {number}.")
+
+
 @named("Projection")
 @dataclass(frozen=True, slots=True)
 class Projection:
@@ -114,8 +122,16 @@ class Projection:
     # (xScale, xShearing, xTranslation, yShearing, yScale, yTranslation): pixel to CRS
     transform: tuple[float, float, float, float, float, float] = IDENTITY
 
+    def __post_init__(self) -> None:
+        a, b, _, d, e, _ = self.transform
+        if not math.isfinite(a * e - b * d) or a * e == b * d:
+            raise EmulatorError(
+                f"Expected a projection whose pixels have an area, found the transform {self.transform}."
+            )
+
     def at_scale(self, metres: float) -> Projection:
         """Keep CRS and origin, with pixels of a size in metres; north up where it has no transform of its own."""
+        need_positive("scale", metres)
         if self.transform == IDENTITY:
             step = metres / metres_per_unit(self.crs)
             return Projection(self.crs, (step, 0.0, 0.0, 0.0, -step, 0.0))
@@ -214,15 +230,54 @@ class Grid:
         return _positions(self, projection)
 
     def pixel_metres(self) -> tuple[Float, Float]:
-        """Width and height of the pixels on the ellipsoid, metres; (row, 1) each."""
+        """Width and height of the pixels, metres; (row, 1) each.
+
+        On the ellipsoid for longitude and latitude, in the plane of other CRS: whether Earth Engine uses the plane is not
+        documented, so that planes are refused where their areas are not close to those of the ellipsoid.
+        """
         a, _, _, _, e, f = self.projection.transform
+        if not self.projection.straight:
+            raise EmulatorError(
+                "Slopes and gradients on a grid whose rows are not along the axes of its CRS are not emulated; reproject it."
+            )
         rows = (self.row + np.arange(self.height) + 0.5)[:, None]
         if not parsed_crs(self.projection.crs).is_geographic:
-            return np.full(rows.shape, abs(a)), np.full(rows.shape, abs(e))
-        lat = np.radians(np.clip(f + e * rows, -90.0, 90.0))
-        bend = 1 - EARTH.es * np.sin(lat) ** 2
-        meridian, parallel = EARTH.a * (1 - EARTH.es) / bend**1.5, EARTH.a / np.sqrt(bend) * np.cos(lat)
+            unit = metres_per_unit(self.projection.crs)
+            middle = Grid(self.projection, self.column + self.width // 2, self.row + self.height // 2, 1, 1)
+            if abs(abs(a * e) * unit**2 / middle.pixel_areas().item() - 1) > MOST_STRETCH:
+                raise EmulatorError(
+                    f"Slopes and gradients in {self.projection.crs} are not emulated here, where its metres are not those of "
+                    "the Earth's surface; reproject the image to UTM."
+                )
+            return np.full(rows.shape, abs(a) * unit), np.full(rows.shape, abs(e) * unit)
+        parallel, meridian = _metres_per_radian(np.asarray(f + e * rows, np.float64))
         return np.radians(abs(a)) * parallel, np.radians(abs(e)) * meridian
+
+    def pixel_areas(self) -> Float:
+        """Square metres of the pixels on the ellipsoid, (row, column); not finite where the projection is undefined."""
+        if not parsed_crs(self.projection.crs).is_geographic:
+            falling, rising = self._diagonals()
+            return np.asarray(np.linalg.norm(np.cross(falling, rising), axis=-1) / 2)
+        a, b, _, d, e, _ = self.projection.transform
+        parallel, meridian = _metres_per_radian(self.centres()[1])
+        return np.asarray(np.radians(np.radians(abs(a * e - b * d))) * parallel * meridian)
+
+    def _diagonals(self) -> tuple[Float, Float]:
+        """Diagonals of the pixels in space (row, column, 3), metres; unlike degrees, they have neither seam nor poles."""
+        corners = np.meshgrid(self.column + np.arange(self.width + 1.0), self.row + np.arange(self.height + 1.0))
+        lon, lat = map(np.radians, transformer(self.projection.crs, WGS84).transform(*self.projection.to_crs(*corners)))
+        with np.errstate(invalid="ignore"):  # positions that the projection does not have are infinite
+            normal = EARTH.a / np.sqrt(1 - EARTH.es * np.sin(lat) ** 2)
+            parallel = normal * np.cos(lat)
+            at = np.stack([parallel * np.cos(lon), parallel * np.sin(lon), normal * (1 - EARTH.es) * np.sin(lat)], -1)
+            return at[1:, 1:] - at[:-1, :-1], at[:-1, 1:] - at[1:, :-1]
+
+
+def _metres_per_radian(lat: Float) -> tuple[Float, Float]:
+    """Metres of a radian of longitude and of latitude, at latitudes in degrees."""
+    radians = np.radians(np.clip(lat, -90.0, 90.0))
+    bend = 1 - EARTH.es * np.sin(radians) ** 2
+    return EARTH.a / np.sqrt(bend) * np.cos(radians), EARTH.a * (1 - EARTH.es) / bend**1.5
 
 
 def beside(longitude: Any, middle: Any) -> Any:  # noqa: ANN401 - numbers or arrays
@@ -529,7 +584,14 @@ def lonlat_outline(grid: Grid) -> BaseGeometry:
 
 
 def covered(geometry: BaseGeometry, crs: str, grid: Grid) -> Bool:
-    """Pixels whose centres are in a geometry of a CRS: tested there, because its edges are straight there."""
+    """Pixels whose centres are in a geometry of a CRS: tested there, because its edges are straight there.
+
+    Points and lines, which contain no centres, are refused: which pixels Earth Engine chooses is not documented.
+    """
+    if thin := next((part.geom_type for part in parts_of(geometry) if part.geom_type != "Polygon"), None):
+        raise EmulatorError(
+            f"Expected polygons to clip or paint with, found a {thin}, whose pixels are not emulated; buffer it."
+        )
     if crs == WGS84 or crs != grid.projection.crs:
         return inside(in_crs(geometry, crs, WGS84), grid)
     return np.asarray(shapely.contains_xy(geometry, *grid.centres()), dtype=bool)
@@ -586,6 +648,13 @@ def in_crs(shape: BaseGeometry, own: str, crs: str) -> BaseGeometry:
 def transformed(shape: BaseGeometry, positions: Callable[[Float, Float], tuple[Float, Float]]) -> BaseGeometry:
     """Shape whose vertices (x, y) are moved by a function."""
     return shapely.transform(shape, lambda points: np.stack(positions(points[:, 0], points[:, 1]), axis=1))
+
+
+def parts_of(shape: BaseGeometry) -> list[BaseGeometry]:
+    """Points, lines and polygons of a shape, each by itself, those of nested collections included; none is empty."""
+    if shape.geom_type == "GeometryCollection" or shape.geom_type.startswith("Multi"):
+        return [part for member in shapely.get_parts(shape) for part in parts_of(member)]
+    return [] if shape.is_empty else [shape]
 
 
 def window_of(shape: BaseGeometry, projection: Projection, margin: float = 0.0) -> Grid:

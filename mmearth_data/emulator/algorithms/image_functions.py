@@ -12,7 +12,6 @@ from mmearth_data.emulator.algorithms.filters import ANYTHING, Query
 from mmearth_data.emulator.algorithms.image import (
     DEFAULT_PROJECTION,
     DOUBLE,
-    EARTH,
     WGS84,
     Band,
     Grid,
@@ -22,8 +21,6 @@ from mmearth_data.emulator.algorithms.image import (
     Projection,
     chosen_bands,
     constant,
-    parsed_crs,
-    transformer,
     wholly_masked,
 )
 from mmearth_data.emulator.algorithms.pixel_functions import on_values
@@ -152,38 +149,10 @@ def _computed(kinds: Sequence[str], home: Projection, of: Callable[[Grid], Seque
     return Image(tuple(Band(name, DOUBLE, home, evaluate(k)) for k, name in enumerate(kinds)))
 
 
-def _areas(grid: Grid) -> Sequence[Array]:
-    """Areas of the pixels on the ellipsoid, square metres."""
-    a, b, _, d, e, _ = grid.projection.transform
-    if not parsed_crs(grid.projection.crs).is_geographic:
-        return (_areas_between(*_geocentric_corners(grid)),)
-    lat = np.radians(np.clip(grid.centres()[1], -90.0, 90.0))
-    bend = 1 - EARTH.es * np.sin(lat) ** 2
-    return (np.radians(np.radians(abs(a * e - b * d))) * EARTH.a**2 * (1 - EARTH.es) / bend**2 * np.cos(lat),)
-
-
-def _geocentric_corners(grid: Grid) -> tuple[Array, Array, Array]:
-    """(x, y, z) of the corners of the pixels, metres from the centre of the Earth; they have no seam, nor poles."""
-    columns, rows = grid.column + np.arange(grid.width + 1), grid.row + np.arange(grid.height + 1)
-    x, y = grid.projection.to_crs(*np.meshgrid(columns, rows))
-    lon, lat = map(np.radians, transformer(grid.projection.crs, WGS84).transform(x, y))
-    with np.errstate(invalid="ignore"):  # positions that the projection does not have are infinite
-        normal = EARTH.a / np.sqrt(1 - EARTH.es * np.sin(lat) ** 2)
-        parallel = normal * np.cos(lat)
-        return parallel * np.cos(lon), parallel * np.sin(lon), normal * (1 - EARTH.es) * np.sin(lat)
-
-
-def _areas_between(*corners: Array) -> Array:
-    """Areas of quadrilaterals between neighbouring corners in space: half the cross product of their diagonals."""
-    falling = np.stack([axis[1:, 1:] - axis[:-1, :-1] for axis in corners], axis=-1)
-    rising = np.stack([axis[:-1, 1:] - axis[1:, :-1] for axis in corners], axis=-1)
-    return np.asarray(np.linalg.norm(np.cross(falling, rising), axis=-1) / 2)
-
-
 functions(
     "Image",
     {
-        "pixelArea": lambda: _computed(["area"], DEFAULT_PROJECTION, _areas),
+        "pixelArea": lambda: _computed(["area"], DEFAULT_PROJECTION, lambda grid: (grid.pixel_areas(),)),
         "pixelCoordinates": lambda projection: _computed("xy", projection, lambda grid: grid.positions(projection)),
         "pixelLonLat": lambda: _computed(
             ("longitude", "latitude"), DEFAULT_PROJECTION, lambda grid: grid.centres(WGS84)

@@ -264,6 +264,11 @@ def _gradient(input: Image) -> Image:
 def _terrain(image: Image, name: str, of_gradient: Callable[[Float, Float], Float]) -> Image:
     """Image computed from the four neighbours on the elevation's own pixel grid."""
     band = _elevation(image, f"Terrain.{name}")
+    if band.composite:
+        raise EmulatorError(
+            f"Terrain.{name}: expected an elevation with pixels of its own, found a composite, which has the default projection, "
+            "with pixels of 1 degree; set one first, such as that of an image of the collection, by setDefaultProjection()."
+        )
 
     def native(grid: Grid) -> Pixels:
         heights, valid = band.evaluate(grid.padded(1, 1))

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import shapely
 
 from mmearth_data.emulator.algorithms.arithmetic import (
     BINARY,
@@ -19,7 +18,7 @@ from mmearth_data.emulator.algorithms.arithmetic import (
     exactly,
     relative_difference,
 )
-from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.geometry import Geometry, shared_lonlat, union_of
 from mmearth_data.emulator.algorithms.image import (
     DOUBLE,
     FLOAT,
@@ -131,7 +130,7 @@ def _combined(name: str, row: Binary, left: Image, right: Image) -> Image:
 def _common(one: BaseGeometry | None, other: BaseGeometry | None) -> BaseGeometry | None:
     if one is None or other is None or one is other:
         return one or other
-    return shapely.intersection(one, other)
+    return shared_lonlat(one, other)
 
 
 def _binary(name: str, row: Binary) -> Callable[..., Image]:
@@ -349,8 +348,7 @@ def _clip(input: Image, geometry: Value, context: Context) -> Image:
 @function("Image.clipToCollection")
 def _clip_to_collection(input: Image, collection: Value, context: Context) -> Image:
     features = context.promote(collection, "FeatureCollection")
-    shapes = [f.geometry.lonlat for f in features.elements() if f.geometry is not None]
-    return _clipped(input, Geometry(shapely.union_all(shapes)))
+    return _clipped(input, union_of([f.geometry for f in features.elements() if f.geometry is not None]))
 
 
 def _clipped(image: Image, area: Geometry) -> Image:
@@ -364,5 +362,5 @@ def _clipped(image: Image, area: Geometry) -> Image:
         window = window_in(area.shape, area.crs, band.projection, HALF_PIXEL)
         return band.derived(evaluate).within(shared(band.window, window))
 
-    footprint = area.lonlat if image.footprint is None else shapely.intersection(image.footprint, area.lonlat)
+    footprint = area.lonlat if image.footprint is None else shared_lonlat(image.footprint, area.lonlat)
     return bounded(image.mapped(change), footprint)

@@ -22,6 +22,7 @@ from mmearth_data.emulator.algorithms.image import (
     in_crs,
     least,
     mask_of,
+    need_positive,
     window_of,
 )
 from mmearth_data.emulator.algorithms.pixel_functions import aligned
@@ -56,6 +57,9 @@ def _clip_to_bounds_and_scale(
     maxDimension: int | None,
     scale: float | None,
 ) -> Image:
+    for name, size in (("width", width), ("height", height), ("maxDimension", maxDimension)):
+        if size is not None:
+            need_positive(name, size)
     shape, own = _outline(input, geometry)
 
     def change(band: Band) -> Band:

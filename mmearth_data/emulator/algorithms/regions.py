@@ -1,15 +1,15 @@
-"""Pixels of a region: which count, with which weights; reduced, as features, or as coarser pixels."""
+"""Pixels of a region: reduced, or as features."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
 from mmearth_data.emulator.algorithms.collections import Collection, listed, of_elements
-from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
+from mmearth_data.emulator.algorithms.coverage import Coverage
+from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of, ordinary
 from mmearth_data.emulator.algorithms.filters import ANYTHING
 from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.grids import lattice
@@ -17,15 +17,12 @@ from mmearth_data.emulator.algorithms.image import (
     CHEAP,
     DEFAULT_PROJECTION,
     WGS84,
-    Band,
     Grid,
     Image,
-    Pixels,
     Projection,
     in_crs,
     least,
     shown,
-    window_of,
 )
 from mmearth_data.emulator.algorithms.reducers import plain
 from mmearth_data.emulator.algorithms.stacks import images_near, images_of
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
+    from mmearth_data.emulator.algorithms.image import Band
     from mmearth_data.emulator.algorithms.reducers import Reducer
     from mmearth_data.emulator.graph.registry import Context, Value
 
@@ -49,72 +47,8 @@ CHEAP_REGIONS: Remembered[Hashable, dict[str, Value]] = Remembered()
 """While pixels are cheap, a result depends on the bands alone, not on location or time."""
 MOST_RECTANGLE_PIXELS = 262_144
 """`sampleRectangle` refuses more; Earth Engine's reference."""
-STEPS = 256
-"""The share of a pixel inside a region is known in 8 bits; one that is below the first step does not count."""
-POINTS = ("Point", "MultiPoint")
-
-
-def _stepped(share: Float) -> Float:
-    """Share in steps; a square that is cut exactly along its pixels must not lose one to the last bit."""
-    return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
-
-
-def weights_in(shape: BaseGeometry, grid: Grid) -> Float:
-    """Share of each pixel that is inside a shape in the grid's CRS, in steps of 1/256."""
-    room_for_pixels(grid.width * grid.height)
-    columns = grid.column + np.arange(grid.width + 1, dtype=float)
-    rows = grid.row + np.arange(grid.height + 1, dtype=float)
-    if _upright(shape, grid.projection):
-        return _in_rectangle(shape.bounds, grid.projection, columns, rows)
-    if shape.geom_type in POINTS:
-        column, row = _pixels_at(shape, grid.projection)
-        weights = np.zeros(grid.shape)
-        weights[np.clip(row - grid.row, 0, grid.height - 1), np.clip(column - grid.column, 0, grid.width - 1)] = 1
-        return weights
-    x, y = grid.projection.to_crs(*np.meshgrid(columns, rows))
-    (west, east), (south, north) = (np.sort([axis[:-1, :-1], axis[1:, 1:]], axis=0) for axis in (x, y))
-    boxes = shapely.box(west, south, east, north)
-    shapely.prepare(shape)
-    whole = shapely.contains(shape, boxes)
-    part = shapely.intersects(shape, boxes) & ~whole
-    share = whole.astype(np.float64)
-    share[part] = shapely.area(shapely.intersection(shape, boxes[part])) / shapely.area(boxes[part])
-    return _stepped(share)
-
-
-def _upright(shape: BaseGeometry, projection: Projection) -> bool:
-    """Whether a shape is a rectangle along the pixels: a tile's square on its own grid is."""
-    west, south, east, north = shape.bounds
-    whole = (east - west) * (north - south)
-    return projection.straight and bool(whole > 0 and abs(whole - shape.area) <= 1e-9 * whole)
-
-
-def _in_rectangle(
-    bounds: tuple[float, float, float, float], projection: Projection, columns: Float, rows: Float
-) -> Float:
-    west, south, east, north = bounds
-    x, y = projection.to_crs(columns, np.zeros(1))[0], projection.to_crs(np.zeros(1), rows)[1]
-
-    def inside(edge: Float, low: float, high: float) -> Float:
-        first, last = np.minimum(edge[:-1], edge[1:]), np.maximum(edge[:-1], edge[1:])
-        return np.asarray(np.clip(np.minimum(last, high) - np.maximum(first, low), 0, None) / (last - first))
-
-    return _stepped(np.outer(inside(y, south, north), inside(x, west, east)))
-
-
-def _pixels_at(points: BaseGeometry, projection: Projection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(column, row) of the pixels that contain points."""
-    column, row = projection.to_pixels(*shapely.get_coordinates(points).T)
-    return np.floor(column).astype(np.int64), np.floor(row).astype(np.int64)
-
-
-def _cells_of(shape: BaseGeometry, projection: Projection) -> Grid:
-    """Pixels that a shape touches, or that contain its points if it has no extent."""
-    if shape.geom_type not in POINTS:
-        return window_of(shape, projection)
-    column, row = _pixels_at(shape, projection)
-    size = int(np.ptp(column)) + 1, int(np.ptp(row)) + 1
-    return Grid(projection, int(column.min()), int(row.min()), *size)
+MOST_REGION_VALUES = 1_048_576
+"""`getRegion` refuses more; Earth Engine's reference."""
 
 
 @function("Image.reduceRegion")
@@ -133,13 +67,13 @@ def _reduce_region(
         return {}
     home = _aggregated_on(image, crs, crsTransform, scale)
     shape = _region_of(image, geometry, home.crs, "Image.reduceRegion")
-    grid = _cells_of(shape, home)
-    while bestEffort and grid.width * grid.height > maxPixels:
+    region = Coverage.of(shape, home)
+    while bestEffort and region.count > maxPixels:
         home = home.at_scale(2 * home.nominal_scale)
-        grid = _cells_of(shape, home)
-    if grid.width * grid.height > maxPixels:
+        region = Coverage.of(shape, home)
+    if region.count > maxPixels:
         raise EmulatorError(
-            f"Image.reduceRegion: Too many pixels in the region. Found {grid.width * grid.height}, "
+            f"Image.reduceRegion: Too many pixels in the region. Found {region.count}, "
             f"but maxPixels allows only {maxPixels}.\nEnsure that you are not aggregating at a higher resolution than "
             "you intended; that is the most frequent cause of this error. If not, then you may set the 'maxPixels' "
             "argument to a limit suitable for your computation; set 'bestEffort' to true to aggregate at whatever "
@@ -147,20 +81,13 @@ def _reduce_region(
         )
     if context.cheap_pixels:
         form = tuple((band.name, band.type) for band in image.bands), reducer.name
-        return CHEAP_REGIONS.answer(form, lambda: _cheaply_gathered(image, reducer, grid))
-    return _gathered_in(image, reducer, shape, grid, "Image.reduceRegion")
+        return CHEAP_REGIONS.answer(form, lambda: _cheaply_gathered(image, reducer, region.grid))
+    return _gathered_in(image, reducer, region, "Image.reduceRegion")
 
 
-def _gathered_in(image: Image, reducer: Reducer, shape: BaseGeometry, grid: Grid, name: str) -> dict[str, Value]:
-    centred = None if reducer.weighted else _centres_in(shape, grid)
-    return _gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
-
-
-def _centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
-    """Pixels whose centres are inside a shape in the grid's CRS; without an area, those that contain its points."""
-    if shape.geom_type in POINTS:
-        return weights_in(shape, grid) > 0
-    return np.asarray(shapely.contains_xy(shape, *grid.centres()), dtype=bool)
+def _gathered_in(image: Image, reducer: Reducer, region: Coverage, name: str) -> dict[str, Value]:
+    centred = None if reducer.weighted else region.centred()
+    return _gathered(image, reducer, region.grid, region.weights(), name, centred)
 
 
 def _cheaply_gathered(image: Image, reducer: Reducer, grid: Grid) -> dict[str, Value]:
@@ -177,7 +104,11 @@ def _aggregated_on(
     image: Image, crs: Projection | None, transform: list[float] | None, scale: float | None
 ) -> Projection:
     """Pixel grid on which pixels are gathered; an image without one is refused if none is given."""
-    home = lattice(crs or image.projection, transform, scale)
+    return _real(lattice(crs or image.projection, transform, scale))
+
+
+def _real(home: Projection) -> Projection:
+    """Refuse the projection of composites."""
     if home == DEFAULT_PROJECTION:
         raise EmulatorError(
             "The default WGS84 projection is invalid for aggregations. Specify a scale or crs & crs_transform."
@@ -240,7 +171,7 @@ def _reduce_regions(
     def reduced(feature: Feature) -> Feature:
         geometry = geometry_of(feature)
         shape = in_crs(geometry.shape, geometry.crs, home.crs)
-        results = _gathered_in(image, reducer, shape, _cells_of(shape, home), "Image.reduceRegions")
+        results = _gathered_in(image, reducer, Coverage.of(shape, home), "Image.reduceRegions")
         if len(image.bands) == 1 and reducer.inputs == 1:
             (band,) = image.names
             first = reducer.outputs[0].name
@@ -255,11 +186,12 @@ class _PixelTable:
 
     def __init__(self, image: Image, shape: BaseGeometry, home: Projection, *, drop_nulls: bool) -> None:
         self.image = image
-        self.grid = _cells_of(shape, home)
+        region = Coverage.of(shape, home)
+        self.grid = region.grid
         room_for_pixels(self.grid.width * self.grid.height * len(image.bands))
         self.layers = [band.evaluate(self.grid) for band in image.bands]
         valid = [layer.valid for layer in self.layers]
-        held = _centres_in(shape, self.grid)
+        held = region.centred()
         held &= shown(least(*valid)) if drop_nulls else np.logical_or.reduce(valid)
         self.rows, self.columns = np.nonzero(held)
 
@@ -270,6 +202,13 @@ class _PixelTable:
             band.name: plain(float(layer.values[at]), band.type) if layer.valid[at] else None
             for band, layer in zip(self.image.bands, self.layers, strict=True)
         }
+
+    def classes(self, band: str) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Values of a band of integers, and the numbers of the pixels that have them; masked ones have none."""
+        layer = self.layers[self.image.names.index(band)]
+        values, known = layer.values[self.rows, self.columns], shown(layer.valid)[self.rows, self.columns]
+        for value in np.unique(values[known]).tolist():
+            yield int(value), np.flatnonzero(known & (values == value))
 
     def point(self, k: int) -> Geometry:
         """Centre of the k-th pixel."""
@@ -303,6 +242,10 @@ def _sample(
     dropNulls: bool,
     geometries: bool,
 ) -> Collection:
+    if factor is not None and numPixels is not None:
+        raise EmulatorError("Image.sample: Expected factor or numPixels, found both; specify one of them.")
+    if factor is not None and not 0 < factor <= 1:
+        raise EmulatorError(f"Image.sample: Expected a factor within (0, 1], found {factor}.")
     home = _aggregated_on(image, projection, None, scale)
     table = _PixelTable(image, _region_of(image, region, home.crs, "Image.sample"), home, drop_nulls=dropNulls)
     wanted = len(table) if numPixels is None else numPixels
@@ -324,18 +267,21 @@ def _stratified_sample(
     dropNulls: bool,
     geometries: bool,
 ) -> Collection:
+    band = image.find(classBand or image.names[0], "Image.stratifiedSample")
+    if band.type.precision != "int":
+        raise EmulatorError(
+            f"Image.stratifiedSample: Expected integers in the class band, found {band.type.shown} in '{band.name}'; "
+            "cast it, for instance by toInt()."
+        )
+    if len(classValues or ()) != len(classPoints or ()):
+        raise EmulatorError("Image.stratifiedSample: classValues and classPoints must have the same length.")
     home = _aggregated_on(image, projection, None, scale)
-    table = _PixelTable(
-        image, _region_of(image, region, home.crs, "Image.stratifiedSample"), home, drop_nulls=dropNulls
-    )
-    band = classBand or image.names[0]
-    image.find(band, "Image.stratifiedSample")
-    classes = table.layers[image.names.index(band)].values[table.rows, table.columns]
+    shape = _region_of(image, region, home.crs, "Image.stratifiedSample")
+    table = _PixelTable(image, shape, home, drop_nulls=dropNulls)
     wanted = dict(zip(classValues or (), classPoints or (), strict=True))
     rows: list[int] = []
-    for value in np.unique(classes).tolist():
-        of_class = np.flatnonzero(classes == value)
-        rows += of_class[_picked(len(of_class), wanted.get(int(value), numPoints), seed)].tolist()
+    for value, of_class in table.classes(band.name):
+        rows += of_class[_picked(len(of_class), wanted.get(value, numPoints), seed)].tolist()
     return of_elements(table.features(rows, geometries=geometries), "Feature")
 
 
@@ -368,25 +314,30 @@ def _sample_regions(
 def _sample_rectangle(
     image: Image, region: Geometry | None, properties: list[str] | None, defaultValue: float | None
 ) -> Feature:
-    home = _aggregated_on(image, None, None, None)
-    grid = _cells_of(_region_of(image, region, home.crs, "Image.sampleRectangle"), home)
+    chosen = ordinary(image.properties) if properties is None else properties
+    out: dict[str, Value] = {name: image.properties.get(name) for name in chosen}
+    for band in image.bands:
+        home = _real(band.projection)
+        grid = Coverage.of(_region_of(image, region, home.crs, "Image.sampleRectangle"), home).grid
+        out[band.name] = _rectangle_of(band, grid, defaultValue)
+    return Feature(geometry_of(image) if region is None else region, out)
+
+
+def _rectangle_of(band: Band, grid: Grid, default: float | None) -> list[list[float]]:
     if grid.width * grid.height > MOST_RECTANGLE_PIXELS:
         raise EmulatorError(
             f"Image.sampleRectangle: Too many pixels in sample; must be <= {MOST_RECTANGLE_PIXELS}. "
             f"Got {grid.width * grid.height}."
         )
-    out: dict[str, Value] = {name: image.properties.get(name) for name in properties or image.properties}
-    for band in image.bands:
-        values, valid = band.evaluate(grid)
-        if not valid.all() and defaultValue is None:
-            raise EmulatorError(
-                f"Image.sampleRectangle: Fully masked pixels / pixels outside of the image footprint when sampling "
-                f"band '{band.name}' with no default value set. Note that calling sampleRectangle() after ee.Image."
-                "clip() may result in a sampling bounding box outside the geometry passed to clip()."
-            )
-        filled = np.where(valid, values, 0.0 if defaultValue is None else defaultValue)
-        out[band.name] = [[plain(float(v), band.type) for v in line] for line in filled]
-    return Feature(region, out)
+    values, valid = band.evaluate(grid)
+    if not valid.all() and default is None:
+        raise EmulatorError(
+            f"Image.sampleRectangle: Fully masked pixels / pixels outside of the image footprint when sampling "
+            f"band '{band.name}' with no default value set. Note that calling sampleRectangle() after ee.Image."
+            "clip() may result in a sampling bounding box outside the geometry passed to clip()."
+        )
+    filled = np.where(valid, values, 0.0 if default is None else default)
+    return [[plain(float(v), band.type) for v in line] for line in filled]
 
 
 @function("ImageCollection.getRegion")
@@ -403,6 +354,12 @@ def _get_region(
     shape, area = (in_crs(geometry.shape, geometry.crs, code) for code in (home.crs, WGS84))
     images = images_near(collection, area) if collection.scattered(ANYTHING) else images_of(collection)
     names = images[0].names if images else []
+    points = Coverage.of(shape, home).points
+    if points * len(names) * len(images) > MOST_REGION_VALUES:
+        raise EmulatorError(
+            f"ImageCollection.getRegion: Too many values: {points} points x {len(names)} bands x {len(images)} images > "
+            f"{MOST_REGION_VALUES}."
+        )
     rows: list[Value] = [["id", "longitude", "latitude", "time", *names]]
     for image in images:
         table = _PixelTable(image, shape, home, drop_nulls=False)
@@ -411,37 +368,3 @@ def _get_region(
             values = table.row(k)
             rows.append([index, *table.point(k).shape.coords[0], start, *(values.get(name) for name in names)])
     return rows
-
-
-# ---------------------------------------------------------------- coarser pixels
-
-
-@function("Image.reduceResolution")
-def _reduce_resolution(image: Image, reducer: Reducer, bestEffort: bool, maxPixels: int) -> Image:
-    def change(band: Band) -> Band:
-        most = None if bestEffort else maxPixels
-        return band.derived(lambda grid: _coarsened(band, reducer, grid, most), reducer.outputs[0].type)
-
-    return image.mapped(change)
-
-
-def _coarsened(band: Band, reducer: Reducer, grid: Grid, most: int | None) -> Pixels:
-    count = max(1, round(grid.projection.nominal_scale / band.projection.nominal_scale))
-    if most is not None and count * count > most:
-        raise EmulatorError(
-            f"Image.reduceResolution: Too many input pixels per output pixel ({count * count} > {most}). "
-            "Set bestEffort or a larger maxPixels."
-        )
-    values, valid = (_blocks(layer, grid, count) for layer in band.evaluate(_subdivided(grid, count)))
-    ((found, fine),) = replace(reducer, outputs=reducer.outputs[:1]).over([(values, valid)])
-    return Pixels(found, fine)
-
-
-def _subdivided(grid: Grid, count: int) -> Grid:
-    finer = grid.projection.scaled(1 / count, 1 / count)
-    return Grid(finer, grid.column * count, grid.row * count, grid.width * count, grid.height * count)
-
-
-def _blocks(array: NDArray[Any], grid: Grid, count: int) -> NDArray[Any]:
-    parts = array.reshape(grid.height, count, grid.width, count).transpose(1, 3, 0, 2)
-    return parts.reshape(count * count, grid.height, grid.width)

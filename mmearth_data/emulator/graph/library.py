@@ -13,6 +13,7 @@ from mmearth_data.emulator.algorithms import (  # noqa: F401 - imported for what
     presentation,
     reducers,
     regions,
+    resolution,
     stacks,
     texts,
 )

@@ -48,6 +48,82 @@ def test_areas_and_lengths_are_those_of_the_ellipsoid() -> None:
     assert box(0, 60, 40, 61).area(1).getInfo() == pytest.approx(strip, rel=0.01)
 
 
+def zone_m2(south: float, north: float, width: float = 360.0) -> float:
+    """Area between two parallels of the ellipsoid (Snyder 1987, equation 3-12)."""
+
+    def q(lat: float) -> float:
+        sine, e = math.sin(math.radians(lat)), math.sqrt(EARTH.es)
+        return (1 - EARTH.es) * (sine / (1 - EARTH.es * sine**2) + math.atanh(e * sine) / e)
+
+    return EARTH.a**2 / 2 * math.radians(width) * (q(north) - q(south))
+
+
+def test_areas_of_more_than_half_the_globe() -> None:
+    hole = [[-170, -50], [170, -50], [170, 50], [-170, 50]]
+    shapes = {
+        ee.Geometry.BBox(-180, -90, 180, 90): zone_m2(-90, 90),
+        box(-180, -60, 179, 60): zone_m2(-60, 60, 359),
+        box(-180, -60, 180, 90): zone_m2(-60, 90),
+        box(-180, 60, 180, 90): zone_m2(60, 90),
+        ee.Geometry.Polygon([[[-180, -60], [180, -60], [180, 60], [-180, 60]], hole], None, False): (
+            zone_m2(-60, 60) - zone_m2(-50, 50, 340)
+        ),
+    }
+    got = ee.List([shape.area(1) for shape in shapes]).getInfo()
+    assert got == pytest.approx(list(shapes.values()), rel=1e-4)
+    half = ee.FeatureCollection([ee.Feature(shape) for shape in shapes]).filter(ee.Filter.area(3e14, 1e15))
+    assert half.size().getInfo() == 3
+
+
+def test_measures_of_a_collection_are_sums_over_its_parts() -> None:
+    """A degree square with a hole, twice, a line and a point."""
+    ring, hole = [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]], [[0.2, 0.2], [0.4, 0.2], [0.4, 0.4], [0.2, 0.2]]
+    parts = [
+        {"type": "Polygon", "coordinates": [ring, hole]},
+        {"type": "MultiPolygon", "coordinates": [[ring]]},
+        {"type": "LineString", "coordinates": [[0, 0], [1, 1]]},
+        {"type": "Point", "coordinates": [5, 5]},
+    ]
+    mixed = ee.Geometry({"type": "GeometryCollection", "geometries": parts})
+    (area, around), (inner, edge) = (EARTH.polygon_area_perimeter(*zip(*r, strict=True)) for r in (ring, hole))
+    expected = [2 * area - inner, 2 * around + edge, EARTH.line_length([0, 1], [0, 1])]
+    got = ee.List([mixed.area(1), mixed.perimeter(1), mixed.length(1)]).getInfo()
+    assert got == pytest.approx(expected, rel=1e-9)
+    plane = ee.List([mixed.area(1, "EPSG:4326"), mixed.perimeter(1, "EPSG:4326"), mixed.length(1, "EPSG:4326")])
+    assert plane.getInfo() == pytest.approx([1.98, 8.4 + math.sqrt(0.08), math.sqrt(2)], rel=1e-9)
+
+
+FAR = [((0, 0), (60, 50)), ((-60, 50), (60, 50)), ((170, -40), (-10, 41)), ((179, 3), (-179, -3))]
+
+
+@pytest.mark.parametrize(("one", "other"), FAR)
+def test_distances_of_points_are_geodesics(one: tuple[float, float], other: tuple[float, float]) -> None:
+    expected = EARTH.inv(*one, *other)[2]
+    left, right = ee.Geometry.Point(one), ee.Geometry.MultiPoint([other, EARTH.fwd(*other, 40, 1000)[:2]])
+    nearer = ee.Geometry.Point(other)
+    got = ee.List([left.distance(nearer, 1), left.withinDistance(nearer, expected * 1.000001, 1)]).getInfo()
+    assert got == [pytest.approx(expected, rel=1e-9), True]
+    assert right.distance(left, 1).getInfo() <= expected + 1e-3
+
+
+def test_distances_of_edges_are_those_of_the_nearest_positions() -> None:
+    """Positions along edges, sampled every 1/400; the edge of a box follows its parallel."""
+    path = ee.Geometry.LineString([[-60, 50], [20, 62]])
+    one = [(-60, 50), *EARTH.npts(-60, 50, 20, 62, 399), (20, 62)]
+    parallel = [(0.3 * k, 70.0) for k in range(201)]
+    sides = [(x, 70 + 0.01 * k) for x in (0.0, 60.0) for k in range(201)]
+    expected = min(EARTH.inv(*a, *b)[2] for a in one for b in parallel + sides)
+    target = box(0, 70, 60, 72)
+    got = ee.List([path.distance(target, 1), target.distance(path, 1), target.distance(target, 1)]).getInfo()
+    assert got == [pytest.approx(expected, rel=1e-5), pytest.approx(got[0], rel=1e-9), 0]
+
+
+def test_a_rectangle_of_computed_numbers_is_that_of_literals() -> None:
+    computed = ee.Geometry.Rectangle([ee.Number(0), 50, 40, 60])
+    got = ee.List([computed.area(1), ee.Geometry.Rectangle([0, 50, 40, 60]).area(1), computed.geodesic()]).getInfo()
+    assert got == [pytest.approx(got[1], rel=1e-9), pytest.approx(2.7267e12, rel=1e-4), True]
+
+
 @settings(max_examples=10)
 @given(st.floats(-179, 179), st.floats(-79, 79), st.floats(50, 20_000))
 def test_a_buffer_holds_what_lies_nearer_than_its_distance(lon: float, lat: float, distance: float) -> None:
@@ -143,6 +219,58 @@ def test_shapes_meet_across_the_date_line() -> None:
         ]
     ).getInfo()
     assert got == [True, True, False, True, True]
+
+
+def band(west: float, east: float) -> Any:
+    """Box between 10 S and 10 N."""
+    return box(west, -10, east, 10)
+
+
+def table(*shapes: Any) -> Any:
+    """Make a collection of features."""
+    return ee.FeatureCollection([ee.Feature(shape) for shape in shapes])
+
+
+OVER_180: list[tuple[str, Any, float]] = [
+    ("intersection", lambda: band(170, 190).intersection(band(-180, -175), 1), 5),
+    ("intersection the other way", lambda: band(-180, -175).intersection(band(170, 190), 1), 5),
+    ("intersection all round", lambda: band(-180, 180).intersection(band(170, 190), 1), 20),
+    ("difference", lambda: band(170, 190).difference(band(-180, -175), 1), 15),
+    ("difference all round", lambda: band(-180, 180).difference(band(170, 190), 1), 340),
+    ("union", lambda: band(-180, -175).union(band(170, 190), 1), 20),
+    ("union all round", lambda: band(-180, 180).union(band(170, 190), 1), 360),
+    ("symmetric difference", lambda: band(170, 190).symmetricDifference(band(-175, -165), 1), 20),
+    ("symmetric difference all round", lambda: band(-180, 180).symmetricDifference(band(170, 190), 1), 340),
+    ("of a table", lambda: table(band(170, 190), band(-180, -175)).geometry(1), 20),
+    (
+        "of a table all round",
+        lambda: table(band(-180, 180), band(-180, -175), band(170, 190)).union(1).geometry(1),
+        360,
+    ),
+    ("footprint of a clip", lambda: ee.Image(1).clip(band(170, 190)).clip(band(-180, -175)).geometry(1), 5),
+    (
+        "footprint of a sum",
+        lambda: ee.Image(1).clip(band(-180, -175)).add(ee.Image(1).clip(band(170, 190))).geometry(1),
+        5,
+    ),
+]
+
+
+@pytest.mark.parametrize(("made", "width"), [row[1:] for row in OVER_180], ids=[row[0] for row in OVER_180])
+def test_shapes_combine_across_the_date_line(made: Any, width: float) -> None:
+    """Width in degrees of a band between 10 S and 10 N; the edges of footprints are shortest paths."""
+    assert made().area(1).getInfo() == pytest.approx(zone_m2(-10, 10, width), rel=1e-3)
+
+
+def test_a_band_around_the_globe_contains_what_crosses_the_date_line() -> None:
+    got = ee.List(
+        [
+            band(-180, 180).contains(band(170, 190), 1),
+            band(170, 190).containedIn(band(-180, 180), 1),
+            band(170, 190).contains(band(-180, 180), 1),
+        ]
+    )
+    assert got.getInfo() == [True, True, False]
 
 
 def test_a_geometry_keeps_its_crs_and_can_change_it() -> None:

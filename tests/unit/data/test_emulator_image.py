@@ -422,6 +422,7 @@ def test_coordinates_and_area() -> None:
         Projection("EPSG:3857", (300.0, 0.0, 20_037_508.34 - 150, 0.0, -300.0, 8.4e6)),  # around 180 degrees
         Projection("EPSG:32632", (300.0, 60.0, 8e5, 90.0, -300.0, 5e6)),  # sheared
         Projection("EPSG:3031", (1000.0, 0.0, -500.0, 0.0, -1000.0, 500.0)),  # around the pole
+        Projection("EPSG:2227", (100.0, 0.0, 6e6, 0.0, -100.0, 2.1e6)),  # US survey feet
         Projection("EPSG:4326", (0.01, 0.002, 10.0, 0.001, -0.01, 50.0)),
     ],
 )
@@ -464,6 +465,33 @@ def test_slope_looks_at_the_input_own_pixels_and_masks_edges() -> None:
     ]
     finer = Projection("EPSG:32632", (5.0, 0.0, 500_000.0, 0.0, -5.0, 5_000_000.0))
     assert pixels(call("Terrain.slope", input=dem), grid(1, 1, finer, 2, 2)) == [[pytest.approx(expected)]]
+
+
+@pytest.mark.parametrize("name", ["slope", "aspect", "hillshade", "products"])
+def test_the_terrain_of_a_composite_needs_a_projection(name: str) -> None:
+    mosaic = call("ImageCollection.mosaic", collection=[image_of(lambda c, r: c)])
+    with pytest.raises(EmulatorError, match=r"found a composite.*setDefaultProjection"):
+        call(f"Terrain.{name}", input=mosaic)
+    homed = call("Image.setDefaultProjection", image=mosaic, crs=UTM)
+    assert pixels(call("Terrain.slope", input=homed), grid(1, 1, UTM, 5, 5)) == [
+        [pytest.approx(math.degrees(math.atan(0.1)))]
+    ]
+
+
+@pytest.mark.parametrize("name", ["Terrain.slope", "Image.gradient"])
+@pytest.mark.parametrize(
+    ("crs", "transform", "why"),
+    [
+        ("EPSG:3857", (30.0, 0.0, 1e6, 0.0, -30.0, 8.4e6), "metres are not those"),
+        ("EPSG:32632", (10.0, 5.0, 5e5, 5.0, -10.0, 5e6), "not along the axes"),
+    ],
+)
+def test_slopes_on_distorted_grids_are_refused(
+    name: str, crs: str, transform: tuple[float, float, float, float, float, float], why: str
+) -> None:
+    home = Projection(crs, transform)
+    with pytest.raises(EmulatorError, match=why):
+        pixels(call(name, input=ramp(projection=home)), grid(2, 2, home))
 
 
 def test_hillshade_by_hand() -> None:

@@ -347,6 +347,97 @@ def test_reduce_regions_names_one_band_by_the_output() -> None:
     assert {k: v for k, v in two[0].properties.items() if k in "xy"} == {"x": 0.5, "y": 0.5}
 
 
+def metres(*at: tuple[float, float]) -> list[tuple[float, float]]:
+    """Positions in metres from the corner of the ramp's first pixel; y counts up."""
+    return [(500_000 + x, 5_000_000 + y) for x, y in at]
+
+
+DIAGONAL = shapely.LineString(metres((5, -5), (47, -49), (33, -61)))
+LINES: list[tuple[str, Any]] = [
+    ("across four pixels", shapely.LineString(metres((5, -5), (35, -5)))),
+    ("diagonal", DIAGONAL),
+    ("along the border of two rows", shapely.LineString(metres((5, -10), (35, -10)))),
+    ("through corners", shapely.LineString(metres((3, -13), (43, -53)))),
+    ("several", shapely.MultiLineString([DIAGONAL, shapely.LineString(metres((62, -3), (62, -38)))])),
+    ("closed", shapely.LinearRing(metres((5, -5), (47, -9), (22, -42)))),
+    ("in a collection", shapely.GeometryCollection([shapely.MultiLineString([DIAGONAL])])),
+]
+
+
+def touched(shape: shapely.Geometry) -> list[float]:
+    """Values of the ramp's pixels that share a piece with lines; the border of two pixels is that of the lower right."""
+    found = []
+    for row in range(10):
+        for column in range(10):
+            west, north = 500_000 + 10 * column, 5_000_000 - 10 * row
+            pixel = shapely.box(west + 1e-6, north - 10 + 1e-6, west + 10, north)
+            if shapely.length(shapely.intersection(pixel, shape)) > 1e-4:
+                found.append(column + 100.0 * row)
+    return found
+
+
+@pytest.mark.parametrize("shape", [shape for _, shape in LINES], ids=[name for name, _ in LINES])
+def test_the_pixels_of_a_line_are_those_that_it_passes_through(shape: shapely.Geometry) -> None:
+    geometry, expected = Geometry(shape, "EPSG:32632", geodesic=False), touched(shape)
+    assert len(expected) >= 4
+    for reducer in (call("Reducer.toList"), call("Reducer.unweighted", reducer=call("Reducer.toList"))):
+        assert call("Image.reduceRegion", image=ramp(), reducer=reducer, geometry=geometry) == {"b": expected}
+    counted = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.count"), geometry=geometry)
+    mean = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.mean"), geometry=geometry)
+    assert (counted, mean) == ({"b": len(expected)}, {"b": pytest.approx(np.mean(expected))})
+    table = of_elements([Feature(geometry)])
+    sampled = (
+        call("Image.sample", image=ramp(), region=geometry),
+        call("Image.sampleRegions", image=ramp(), collection=table),
+    )
+    for found in sampled:
+        assert [feature.properties["b"] for feature in found.elements()] == expected
+    rows = call("ImageCollection.getRegion", collection=of_elements([ramp()]), geometry=geometry, scale=10, crs=UTM)
+    assert [row[4] for row in rows[1:]] == expected
+
+
+def test_a_collection_covers_the_pixels_of_all_its_parts() -> None:
+    """The polygon has half of pixel 0, the line all of 2 and 3, the point all of 105."""
+    parts = [
+        shapely.box(500_000, 4_999_990, 500_005, 5_000_000),
+        shapely.LineString(metres((25, -5), (35, -5))),
+        shapely.Point(metres((55, -15))[0]),
+    ]
+    mixed = Geometry(shapely.GeometryCollection(parts), "EPSG:32632", geodesic=False)
+    found = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.sum"), geometry=mixed)
+    weight = call("Image.constant", value=1)
+    total = call("Image.reduceRegion", image=weight, reducer=call("Reducer.sum"), geometry=mixed, crs=UTM)
+    assert (found, total) == ({"b": 110}, {"constant": 3.5})
+
+
+def test_pixels_of_a_sheared_grid_count_with_their_share() -> None:
+    """A parallelogram along two pixels of the grid, and half of a third."""
+    sheared = Projection("EPSG:32632", (10.0, 5.0, 500_000.0, 2.0, -10.0, 5_000_000.0))
+    columns, rows = np.array([0, 2.5, 2.5, 0]), np.array([0, 0, 1, 1])
+    strip = Geometry(shapely.Polygon(np.stack(sheared.to_crs(columns, rows), axis=1)), "EPSG:32632", geodesic=False)
+    image = ramp(projection=sheared)
+    assert call("Image.reduceRegion", image=image, reducer=call("Reducer.sum"), geometry=strip) == {"b": 2}
+
+
+@pytest.mark.parametrize("shape", [DIAGONAL, shapely.Point(500_005, 4_999_995)], ids=["line", "point"])
+def test_clipping_and_painting_need_polygons(shape: shapely.Geometry) -> None:
+    geometry = Geometry(shape, "EPSG:32632", geodesic=False)
+    clipped = call("Image.clip", input=ramp(), geometry=geometry)
+    painted = call("Image.paint", image=ramp(), featureCollection=of_elements([Feature(geometry)]), color=1)
+    for image in (clipped, painted):
+        with pytest.raises(EmulatorError, match=f"found a {shape.geom_type}, whose pixels are not emulated"):
+            pixels(image)
+
+
+@pytest.mark.parametrize("name", ["reduceRegion", "sample", "stratifiedSample", "sampleRectangle"])
+def test_an_empty_region_is_refused(name: str) -> None:
+    empty = Geometry(shapely.box(0, 0, 1, 1).buffer(-2), "EPSG:32632", geodesic=False)
+    given = {"reduceRegion": {"reducer": call("Reducer.mean"), "geometry": empty}}
+    rest = {"region": empty, **({"numPoints": 1} if name == "stratifiedSample" else {})}
+    with pytest.raises(EmulatorError, match="found an empty geometry"):
+        call(f"Image.{name}", image=ramp(kind=PixelType("int")), **given.get(name, rest))
+
+
 # ---------------------------------------------------------------- samples
 
 
@@ -392,16 +483,176 @@ def test_sample_rectangle_and_get_region() -> None:
     assert [(row[0], row[3], row[4]) for row in table[1:]] == [("0", 1000, 3), ("0", 1000, 4)]
 
 
+def test_rectangles_are_sampled_in_the_projection_of_each_band() -> None:
+    coarser = image_of(lambda c, r: c + 100.0 * r, projection=coarse(20), name="wide")
+    both = call("Image.cat", images=[ramp(name="fine"), coarser])
+    image = both.with_properties({"tile": "32T", "system:index": "S0"})
+    found = call("Image.sampleRectangle", image=image, region=square(0, -40, 60, 0))
+    assert found.properties["wide"] == [[0, 1, 2], [100, 101, 102]]
+    assert np.shape(found.properties["fine"]) == (4, 6)
+    assert set(found.properties) == {"tile", "fine", "wide"}  # "all non-system properties"
+    named = call("Image.sampleRectangle", image=image, region=square(0, -40, 60, 0), properties=["system:index"])
+    assert set(named.properties) == {"system:index", "fine", "wide"}
+    bounded = Image(ramp().bands, {}, square(0, -20, 20, 0).lonlat)
+    assert call("Image.sampleRectangle", image=bounded).geometry.lonlat.equals(bounded.footprint)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"numPixels": 2, "factor": 0.5}, "Expected factor or numPixels, found both"),
+        ({"factor": 2.0}, r"Expected a factor within \(0, 1\], found 2"),
+        ({"factor": 0.0}, "Expected a factor within"),
+    ],
+)
+def test_the_number_of_samples_is_a_count_or_a_share(given: dict[str, Any], why: str) -> None:
+    assert len(call("Image.sample", image=ramp(), region=square(0, -10, 20, 0), factor=0.5).elements()) == 1
+    with pytest.raises(EmulatorError, match=why):
+        call("Image.sample", image=ramp(), region=square(0, -10, 20, 0), **given)
+
+
+def test_classes_of_a_stratified_sample_are_integers_and_not_masked() -> None:
+    classes = image_of(lambda c, r: c % 2, valid=lambda c, r: c != 1, kind=PixelType("int", 0, 1), name="class")
+    image, region = call("Image.cat", images=[ramp(), classes]), square(0, -30, 40, 0)
+    given = {"image": image, "classBand": "class", "region": region, "dropNulls": False}
+    found = call("Image.stratifiedSample", numPoints=100, **given).elements()
+    assert sorted((f.properties["class"], f.properties["b"] % 100) for f in found) == sorted(
+        [(0, 0), (0, 2), (1, 3)] * 3
+    )
+    some = call("Image.stratifiedSample", numPoints=3, classValues=[0], classPoints=[1], **given).elements()
+    assert sorted(f.properties["class"] for f in some) == [0, 1, 1, 1]
+    with pytest.raises(EmulatorError, match=r"Expected integers in the class band, found Float in 'b'.*toInt"):
+        call("Image.stratifiedSample", numPoints=1, image=image, region=region)
+    with pytest.raises(EmulatorError, match="must have the same length"):
+        call("Image.stratifiedSample", numPoints=1, classValues=[0], **given)
+
+
+def test_more_values_than_get_region_extracts_are_refused_before_any_is_computed() -> None:
+    """The documented limit: 1048576 values."""
+
+    def never(columns: Any, rows: Any) -> Any:
+        raise AssertionError("a pixel was computed")
+
+    images = of_elements([image_of(never), image_of(never)])
+    for side, count in ((7250, 525_625), (100_000, 100_000_000)):
+        with pytest.raises(EmulatorError, match=rf"Too many values: {count} points x 1 bands x 2 images > 1048576"):
+            call("ImageCollection.getRegion", collection=images, geometry=square(0, -side, side, 0), scale=10, crs=UTM)
+    with pytest.raises(AssertionError, match="a pixel was computed"):  # 524,176 points are few enough
+        call("ImageCollection.getRegion", collection=images, geometry=square(0, -7240, 7240, 0), scale=10, crs=UTM)
+
+
+SCALED: list[tuple[str, dict[str, Any]]] = [
+    ("Image.reduceRegion", {"image": ramp(), "reducer": "mean", "geometry": square(0, -10, 20, 0)}),
+    ("Image.sample", {"image": ramp(), "region": square(0, -10, 20, 0)}),
+    ("Image.reproject", {"image": ramp(), "crs": "EPSG:32632"}),
+    ("Image.setDefaultProjection", {"image": ramp(), "crs": "EPSG:4326"}),
+    ("Image.clipToBoundsAndScale", {"input": ramp(), "geometry": square(0, -10, 20, 0)}),
+]
+
+
+@pytest.mark.parametrize("scale", [0, -10, math.inf, math.nan])
+@pytest.mark.parametrize(("name", "given"), SCALED, ids=[name for name, _ in SCALED])
+def test_a_scale_is_positive(name: str, given: dict[str, Any], scale: float) -> None:
+    with pytest.raises(EmulatorError, match=rf"Expected a scale above 0, found {scale}"):
+        call(name, **given, scale=scale)
+    with pytest.raises(EmulatorError, match="Expected a scale above 0"):
+        call("Projection.atScale", projection=UTM, meters=scale)
+
+
+def test_pixels_without_an_area_are_refused() -> None:
+    for transform in ([0, 0, 0, 0, -10, 0], [2, 4, 0, 1, 2, 0], [math.nan, 0, 0, 0, 1, 0]):
+        with pytest.raises(EmulatorError, match="Expected a projection whose pixels have an area"):
+            call("Image.reproject", image=ramp(), crs="EPSG:32632", crsTransform=transform)
+    for name in ("width", "height", "maxDimension"):
+        with pytest.raises(EmulatorError, match=f"Expected a {name} above 0, found -3"):
+            call("Image.clipToBoundsAndScale", input=ramp(), geometry=square(0, -10, 20, 0), **{name: -3})
+
+
+# ---------------------------------------------------------------- coarser pixels
+
+
+def coarse(step: float, west: float = 0, south: float = 0) -> Projection:
+    """Pixels in metres, from a position relative to the corner of the ramp's first pixel."""
+    return Projection("EPSG:32632", (step, 0.0, 500_000.0 + west, 0.0, -step, 5_000_000.0 + south))
+
+
+def tens(**options: Any) -> Image:
+    """Image of column + 10 * row."""
+    return image_of(lambda column, row: column + 10.0 * row, **options)
+
+
 def test_reduce_resolution_takes_all_pixels_instead_of_one() -> None:
     mean = call("Image.reduceResolution", image=ramp(), reducer=call("Reducer.mean"))
-    coarse = Projection("EPSG:32632", (20.0, 0.0, 500_000.0, 0.0, -20.0, 5_000_000.0))
-    assert pixels(mean, grid(2, 1, coarse)) == [[50.5, 52.5]]
-    forced = call("Image.reproject", image=mean, crs="EPSG:32632", crsTransform=list(coarse.transform))
+    assert pixels(mean, grid(2, 1, coarse(20))) == [[50.5, 52.5]]
+    forced = call("Image.reproject", image=mean, crs="EPSG:32632", crsTransform=list(coarse(20).transform))
     assert pixels(forced, grid(2, 1, UTM)) == [[50.5, 50.5]]
     with pytest.raises(EmulatorError, match="Too many input pixels"):
         pixels(
-            call("Image.reduceResolution", image=ramp(), reducer=call("Reducer.mean"), maxPixels=3), grid(1, 1, coarse)
+            call("Image.reduceResolution", image=ramp(), reducer=call("Reducer.mean"), maxPixels=3),
+            grid(1, 1, coarse(20)),
         )
+
+
+MEANS = [
+    (coarse(25), 0.8 + 8.0),  # (0 * 1 + 1 * 1 + 2 * 0.5) / 2.5 along each axis
+    (coarse(20, 5, -5), 11.0),  # half of the outer pixels, all of the middle one
+    (coarse(10, 3, 0), 0.3),
+    (coarse(5), 0.0),  # within one pixel
+    (coarse(-20, 20, -20), 5.5),  # counted from the other corner
+]
+
+
+@pytest.mark.parametrize(("asked", "expected"), MEANS)
+def test_pixels_are_weighted_by_the_share_of_the_output_pixel_that_they_cover(
+    asked: Projection, expected: float
+) -> None:
+    mean = call("Image.reduceResolution", image=tens(), reducer=call("Reducer.mean"))
+    assert pixels(mean, grid(1, 1, asked)) == [[pytest.approx(expected)]]
+    total = call("Image.reduceResolution", image=tens(), reducer=call("Reducer.sum"))  # the shares add up to one
+    assert pixels(total, grid(1, 1, asked)) == [[pytest.approx(expected)]]
+
+
+def test_masked_pixels_do_not_count_and_halves_count_half() -> None:
+    mean = call("Reducer.mean")
+    holed = call("Image.reduceResolution", image=array([2, None], [4, 8]), reducer=mean)
+    assert pixels(holed, grid(2, 1, coarse(20))) == [[pytest.approx(14 / 3), None]]
+    half = call("Image.updateMask", image=tens(), mask=call("Image.add", image1=tens(), image2=0.5))
+    masked = call("Image.reduceResolution", image=half, reducer=mean)  # weights 0.5, 1, 1, 1
+    assert pixels(masked, grid(1, 1, coarse(20))) == [[pytest.approx(22 / 3.5)]]
+
+
+def test_bands_of_coarser_pixels_are_named_by_the_outputs() -> None:
+    both = call("Image.cat", images=[tens(name="x"), ramp(name="y")])
+    minmax = call("Image.reduceResolution", image=both, reducer=call("Reducer.minMax"))
+    assert minmax.names == ["x_min", "x_max", "y_min", "y_max"]
+    assert [pixels(minmax, grid(1, 1, coarse(20)), k) for k in range(4)] == [[[0]], [[11]], [[0]], [[101]]]
+    fit = call("Image.reduceResolution", image=both, reducer=call("Reducer.linearFit"))
+    assert fit.names == ["scale", "offset"]
+    line_of = np.polyfit([0, 1, 10, 11], [0, 1, 100, 101], 1)
+    assert [pixels(fit, grid(1, 1, coarse(20)), k)[0][0] for k in (0, 1)] == pytest.approx(list(line_of))
+    with pytest.raises(EmulatorError, match="Need 2 bands for the reducer, the image has 1"):
+        call("Image.reduceResolution", image=tens(), reducer=call("Reducer.linearFit"))
+
+
+def test_best_effort_begins_with_coarser_pixels() -> None:
+    """8 x 8 pixels are too many, 4 x 4 of the next level are not: each is the pixel nearest to its centre."""
+    best = call("Image.reduceResolution", image=tens(), reducer=call("Reducer.mean"), maxPixels=16, bestEffort=True)
+    level = pixels(tens(), grid(4, 4, coarse(20)))
+    assert pixels(best, grid(1, 1, coarse(80))) == [[np.mean(np.array(level, float))]]
+
+
+def test_coarser_pixels_that_are_not_emulated_are_refused() -> None:
+    mean, count = (
+        call("Image.reduceResolution", image=tens(), reducer=call(f"Reducer.{r}")) for r in ("mean", "count")
+    )
+    assert pixels(count, grid(1, 1, coarse(20))) == [[4]]
+    for image, asked, why in (
+        (count, coarse(25), "only partly covered is not emulated"),
+        (mean, Projection("EPSG:4326", (0.001, 0, 9, 0, -0.001, 45)), "another CRS or direction"),
+        (mean, Projection("EPSG:32632", (20, 1, 5e5, 0, -20, 5e6)), "another CRS or direction"),
+    ):
+        with pytest.raises(EmulatorError, match=why):
+            pixels(image, grid(1, 1, asked))
 
 
 def test_random_numbers_belong_to_places() -> None:
