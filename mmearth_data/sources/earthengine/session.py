@@ -22,7 +22,7 @@ from mmearth_data.errors import InputError, MMEarthError, RetryLater, TileUnavai
 from mmearth_data.sources.earthengine.credentials import Account, anonymous, sign_in
 from mmearth_data.sources.earthengine.endpoint import Endpoint, resolve_endpoint
 from mmearth_data.sources.earthengine.failures import TOO_LARGE, Throttled, TooDear, TooManyAggregations, classify
-from mmearth_data.sources.earthengine.retry import Backoff, with_retries
+from mmearth_data.sources.earthengine.retry import Backoff, LongWaits, with_retries
 from mmearth_data.sources.earthengine.transport import Transport
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ Answer = TypeVar("Answer")
 WORKLOAD_TAG = "mmearth-build"
 SIGN_IN_ATTEMPTS = 6
 """Attempts to sign in: an unreachable server is reported without waiting for minutes."""
+report_wait = LongWaits()
+"""Reports the long waits of all threads of this process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,7 @@ class SessionOptions:
     project: str | None = None  # Cloud project to charge
     service_account: Path | None = None  # Key file
     connections: int = 40  # Requests in flight at once
-    timeout_s: float = 330.0  # Deadline of one request; the service itself allows 300 s
+    timeout_s: float = 330.0  # Deadline of one request and its answer; the service itself allows 300 s
     backoff: Backoff = field(default_factory=Backoff)  # How failed requests are retried
 
     @property
@@ -135,8 +137,9 @@ class Session:
 
         def on_retry(error: RetryLater, wait_s: float) -> None:
             ledger.retry(error.message.partition(":")[0], wait_s)
+            report_wait(error, wait_s)
 
-        return with_retries(attempt, self.options.backoff, on_retry=on_retry)
+        return with_retries(attempt, self.options.backoff, on_retry=on_retry, sleep=limiter.switch.sleep)
 
     def _once(
         self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger, *, divisible: bool
@@ -144,7 +147,8 @@ class Session:
         start = time.perf_counter()
         profiles = self.profiles
         try:
-            with nullcontext() if profiles is None else profiles.of(what):
+            profiled = nullcontext() if profiles is None else profiles.of(what)
+            with profiled, self._transport.stopped_by(limiter.switch):
                 answer = ask()
         except Exception as error:
             sorted_error = classify(error)
@@ -223,7 +227,8 @@ def _sign_in(options: SessionOptions) -> Session:
         except Exception as error:
             raise _stopping(classify(error)) from error
 
-    with_retries(initialize, replace(options.backoff, attempts=min(options.backoff.attempts, SIGN_IN_ATTEMPTS)))
+    backoff = replace(options.backoff, attempts=min(options.backoff.attempts, SIGN_IN_ATTEMPTS))
+    with_retries(initialize, backoff, on_retry=report_wait)
     return Session(options, endpoint, account, transport)
 
 

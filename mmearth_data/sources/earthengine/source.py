@@ -131,6 +131,10 @@ class EarthEngineSource(OfCatalog):
         """Report the requests made so far."""
         return self.ledger.to_dict()
 
+    def stop(self) -> None:
+        """End all waits for the service, at once and for good; see `mmearth_data.sources.earthengine.stopping`."""
+        self.limiter.switch.set()
+
     @contextmanager
     def profiling(self) -> Iterator[dict[str, dict[str, Any]]]:
         """Let the service profile the requests within a block.
@@ -237,7 +241,11 @@ class EarthEngineSource(OfCatalog):
         size = self._batch[again]
         batches = [listed[k : k + size] for k in range(0, len(listed), size)]
         with ThreadPoolExecutor(max(1, min(len(batches), self.in_flight))) as pool:
-            found = list(pool.map(partial(self._survey_batch, again=again), batches))
+            try:
+                found = list(pool.map(partial(self._survey_batch, again=again), batches))
+            except KeyboardInterrupt:  # it does not reach the threads of the pool, which end before the block
+                self.stop()
+                raise
         return dict(zip(questions, chain.from_iterable(found), strict=True))
 
     def _survey_batch(self, batch: Sequence[Question], *, again: bool) -> list[Answered]:
