@@ -54,7 +54,10 @@ class SourceFields(Fields):
     request_timeout_s: Annotated[
         float,
         About(
-            "Timeout of a request in seconds; Earth Engine itself allows 300.", LIMITS, "S", flag="--request-timeout"
+            "Maximum seconds of a request, its whole answer included; Earth Engine itself allows 300.",
+            LIMITS,
+            "S",
+            flag="--request-timeout",
         ),
         Interval(gt=0, le=3600),
     ] = 330.0

@@ -115,6 +115,9 @@ class LoggedSource:
     def connect(self) -> None:
         """Needs no signing in."""
 
+    def stop(self) -> None:
+        """Waits for nothing."""
+
     def account(self) -> dict[str, Any]:
         return {"requests": {"read": self.reads}}
 

@@ -147,6 +147,9 @@ def run_threads(pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[
                     yield None
                 for future in finished:
                     yield future.result()
+        except BaseException:
+            worker.abandon()
+            raise
         finally:
             # After an error or an interruption, queued shards are dropped.
             worker.stop()

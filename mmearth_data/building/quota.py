@@ -21,6 +21,7 @@ from distributed import SchedulerPlugin, get_client, get_worker
 from distributed.utils import sync
 
 from mmearth_data.sources.earthengine.quota import SLACK, Storms
+from mmearth_data.sources.earthengine.stopping import StopSwitch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,6 +162,7 @@ class SharedLimiter:
     """Limiter of a source in any process of a cluster, see `mmearth_data.sources.earthengine.quota.Limiter`; picklable."""
 
     def __init__(self) -> None:
+        self.switch = StopSwitch()
         self._turn = threading.Lock()
         self._starting = threading.Lock()
         self._holder = uuid.uuid4().hex
@@ -174,8 +176,8 @@ class SharedLimiter:
         # One thread of a process asks at a time, so that hundreds of waiting ones do not overload the scheduler.
         with self._turn:
             wait_s = self._acquire()
-        time.sleep(wait_s)
         try:
+            self.switch.sleep(wait_s)
             yield
         finally:
             self._ask("release", holder=self._holder)
@@ -185,7 +187,7 @@ class SharedLimiter:
             granted, wait_s = self._ask("acquire", holder=self._holder)
             if granted:
                 return float(wait_s)
-            time.sleep(wait_s * random.uniform(0.5, 1.5))
+            self.switch.sleep(wait_s * random.uniform(0.5, 1.5))
 
     def succeeded(self) -> None:
         """Record an answer."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmearth_data.building.kernel import fill_shard
+from mmearth_data.sources.opening import over_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -152,3 +153,10 @@ class ShardWorker:
     def stop(self) -> None:
         """Read no more tiles; running shards end in `CancelledError` and are not committed."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """Stop, and do not wait for the tiles that are being read from a service."""
+        self.stop()
+        remote = over_network(self.source)
+        if remote is not None:
+            remote.stop()

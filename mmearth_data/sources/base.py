@@ -202,6 +202,10 @@ class SourceOverNetwork(Source, Protocol):
         """Sign in now rather than at the first request; InputError if that fails, with the ways to fix it."""
         ...
 
+    def stop(self) -> None:
+        """End all waits for the service, at once and for good: calls in other threads raise an error, and so do new ones."""
+        ...
+
     def account(self) -> dict[str, Any]:
         """Use of the service so far: requests, bytes, retries, seconds, rejections; JSON-ready."""
         ...

@@ -1,15 +1,22 @@
 """Requests of the Earth Engine source, and its reaction to refusals, through the real client and HTTP.
 
-A proxy server records every request, and refuses those selected by a test, as the service might.
+A proxy server records every request, and refuses those selected by a test, as the service might, or spoils their answers,
+as a network might.
 """
 
 from __future__ import annotations
 
 import copy
+import io
 import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,12 +29,12 @@ import requests
 from append_making import write_ecoregions
 from click.testing import CliRunner
 
-from mmearth_data import open_store
+from mmearth_data import open_store, verify
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import Place, tile_ids
 from mmearth_data.cli import cli
 from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
-from mmearth_data.errors import TileUnavailable
+from mmearth_data.errors import InputError, RetryLater, TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.earthengine.quota import LocalLimiter
 from mmearth_data.sources.earthengine.recipes import RECIPES
@@ -40,17 +47,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Refusal = Callable[[str, str], tuple[int, str] | None]
+    Spoiler = Callable[["_Handler", bytes], bool]
 
 SEED = 3
 MIXED = "Expected a homogeneous image collection, but an image with an incompatible band was encountered."
 
 
 class Between(ThreadingHTTPServer):
-    """Forwards requests unless it refuses them."""
+    """Forwards requests unless it refuses them; ``spoil`` may answer in another way than the server did."""
 
     daemon_threads = True
     to = ""
     refuse: Refusal = staticmethod(lambda path, body: None)
+    spoil: Spoiler = staticmethod(lambda handler, content: False)
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -81,15 +90,17 @@ class _Handler(BaseHTTPRequestHandler):
         refused = self.server.refuse(self.path, text)
         if refused is not None:
             error = {"error": {"code": refused[0], "message": refused[1], "status": "REFUSED"}}
-            self._answer(refused[0], json.dumps(error).encode(), {"Content-Type": "application/json"})
+            self.answer(refused[0], json.dumps(error).encode(), {"Content-Type": "application/json"})
             return
         kept = {k: v for k, v in self.headers.items() if k.lower() in {"content-type", "authorization"}}
         answer = requests.request(method, f"{self.server.to}{self.path}", data=body, headers=kept, timeout=120)
         content = answer.content.replace(self.server.to.encode(), self.server.url.encode())
+        if self.server.spoil(self, content):
+            return
         named = ("content-type", "x-mmearth-emulator")
-        self._answer(answer.status_code, content, {k: v for k, v in answer.headers.items() if k.lower() in named})
+        self.answer(answer.status_code, content, {k: v for k, v in answer.headers.items() if k.lower() in named})
 
-    def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+    def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in (headers | {"Content-Length": str(len(content))}).items():
             self.send_header(name, value)
@@ -125,6 +136,14 @@ def refusing(between: Between, refuse: Refusal) -> Iterator[None]:
     between.refuse = refuse  # type: ignore[method-assign]
     yield
     between.refuse = lambda path, body: None  # type: ignore[method-assign]
+
+
+@contextmanager
+def spoiling(between: Between, spoil: Spoiler) -> Iterator[None]:
+    """Spoil answers within the block."""
+    between.spoil = spoil  # type: ignore[method-assign]
+    yield
+    between.spoil = lambda handler, content: False  # type: ignore[method-assign]
 
 
 def source(url: str, names: list[str], first_s: float = 0.01) -> EarthEngineSource:
@@ -477,3 +496,276 @@ def test_a_build_that_delivers_no_tile_fails_and_says_why(between: Between, ecor
     assert "no tile was delivered" in done.stderr
     assert "sentinel2_missing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ---------------------------------------------------------------- spoilt answers
+
+
+def shortened(content: bytes) -> bytes:
+    """Leave out the last item of a result."""
+    answer = json.loads(content)
+    return json.dumps({"result": answer["result"][:-1]}).encode()
+
+
+def without_levels(content: bytes) -> bytes:
+    """Leave out the level of every scene."""
+    answer = json.loads(content)
+    for scenes in answer["result"]:
+        for scene in scenes:
+            del scene["level"]
+    return json.dumps(answer).encode()
+
+
+def retyped(dtype: str) -> Callable[[bytes], bytes]:
+    """Return a function that gives all bands of an NPY file another type."""
+
+    def retype(content: bytes) -> bytes:
+        pixels = np.load(io.BytesIO(content))
+        other, body = np.zeros(pixels.shape, [(name, dtype) for name in pixels.dtype.names]), io.BytesIO()
+        np.save(body, other)
+        return body.getvalue()
+
+    return retype
+
+
+def edited(**changes: Any) -> Callable[[bytes], bytes]:
+    """Return a function that replaces fields of a JSON object, or leaves out those that are None."""
+
+    def edit(content: bytes) -> bytes:
+        return json.dumps({k: v for k, v in (json.loads(content) | changes).items() if v is not None}).encode()
+
+    return edit
+
+
+JSON = {"Content-Type": "application/json"}
+PORTAL = b"<html>Please sign in to this network.</html>"
+GARBAGE = (b"", b"{}", b"null", b"[]", b"5", b'"x"', PORTAL)
+
+
+def once(what: str, spoilt: Callable[[bytes], bytes], status: int = 200) -> Spoiler:
+    """Spoil the first answer to a kind of request."""
+    left = [1]
+
+    def spoil(handler: _Handler, content: bytes) -> bool:
+        left[0] -= what in handler.path
+        if what not in handler.path or left[0] < 0:
+            return False
+        handler.answer(status, b"" if status == 204 else spoilt(content), JSON)
+        return True
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "garbage", [*GARBAGE, b'{"result":null}', b'{"result":"x"}', b'{"result":[]}', b'{"result":{}}']
+)
+def test_a_survey_that_cannot_be_decoded_is_asked_for_again(between: Between, garbage: bytes) -> None:
+    origin = source(between.url, ["sentinel2"])
+    with spoiling(between, once("value:compute", lambda content: garbage)):
+        assert len(origin.survey(alps())) == len(alps())
+    assert origin.account()["retries"] == {"undecodable answer": 1}
+
+
+@pytest.mark.parametrize("spoilt", [shortened, without_levels])
+def test_a_survey_that_lacks_something_is_asked_for_again(between: Between, spoilt: Callable[[bytes], bytes]) -> None:
+    expected = source(between.url, ["sentinel2", "sentinel1"]).survey(alps())
+    origin = source(between.url, ["sentinel2", "sentinel1"])
+    with spoiling(between, once("value:compute", spoilt)):
+        found = origin.survey(alps())
+    assert [answer.place for answer in found] == [answer.place for answer in expected]
+    assert [type(answer) for answer in found] == [type(answer) for answer in expected]
+    assert origin.account()["retries"] == {"undecodable answer": 1}
+
+
+def test_an_answer_without_content_is_asked_for_again(between: Between) -> None:
+    origin = source(between.url, ["sentinel2"])
+    with spoiling(between, once("value:compute", lambda content: content, status=204)):
+        assert len(origin.survey(alps())) == len(alps())
+    assert origin.account()["retries"] == {"undecodable answer": 1}
+
+
+@pytest.mark.parametrize("dtype", ["S4", "U1", "<f8", "<M8[s]", "<c16"])
+def test_pixels_of_another_type_are_asked_for_again(between: Between, dtype: str) -> None:
+    """Reflectances are integers: text is none, and floats would be truncated."""
+    origin, wanted = source(between.url, ["sentinel2"]), load_catalog().select(["sentinel2"])
+    survey = next(answer for answer in origin.survey(alps()) if isinstance(answer, Survey))
+    expected = origin.read(survey, wanted)
+    with spoiling(between, once("computePixels", retyped(dtype))):
+        found = origin.read(survey, wanted)
+    np.testing.assert_array_equal(found["sentinel2"], expected["sentinel2"])
+    assert origin.account()["retries"] == {"undecodable answer": 1}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_the_description_of_an_asset_that_cannot_be_decoded_is_asked_for_again(
+    between: Between, garbage: bytes
+) -> None:
+    origin = source(between.url, ["sentinel2"])
+    with spoiling(between, once("/assets/", lambda content: garbage)):
+        origin.connect()
+    assert origin.account()["retries"] == {"undecodable answer": 1}
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        *(lambda content, body=body: body for body in GARBAGE),
+        edited(features=None),
+        edited(features=[{}]),
+        lambda content: edited(features=json.loads(content)["features"][:-1])(content),
+    ],
+)
+def test_ecoregions_that_cannot_be_decoded_or_are_not_all_there_are_asked_for_again(
+    between: Between, spoilt: Callable[[bytes], bytes]
+) -> None:
+    origin = source(between.url, ["sentinel2"])
+    with spoiling(between, once("computeFeatures", spoilt)):
+        found = origin.ecoregions()
+    assert found["eco_region"].is_unique
+    assert len(found) > 800
+    assert origin.account()["retries"] == {"undecodable answer": 1}
+
+
+def test_a_table_without_ecoregions_is_named(between: Between) -> None:
+    none = once("value:compute", lambda content: b'{"result":[]}')
+    with spoiling(between, none), pytest.raises(InputError, match=r"property ECO_ID in the table 'RESOLVE.*--asset"):
+        source(between.url, ["sentinel2"]).ecoregions()
+
+
+@pytest.mark.parametrize("garbage", [*GARBAGE, b'{"algorithms":[]}', b'{"algorithms":[{}]}'])
+def test_functions_that_cannot_be_decoded_are_asked_for_again(between: Between, garbage: bytes) -> None:
+    with spoiling(between, once("/algorithms", lambda content: garbage)):
+        origin = source(between.url, ["sentinel2"])
+        assert len(origin.survey(alps())) == len(alps())
+
+
+@pytest.mark.parametrize("what", ["value:compute", "/algorithms"])
+def test_answers_that_are_never_decodable_end_in_one_line(between: Between, what: str) -> None:
+    def spoil(handler: _Handler, content: bytes) -> bool:
+        if what in handler.path:
+            handler.answer(200, PORTAL, {"Content-Type": "text/html"})
+        return what in handler.path
+
+    with spoiling(between, spoil), pytest.raises(RetryLater, match=r"in 4 attempts \(undecodable answer") as caught:
+        source(between.url, ["sentinel2"]).survey(alps())
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- interruptions
+
+PROGRAM = """
+import signal
+from mmearth_data.cli import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli()
+"""
+"""Runs a command that handles Ctrl-C even if the tests run in the background of a shell."""
+SOON_S = 10.0
+"""Seconds within which an interrupted build ends; schedulers kill it after 30."""
+
+
+def outage(handler: _Handler, content: bytes) -> None:
+    handler.answer(500, PORTAL, {"Content-Type": "text/html"})
+
+
+def throttle(handler: _Handler, content: bytes) -> None:
+    error = {"error": {"code": 429, "message": "Too many requests.", "status": "RESOURCE_EXHAUSTED"}}
+    handler.answer(429, json.dumps(error).encode(), JSON | {"Retry-After": "86400"})
+
+
+def drip(handler: _Handler, content: bytes) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    with suppress(OSError):  # the client has left
+        for k in range(len(content)):
+            handler.wfile.write(content[k : k + 1])
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server: Emulator, ecoregions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Store of a build that is not interrupted."""
+    close_session()
+    out = tmp_path_factory.mktemp("undisturbed") / "s.zarr"
+    done = CliRunner().invoke(cli, build_words(server.url, ecoregions, out))
+    close_session()
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def build_words(url: str, ecoregions: Path, out: Path) -> list[str]:
+    given = ["build", "--ee-url", url, "--ecoregions", str(ecoregions), "--out", str(out), "--seed", str(SEED)]
+    given += ["--tiles", "24", "--tile-size", "16", "--tiles-per-shard", "4", "--modalities", "sentinel2"]
+    return [*given, "--balance", "area", "--in-flight", "3"]
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """Files of a store, without its ledger of requests."""
+    found = (path for path in store.rglob("*") if path.is_file() and "_ledger" not in path.parts)
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in found}
+
+
+def interrupt(
+    between: Between, words: list[str], out: Path, trouble: Callable[[_Handler, bytes], None], sent: signal.Signals
+) -> tuple[float, int, str]:
+    """Send a signal to a build once three requests after its first shard are in trouble; its seconds, exit code and errors."""
+    troubled = threading.Semaphore(0)
+
+    def spoil(handler: _Handler, content: bytes) -> bool:
+        if "computePixels" not in handler.path or not list(out.glob("_commits/*.parquet")):
+            return False
+        troubled.release()
+        trouble(handler, content)
+        return True
+
+    command = [sys.executable, "-c", PROGRAM, *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (
+        spoiling(between, spoil),
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        try:
+            for _ in range(3):
+                assert troubled.acquire(timeout=120)
+            time.sleep(1)
+            process.send_signal(sent)
+            begin = time.monotonic()
+            _, stderr = process.communicate(timeout=30)
+            return time.monotonic() - begin, process.returncode, stderr
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "sent", "said"),
+    [
+        (outage, signal.SIGTERM, "Error: terminated; finished work is kept. Run the same command to resume: "),
+        (throttle, signal.SIGTERM, "Error: terminated; finished work is kept. Run the same command to resume: "),
+        (drip, signal.SIGINT, "Error: interrupted; finished work is kept. Run the same command to resume: "),
+    ],
+)
+def test_a_build_that_waits_for_the_service_ends_soon_after_a_signal_and_resumes(
+    trouble: Callable[[_Handler, bytes], None],
+    sent: signal.Signals,
+    said: str,
+    between: Between,
+    undisturbed: Path,
+    ecoregions: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "s.zarr"
+    words = build_words(between.url, ecoregions, out)
+    seconds, exit_code, stderr = interrupt(between, words, out, trouble, sent)
+    assert seconds < SOON_S
+    assert exit_code == 128 + sent, stderr
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == said + shlex.join(["-c", *words])
+    assert ("HTTP 429: Too many requests; waiting 60" in stderr) == (trouble is throttle), stderr
+    committed = files_of(out / "_commits")
+    assert 0 < len(committed) < 6
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    assert committed.items() <= files_of(out / "_commits").items(), "what is committed is kept"
+    assert verify(out).problems == ()
+    assert files_of(out) == files_of(undisturbed)

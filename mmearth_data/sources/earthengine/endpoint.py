@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+import requests
 
 from mmearth_data.errors import InputError
 
@@ -32,13 +34,24 @@ def resolve_endpoint(name: str = "high-volume", url: str | None = None) -> Endpo
     """
     if url is None:
         return Endpoint(ENDPOINTS[name], trusted=True)
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
-        raise InputError(f"--ee-url: expected a URL such as https://HOST or http://127.0.0.1:PORT, got {url!r}.")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    parts, host = _server(url)
+    if parts.scheme == "http" and not _is_loopback(host):
         raise InputError(f"--ee-url: expected https, or http to this machine itself (127.0.0.1), got {url!r}.")
-    trusted = parts.scheme == "https" and parts.hostname.endswith(SERVICE_DOMAIN) and parts.port in {None, 443}
+    trusted = parts.scheme == "https" and host.endswith(SERVICE_DOMAIN) and parts.port in {None, 443}
     return Endpoint(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", trusted)
+
+
+def _server(url: str) -> tuple[SplitResult, str]:
+    """Parts of the URL of a server, and its host."""
+    try:
+        parts = urlsplit(url)
+        requests.Request("GET", url).prepare()  # checks the host
+        more = parts.username or parts.query or parts.fragment or parts.port == 0
+        if parts.scheme in {"http", "https"} and parts.hostname and not more:
+            return parts, parts.hostname
+    except ValueError:  # a port, an address or a name that cannot be one
+        pass
+    raise InputError(f"--ee-url: expected a URL such as https://HOST or http://127.0.0.1:PORT, got {url!r}.")
 
 
 def _is_loopback(host: str) -> bool:

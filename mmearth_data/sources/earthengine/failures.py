@@ -38,6 +38,12 @@ FIXES = {
     "another with --ee-project",
 }
 """Message of a refusal (403) -> remedy."""
+LONGEST_ASKED_S = 600.0
+"""Longest wait that a Retry-After header can ask for; after a longer one, the request is sent again earlier.
+
+Other clients limit it too: urllib3 2.8 to 6 hours, botocore 1.44 to a few seconds; google-api-core 2.44 ignores the header.
+"""
+DECIMAL = re.compile(r"\s*[0-9]+(\.[0-9]+)?\s*")
 OTHER_FIX = "check that the signed-in account may use Earth Engine in this project, or name another (--ee-project)"
 SIGN_IN_AGAIN = "sign in again: `earthengine authenticate --force`, or renew the service account's key"
 
@@ -107,26 +113,24 @@ def _by_status(error: HttpError) -> MMEarthError:
 
 
 def retry_after_s(header: str, sent: str = "") -> float | None:
-    """Seconds requested by a Retry-After header: a number, or a date.
+    """Seconds requested by a Retry-After header, a number or a date, at most `LONGEST_ASKED_S`; None if it is neither.
 
     A date is compared with that of the answer (``sent``, its Date header), not with this machine's clock, which may be
     wrong.
     """
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        then = _seconds_of(header)
+    if DECIMAL.fullmatch(header):
+        return min(float(header), LONGEST_ASKED_S)
+    then, now = _seconds_of(header), _seconds_of(sent)
     if then is None:
         return None
-    now = _seconds_of(sent)
-    return max(0.0, then - (time.time() if now is None else now))
+    return min(max(0.0, then - (time.time() if now is None else now)), LONGEST_ASKED_S)
 
 
 def _seconds_of(date: str) -> float | None:
     """Seconds since 1970 of a date in a header; None if it is not one."""
     try:
         return email.utils.parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -97,12 +97,15 @@ def halves(asks: Asks) -> tuple[Asks, Asks]:
 
 def decoder(bands: Sequence[tuple[Modality, str]], size_px: int) -> Callable[[bytes], NDArray[Any]]:
     """Reader of an NPY answer that refuses anything other than what was requested."""
-    expected = {band_name(m, band) for m, band in bands}
+    kinds = {band_name(m, band): "biuf" if m.dtype.kind == "f" else "biu" for m, band in bands}
 
     def decode(content: bytes) -> NDArray[Any]:
         pixels = array_of(content)
-        if pixels.shape != (size_px, size_px) or set(pixels.dtype.names or ()) != expected:
-            raise ValueError(f"expected {len(expected)} bands of {size_px} px, got {pixels.shape} {pixels.dtype.names}")
+        if pixels.shape != (size_px, size_px) or set(pixels.dtype.names or ()) != kinds.keys():
+            raise ValueError(f"expected {len(kinds)} bands of {size_px} px, got {pixels.shape} {pixels.dtype.names}")
+        wrong = [name for name, kind in kinds.items() if pixels.dtype[name].kind not in kind]
+        if wrong:
+            raise ValueError(f"expected numbers as stored in {wrong[0]}, got {pixels.dtype[wrong[0]]}")
         return pixels
 
     return decode

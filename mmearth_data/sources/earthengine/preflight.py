@@ -82,6 +82,14 @@ def require_assets(
     raise InputError(f"Earth Engine: expected assets that this account can read, got {said}. To continue, {fix}.")
 
 
+def described(answer: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """Check the description of an asset; raises an exception if it has no type, or its bands have no ids."""
+    found: dict[str, Any] = {**answer, "bands": [{"id": band["id"]} for band in answer.get("bands", ())]}
+    if not isinstance(found["type"], str):
+        raise ValueError(f"expected the type of an asset, got {found['type']!r}")  # noqa: TRY004 - as any other answer
+    return found
+
+
 def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> str | None:
     try:
         found = describe(needed.id)
@@ -92,9 +100,8 @@ def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> st
         if UNREADABLE.search(str(refusal)) is None:
             raise
         return "missing or not readable (HTTP 403)"
-    kind = str(found.get("type", ""))
-    if kind != needed.type:
-        return f"expected {needed.type}, is {kind or 'of unknown type'}"
-    has = [band.get("id") for band in found.get("bands", ())]
+    if found["type"] != needed.type:
+        return f"expected {needed.type}, is {found['type']}"
+    has = [band["id"] for band in found["bands"]]
     lacks = [band for band in needed.bands if has and band not in has]
     return f"expected band {', '.join(lacks)}, has {', '.join(map(str, has[:20]))}" if lacks else None

@@ -9,6 +9,8 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from mmearth_data.sources.earthengine.stopping import StopSwitch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
@@ -20,10 +22,20 @@ SLACK = 1.05
 STORM_WINDOW, STORM_LEAST, STORM_SHARE = 40, 20, 0.5
 """A storm: at least this many recent outcomes, and at least this share of them refused as too many (429)."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0
+LOOK_S = 0.5
+"""Seconds between two looks of a waiting thread at the switch."""
 
 
 class Limiter(Protocol):
-    """Limits shared by all that send requests for one project: threads here, workers in other implementations."""
+    """Limits shared by all that send requests for one project: threads here, workers in other implementations.
+
+    Attributes
+    ----------
+    switch
+        Ends all waits of this process for the service, once it is set; no further request starts.
+    """
+
+    switch: StopSwitch
 
     def connect(self) -> None:
         """Find the process that keeps the limits, if it is another one; called in a task of a cluster."""
@@ -90,6 +102,7 @@ class LocalLimiter:
         *,
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
+        self.switch = StopSwitch()
         self._limit = in_flight
         self._restricted = min(restricted_in_flight, in_flight)
         self._interval_s = SLACK / per_second
@@ -110,8 +123,9 @@ class LocalLimiter:
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Wait until a request may start."""
-        time.sleep(self._reserve_s())
+        start_in_s = self._reserve_s()
         try:
+            self.switch.sleep(start_in_s)
             yield
         finally:
             with self._changed:
@@ -122,7 +136,8 @@ class LocalLimiter:
         """Reserve a slot in flight; returns the seconds until its turn."""
         with self._changed:
             while self._busy >= self._limit or (pause := self._paused_until_s - time.monotonic()) > 0:
-                self._changed.wait(None if self._busy >= self._limit else pause)
+                self._changed.wait(LOOK_S if self._busy >= self._limit else min(pause, LOOK_S))
+                self.switch.sleep(0)
             now = time.monotonic()
             start = max(now, self._next_s)
             self._busy, self._next_s = self._busy + 1, start + self._interval_s

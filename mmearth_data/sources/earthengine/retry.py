@@ -1,11 +1,13 @@
-"""Retries: exponential backoff with full jitter, never sooner than the service requests.
+"""Retries: exponential backoff with full jitter, never sooner than the service requests; long waits are reported.
 
 After Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
 
 from __future__ import annotations
 
+import logging
 import random
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +17,11 @@ from mmearth_data.errors import RetryLater
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LOG = logging.getLogger(__name__)
+
 Answer = TypeVar("Answer")
+LONG_WAIT_S = 10.0
+"""Waits of at least this length are reported."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,3 +61,26 @@ def with_retries(
             on_retry(error, wait_s)
         sleep(wait_s)
         attempt += 1
+
+
+class LongWaits:
+    """Reports long waits in the log, once for all threads that wait at the same time; see `with_retries`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reported_until_s = 0.0
+
+    def __call__(self, error: RetryLater, wait_s: float) -> None:
+        """Report a wait after an error."""
+        now = time.monotonic()
+        with self._lock:
+            if wait_s < LONG_WAIT_S or now < self._reported_until_s:
+                return
+            self._reported_until_s = now + wait_s
+        until = time.strftime("%H:%M:%S", time.localtime(time.time() + wait_s))
+        LOG.warning(
+            "Earth Engine: %s; waiting %.0f s, until %s, before the next attempt.",
+            error.message.rstrip("."),
+            wait_s,
+            until,
+        )

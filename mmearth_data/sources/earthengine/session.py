@@ -22,7 +22,7 @@ from mmearth_data.errors import InputError, MMEarthError, RetryLater, TileUnavai
 from mmearth_data.sources.earthengine.credentials import Account, anonymous, sign_in
 from mmearth_data.sources.earthengine.endpoint import Endpoint, resolve_endpoint
 from mmearth_data.sources.earthengine.failures import TOO_LARGE, Throttled, TooDear, TooManyAggregations, classify
-from mmearth_data.sources.earthengine.retry import Backoff, with_retries
+from mmearth_data.sources.earthengine.retry import Backoff, LongWaits, with_retries
 from mmearth_data.sources.earthengine.transport import Transport
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ Answer = TypeVar("Answer")
 WORKLOAD_TAG = "mmearth-build"
 SIGN_IN_ATTEMPTS = 6
 """Attempts to sign in: an unreachable server is reported without waiting for minutes."""
+report_wait = LongWaits()
+"""Reports the long waits of all threads of this process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,7 @@ class SessionOptions:
     project: str | None = None  # Cloud project to charge
     service_account: Path | None = None  # Key file
     connections: int = 40  # Requests in flight at once
-    timeout_s: float = 330.0  # Deadline of one request; the service itself allows 300 s
+    timeout_s: float = 330.0  # Deadline of one request and its answer; the service itself allows 300 s
     backoff: Backoff = field(default_factory=Backoff)  # How failed requests are retried
 
     @property
@@ -78,15 +80,24 @@ class Session:
         """Name of the server if it is an emulator, whose pixels are synthetic."""
         return self._transport.emulator
 
-    def compute_value(self, expression: str, limiter: Limiter, ledger: Ledger, *, divisible: bool = False) -> Any:  # noqa: ANN401
-        """Value of an encoded expression, as JSON; raises what `mmearth_data.sources.earthengine.failures.classify` returns.
+    def compute_value(
+        self,
+        expression: str,
+        limiter: Limiter,
+        ledger: Ledger,
+        *,
+        decode: Callable[[Any], Any] = lambda value: value,
+        divisible: bool = False,
+    ) -> Any:  # noqa: ANN401 - what ``decode`` returns
+        """Value of an encoded expression, decoded from JSON.
 
-        ``divisible`` is True if the caller can ask for less, so that a request with too many aggregations is not retried
-        unchanged.
+        Any exception that ``decode`` raises marks the answer as undecodable, and the request is retried. ``divisible`` is
+        True if the caller can ask for less, so that a request with too many aggregations is not retried unchanged. Raises
+        what `mmearth_data.sources.earthengine.failures.classify` returns, and `Stopped`.
         """
         compute, body = partial(self._values.compute, prettyPrint=False), request_body(expression, {})
-        ask = partial(self._execute, compute, body)
-        return self._send("value:compute", ask, limiter, ledger, divisible=divisible)["result"]
+        ask = lambda: decode(_object(self._execute(compute, body))["result"])  # noqa: E731
+        return self._send("value:compute", ask, limiter, ledger, divisible=divisible)
 
     def compute_pixels(
         self,
@@ -98,26 +109,31 @@ class Session:
         *,
         divisible: bool = False,
     ) -> Answer:
-        """Pixels of an encoded image, with ``grid`` and ``fileFormat`` as further fields of the request.
-
-        Any exception that ``decode`` raises marks the answer as undecodable, and the request is retried.
-        """
+        """Pixels of an encoded image, with ``grid`` and ``fileFormat`` as further fields of the request; as `compute_value`."""
         compute, body = self._images.computePixels, request_body(expression, fields)
         ask = lambda: decode(self._execute(compute, body))  # noqa: E731
         return self._send("image:computePixels", ask, limiter, ledger, divisible=divisible)
 
     def compute_features(
-        self, expression: str, fields: Mapping[str, Any], limiter: Limiter, ledger: Ledger
-    ) -> dict[str, Any]:
-        """One page of an encoded feature collection, GeoJSON-like."""
-        ask = partial(self._execute, self._tables.computeFeatures, request_body(expression, fields))
-        page: dict[str, Any] = self._send("table:computeFeatures", ask, limiter, ledger)
-        return page
+        self,
+        expression: str,
+        fields: Mapping[str, Any],
+        decode: Callable[[Any], Answer],
+        limiter: Limiter,
+        ledger: Ledger,
+    ) -> Answer:
+        """One page of an encoded feature collection, decoded from GeoJSON; as `compute_value`."""
+        compute, body = self._tables.computeFeatures, request_body(expression, fields)
+        ask = lambda: decode(_object(self._execute(compute, body)))  # noqa: E731
+        return self._send("table:computeFeatures", ask, limiter, ledger)
 
-    def asset(self, asset_id: str, limiter: Limiter, ledger: Ledger) -> dict[str, Any]:
-        """Request the description of an asset (type, bands and properties), once per session."""
+    def asset(
+        self, asset_id: str, decode: Callable[[Any], dict[str, Any]], limiter: Limiter, ledger: Ledger
+    ) -> dict[str, Any]:
+        """Request the description of an asset (type, bands and properties), once per session; as `compute_value`."""
         if asset_id not in self._assets:
-            self._assets[asset_id] = self._send("assets", partial(ee.data.getAsset, asset_id), limiter, ledger)
+            ask = lambda: decode(_object(ee.data.getAsset(asset_id)))  # noqa: E731
+            self._assets[asset_id] = self._send("assets", ask, limiter, ledger)
         return self._assets[asset_id]
 
     def _execute(self, method: Callable[..., Any], body: bytes) -> Any:  # noqa: ANN401 - what the client makes of it
@@ -135,8 +151,9 @@ class Session:
 
         def on_retry(error: RetryLater, wait_s: float) -> None:
             ledger.retry(error.message.partition(":")[0], wait_s)
+            report_wait(error, wait_s)
 
-        return with_retries(attempt, self.options.backoff, on_retry=on_retry)
+        return with_retries(attempt, self.options.backoff, on_retry=on_retry, sleep=limiter.switch.sleep)
 
     def _once(
         self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger, *, divisible: bool
@@ -144,7 +161,8 @@ class Session:
         start = time.perf_counter()
         profiles = self.profiles
         try:
-            with nullcontext() if profiles is None else profiles.of(what):
+            profiled = nullcontext() if profiles is None else profiles.of(what)
+            with profiled, self._transport.stopped_by(limiter.switch):
                 answer = ask()
         except Exception as error:
             sorted_error = classify(error)
@@ -169,6 +187,13 @@ class Session:
 def request_body(expression: str, fields: Mapping[str, Any]) -> bytes:
     """Body of a request for an expression that is already JSON."""
     return f'{{"expression":{expression},{json.dumps({**fields, "workloadTag": WORKLOAD_TAG})[1:]}'.encode()
+
+
+def _object(answer: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """Check that an answer is an object; the client returns other text unchanged."""
+    if not isinstance(answer, dict):
+        raise ValueError(f"expected a JSON object, got {str(answer)[:80]!r}")  # noqa: TRY004 - as for any other answer
+    return answer
 
 
 _lock = threading.Lock()
@@ -217,14 +242,23 @@ def _sign_in(options: SessionOptions) -> Session:
     def initialize() -> None:
         try:
             ee.Initialize(account.credentials, url=endpoint.url, project=account.project, http_transport=transport)
+            _require_functions()
         except (UnknownApiNameOrVersion, InvalidJsonError) as error:
             problem = f"Expected a server that speaks the Earth Engine protocol at {endpoint.url}, got another."
             raise InputError(problem) from error
         except Exception as error:
             raise _stopping(classify(error)) from error
 
-    with_retries(initialize, replace(options.backoff, attempts=min(options.backoff.attempts, SIGN_IN_ATTEMPTS)))
+    backoff = replace(options.backoff, attempts=min(options.backoff.attempts, SIGN_IN_ATTEMPTS))
+    with_retries(initialize, backoff, on_retry=report_wait)
     return Session(options, endpoint, account, transport)
+
+
+def _require_functions() -> None:
+    """Refuse an empty list of functions, from which the client cannot build an expression."""
+    if not ee.ApiFunction._api:
+        ee.Reset()  # otherwise, the client would keep objects without methods
+        raise ValueError("expected the functions of Earth Engine, got none")
 
 
 def _stopping(error: MMEarthError) -> MMEarthError:

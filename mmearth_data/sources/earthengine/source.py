@@ -24,7 +24,7 @@ from mmearth_data.sources.earthengine.pixels import (
     masked_shares,
     place_bands,
 )
-from mmearth_data.sources.earthengine.preflight import needed_assets, require_assets
+from mmearth_data.sources.earthengine.preflight import described, needed_assets, require_assets
 from mmearth_data.sources.earthengine.profiles import Profiles, eecu_seconds, profile_request
 from mmearth_data.sources.earthengine.quota import LocalLimiter
 from mmearth_data.sources.earthengine.recipes import RECIPES, Found
@@ -125,11 +125,15 @@ class EarthEngineSource(OfCatalog):
         require_assets(needed, self._describe, self._base, self._wanted)
 
     def _describe(self, asset_id: str) -> dict[str, Any]:
-        return self._session().asset(asset_id, self.limiter, self.ledger)
+        return self._session().asset(asset_id, described, self.limiter, self.ledger)
 
     def account(self) -> dict[str, Any]:
         """Report the requests made so far."""
         return self.ledger.to_dict()
+
+    def stop(self) -> None:
+        """End all waits for the service, at once and for good; see `mmearth_data.sources.earthengine.stopping`."""
+        self.limiter.switch.set()
 
     @contextmanager
     def profiling(self) -> Iterator[dict[str, dict[str, Any]]]:
@@ -187,13 +191,8 @@ class EarthEngineSource(OfCatalog):
         table = ecoregion_table(self.catalog)
         found = cached_ecoregions(table) if genuine else None
         if found is None:
-            session = self._session()
             try:
-                found = fetch_ecoregions(
-                    partial(session.compute_value, limiter=self.limiter, ledger=self.ledger),
-                    partial(session.compute_features, limiter=self.limiter, ledger=self.ledger),
-                    table,
-                )
+                found = fetch_ecoregions(self._session(), table, self.limiter, self.ledger)
             except TileUnavailable as refusal:
                 raise InputError(
                     f"Earth Engine refused its ecoregions, {table!r}: {refusal}. To continue, give --ecoregions FILE, or "
@@ -237,7 +236,11 @@ class EarthEngineSource(OfCatalog):
         size = self._batch[again]
         batches = [listed[k : k + size] for k in range(0, len(listed), size)]
         with ThreadPoolExecutor(max(1, min(len(batches), self.in_flight))) as pool:
-            found = list(pool.map(partial(self._survey_batch, again=again), batches))
+            try:
+                found = list(pool.map(partial(self._survey_batch, again=again), batches))
+            except KeyboardInterrupt:  # it does not reach the threads of the pool, which end before the block
+                self.stop()
+                raise
         return dict(zip(questions, chain.from_iterable(found), strict=True))
 
     def _survey_batch(self, batch: Sequence[Question], *, again: bool) -> list[Answered]:
@@ -246,7 +249,8 @@ class EarthEngineSource(OfCatalog):
         try:
             expression = plan.expression(batch, again=again)
             session, divisible = self._session(), len(batch) > 1
-            found = session.compute_value(expression, self.limiter, self.ledger, divisible=divisible)
+            decode = partial(plan.answers, batch, again=again)
+            found = session.compute_value(expression, self.limiter, self.ledger, decode=decode, divisible=divisible)
         except TileUnavailable as refusal:
             if len(batch) == 1:
                 return [outside(batch[0].place, refusal)]
@@ -254,7 +258,7 @@ class EarthEngineSource(OfCatalog):
             if isinstance(refusal, TooMuch):
                 self._batch[again] = min(self._batch[again], middle)
             return self._survey_batch(batch[:middle], again=again) + self._survey_batch(batch[middle:], again=again)
-        return [*plan.answers(batch, found, again=again)]
+        return [*found]
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
         """Arrays of one tile, as stored: one request, or two if one would be too large.

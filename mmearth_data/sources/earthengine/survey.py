@@ -225,16 +225,29 @@ class SurveyPlan:
         return self._second.fill({"candidates": candidates, "scenes": scenes})
 
     def answers(self, questions: Sequence[Question], result: Any, *, again: bool) -> list[Mapping[str, Any] | None]:  # noqa: ANN401 - JSON
-        """Scene of each question with everything known about it; None if no scene was found."""
-        candidates, scenes = map(iter, result if again else (result, ()))
+        """Scene of each question with everything known about it; None if no scene was found.
+
+        Raises an exception if the result does not answer all questions, or a scene cannot be read.
+        """
+        candidates, scenes = (_listed(part) for part in (result if again else (result, [])))
+        searched = [question for question in questions if question.scene is None]
+        if (len(candidates), len(scenes)) != (len(searched), len(questions) - len(searched)):
+            raise ValueError(f"expected answers to {len(questions)} questions, got {len(candidates) + len(scenes)}")
+        left, further = map(iter, (candidates, scenes))
         out: list[Mapping[str, Any] | None] = []
         for question in questions:
-            if question.scene is None:
-                found = next(candidates)
-                out.append(found[0] if found else None)
-            else:
-                out.append(_completed(question.scene, next(scenes)))
+            known = question.scene
+            scene = next(iter(_listed(next(left))), None) if known is None else _completed(known, next(further))
+            self._require_readable(question, scene, again=again)
+            out.append(scene)
         return out
+
+    def _require_readable(self, question: Question, scene: Mapping[str, Any] | None, *, again: bool) -> None:
+        """Read a scene as it will be read later, to find out while the service can still be asked again."""
+        if scene is not None:
+            self.read(question.place, scene)
+            if not again:
+                self.further(question, scene)
 
     def _candidate(self, element: ee.ComputedObject, *, again: bool) -> ee.List:
         """List of zero or one: everything known about the candidate's scene."""
@@ -422,6 +435,13 @@ def _pair(window: ee.ComputedObject) -> tuple[ee.ComputedObject, ee.ComputedObje
 def _open(found: Mapping[str, Any], years: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Group of a modality's scenes -> window to search: all years if the first survey found none."""
     return {name: NEVER if scenes else years for name, scenes in found.items()}
+
+
+def _listed(part: Any) -> list[Any]:  # noqa: ANN401 - JSON
+    """Check that a part of an answer is a list."""
+    if not isinstance(part, list):
+        raise ValueError(f"expected a list, got {str(part)[:80]!r}")  # noqa: TRY004 - as for any other answer
+    return part
 
 
 def epsg_of(scene: Mapping[str, Any]) -> int:

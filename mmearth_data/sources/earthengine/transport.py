@@ -1,14 +1,25 @@
-"""HTTP for the service's client: a connection pool, a deadline, and access to headers that the client hides."""
+"""HTTP for the service's client: a connection pool, a deadline, and access to headers that the client hides.
+
+A request runs in a thread of its own, because it cannot be interrupted while it looks up a host, connects or reads: the
+thread that waits for it leaves it to itself at the deadline, or when its source is stopped.
+"""
 
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import httplib2
 import requests
 from requests.adapters import HTTPAdapter
+
+from mmearth_data.sources.earthengine.stopping import StopSwitch, in_background
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 QUOTA_STATUS = "x-earth-engine-quota-status"
 RESTRICTED = "parallelism_restricted=true"
@@ -27,8 +38,8 @@ class Exchange:
 class Transport:
     """The interface of ``httplib2.Http``, which the client requires, over a pooled session.
 
-    The client's own has 10 ``connections``, and no ``timeout_s``: seconds without a byte after which a request counts as
-    hung.
+    The client's own has 10 ``connections``, and no ``timeout_s``: seconds that a request may take, from the connection to
+    the last byte of its answer.
     """
 
     def __init__(self, connections: int, timeout_s: float) -> None:
@@ -55,6 +66,15 @@ class Transport:
         found: Exchange | None = getattr(self._seen, "exchange", None)
         return found or Exchange()
 
+    @contextmanager
+    def stopped_by(self, switch: StopSwitch) -> Iterator[None]:
+        """Let a switch end the requests that the calling thread makes within the block."""
+        self._seen.switch = switch
+        try:
+            yield
+        finally:
+            del self._seen.switch
+
     def request(
         self,
         uri: str,
@@ -67,13 +87,16 @@ class Transport:
         """Send one request and read the whole answer.
 
         Raises `ConnectionError` if the connection breaks, or the answer is shorter than announced; `TimeoutError` if
-        nothing is received for `timeout_s`.
+        the answer is not complete after `timeout_s`; `Stopped` if the switch of `stopped_by` is set.
         """
         exchange = self._seen.exchange = Exchange(sent_bytes=len(body or ""))
+        switch: StopSwitch = getattr(self._seen, "switch", None) or StopSwitch()
+        # The timeout of the connection ends the thread of a request that is abandoned.
+        ask = partial(self._session.request, method, uri, data=body, headers=headers, timeout=self.timeout_s)
         try:
-            answer = self._session.request(method, uri, data=body, headers=headers, timeout=self.timeout_s)
-        except requests.exceptions.Timeout as error:
-            raise TimeoutError(f"nothing was received for {self.timeout_s:g} s") from error
+            answer = switch.result(in_background(ask), self.timeout_s)
+        except (TimeoutError, requests.exceptions.Timeout) as error:
+            raise TimeoutError(f"no complete answer in {self.timeout_s:g} s") from error
         except requests.exceptions.RequestException as error:
             raise ConnectionError(_innermost(error)) from error
         exchange.received_bytes = len(answer.content)

@@ -7,11 +7,12 @@ import math
 import pickle
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google.auth.exceptions
 import httplib2
@@ -23,11 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmearth_data.catalog.entries import load_catalog
-from mmearth_data.errors import EXIT_INPUT, InputError, MMEarthError, RetryLater, TileUnavailable
+from mmearth_data.errors import EXIT_INPUT, FileInputError, InputError, MMEarthError, RetryLater, TileUnavailable
 from mmearth_data.sources.earthengine import credentials
 from mmearth_data.sources.earthengine.endpoint import resolve_endpoint
 from mmearth_data.sources.earthengine.estimate import estimate
 from mmearth_data.sources.earthengine.failures import (
+    LONGEST_ASKED_S,
     AccessRefused,
     SignInMissing,
     Throttled,
@@ -40,9 +42,13 @@ from mmearth_data.sources.earthengine.failures import (
 from mmearth_data.sources.earthengine.ledger import Ledger
 from mmearth_data.sources.earthengine.pixels import array_of
 from mmearth_data.sources.earthengine.quota import LocalLimiter
-from mmearth_data.sources.earthengine.retry import Backoff, with_retries
+from mmearth_data.sources.earthengine.retry import Backoff, LongWaits, with_retries
+from mmearth_data.sources.earthengine.stopping import Stopped, StopSwitch
 from mmearth_data.sources.earthengine.transport import Transport
 from mmearth_data.store.ledger import merge_ledgers, read_ledger, write_ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # ---------------------------------------------------------------- transport, pixels
 
@@ -81,6 +87,76 @@ def test_connections_stay_open_from_one_request_to_the_next() -> None:
     assert server.connections == 1
 
 
+class _Dripping(_Quiet):
+    """Answers a byte every tenth of a second."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "30")
+        self.end_headers()
+        with suppress(OSError):  # the client has left
+            for _ in range(30):
+                self.wfile.write(b"x")
+                time.sleep(0.1)
+
+
+@contextmanager
+def dripping(timeout_s: float) -> Iterator[tuple[Transport, str]]:
+    """Transport, and the URL of a slow answer, each byte of which is in time."""
+    with _Counting(("127.0.0.1", 0), _Dripping) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        transport = Transport(4, timeout_s=timeout_s)
+        yield transport, f"http://127.0.0.1:{server.server_address[1]}/"
+        transport.close()
+        server.shutdown()
+
+
+def test_a_request_ends_at_its_deadline_however_its_answer_arrives() -> None:
+    with dripping(timeout_s=0.5) as (transport, url):
+        start = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"no complete answer in 0\.5 s"):
+            transport.request(url)
+        assert time.monotonic() - start < 2
+    with dripping(timeout_s=30) as (transport, url):
+        assert transport.request(url)[1] == 30 * b"x"
+
+
+def test_a_switch_ends_all_waits() -> None:
+    """A request, a turn in restricted mode, an even start, a pause for all, and a wait before the next attempt."""
+    busy, slow, paused = LocalLimiter(1), LocalLimiter(4, per_second=0.01), LocalLimiter(4, first_pause_s=60)
+    for _ in range(40):
+        paused.throttled(None)
+
+    def wait_in(limiter: LocalLimiter) -> None:
+        with limiter.slot():
+            pass
+
+    def sleep(switch: StopSwitch) -> None:
+        with_retries(_throttled, Backoff(), sleep=switch.sleep)
+
+    def ask(switch: StopSwitch) -> None:
+        with transport.stopped_by(switch):
+            transport.request(url)
+
+    switch = StopSwitch()
+    for limiter in (busy, slow, paused):
+        limiter.switch = switch
+    with dripping(timeout_s=60) as (transport, url), busy.slot(), slow.slot(), ThreadPoolExecutor(5) as pool:
+        waits = [pool.submit(wait_in, limiter) for limiter in (busy, slow, paused)]
+        waits += [pool.submit(sleep, switch), pool.submit(ask, switch)]
+        assert not wait(waits, timeout=0.5).done
+        start = time.monotonic()
+        switch.set()
+        assert {type(each.exception()) for each in waits} == {Stopped}
+        assert time.monotonic() - start < 2
+        with pytest.raises(Stopped), slow.slot():
+            pass
+
+
+def _throttled() -> str:
+    raise RetryLater("HTTP 429: slow down", 60.0)
+
+
 NAMES = st.lists(st.text("abcXYZ_09", min_size=1, max_size=12), min_size=1, max_size=40, unique=True)
 
 
@@ -102,6 +178,24 @@ def test_npy_answers_are_read_as_numpy_reads_them(names: list[str], kind: str, s
 
 
 # ---------------------------------------------------------------- endpoint
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:0",
+        "http://127.0.0.1:port",
+        "http://[::1",
+        "https://two words",
+        "https://*",
+        "https://example.org/#part",
+        "https://example.org/?query=1",
+    ],
+)
+def test_what_is_no_url_of_a_server_is_bad_input(url: str) -> None:
+    with pytest.raises(InputError, match=r"--ee-url: expected a URL such as https://HOST"):
+        resolve_endpoint(url=url)
 
 
 def test_only_the_services_own_domain_is_trusted() -> None:
@@ -220,6 +314,16 @@ def test_it_asks_again_until_there_is_an_answer_or_no_attempt_left() -> None:
         with_retries(never, Backoff(attempts=3), sleep=waits.append)
 
 
+def test_a_long_wait_is_reported_once_for_all_threads_that_wait(caplog: pytest.LogCaptureFixture) -> None:
+    report, error = LongWaits(), RetryLater("HTTP 429: slow down", 60.0)
+    report(error, 3.0)
+    assert not caplog.records
+    for wait_s in (60.0, 45.0, 60.0):
+        report(error, wait_s)
+    (record,) = caplog.records
+    assert "HTTP 429: slow down; waiting 60 s, until " in record.getMessage()
+
+
 # ---------------------------------------------------------------- failures
 
 
@@ -242,7 +346,7 @@ def answered(status: int, words: str, **headers: str) -> EEException:
         (answered(503, "The service is currently unavailable."), RetryLater, "503"),
         (answered(504, "Deadline"), RetryLater, "504"),
         (ConnectionError("Connection reset by peer"), RetryLater, "reset"),
-        (TimeoutError("nothing was received for 3 s"), RetryLater, "3 s"),
+        (TimeoutError("no complete answer in 3 s"), RetryLater, "3 s"),
         (ValueError("bad magic string"), RetryLater, "undecodable"),
         (answered(400, "Computation timed out."), TooDear, "timed out"),
         (answered(400, "User memory limit exceeded."), TooDear, "memory"),
@@ -301,6 +405,19 @@ def test_retry_after_is_a_number_or_a_date() -> None:
     assert retry_after_s("") is None
 
 
+@pytest.mark.parametrize("header", ["86400", "1000000000", 400 * "9", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_retry_after_of_days_is_cut_short(header: str) -> None:
+    assert retry_after_s(header) == LONGEST_ASKED_S == 600
+
+
+@pytest.mark.parametrize(
+    "header", ["inf", "-inf", "nan", "1e9", "-5", "1_000", "Fri, 31 Dec 99999 23:59:59 GMT", "Fri"]
+)
+def test_a_retry_after_that_is_neither_decimal_digits_nor_a_date_is_none(header: str) -> None:
+    """RFC 9110, section 10.2.3: delay-seconds = 1*DIGIT."""
+    assert retry_after_s(header) is None
+
+
 # ---------------------------------------------------------------- sign-in
 
 
@@ -347,6 +464,48 @@ def test_a_broken_key_file_is_named(tmp_path: Path) -> None:
         credentials.sign_in("p", key)
     with pytest.raises(InputError, match=r"absent\.json"):
         credentials.sign_in("p", tmp_path / "absent.json")
+
+
+NO_OBJECT = ("[]", "null", "5", '"text"', "{", "", "\x00")
+
+
+@pytest.mark.parametrize("content", [*NO_OBJECT, '{"client_email": 5, "token_uri": 6, "private_key": 7}'])
+def test_a_key_file_that_is_none_is_named(content: str, tmp_path: Path) -> None:
+    key = tmp_path / "key.json"
+    key.write_text(content)
+    with pytest.raises(FileInputError, match=r"key\.json: expected the key file of a service account") as caught:
+        credentials.sign_in("p", key)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *NO_OBJECT,
+        '{"refresh_token": 5}',
+        '{"refresh_token": "r", "scopes": [5]}',
+        '{"refresh_token": "r", "project": ["p"]}',
+    ],
+)
+def test_tokens_that_cannot_be_used_are_named_instead_of_not_found(content: str, nobody: Path) -> None:
+    tokens = nobody / ".config" / "earthengine" / "credentials"
+    tokens.parent.mkdir(parents=True)
+    tokens.write_text(content)
+    with pytest.raises(FileInputError, match=r"earthengine/credentials: expected the tokens.*authenticate --force"):
+        credentials.sign_in("p", None)
+
+
+@pytest.mark.parametrize("content", [*NO_OBJECT, '{"type": "impersonated_service_account"}', '{"type": 5}'])
+def test_application_default_credentials_that_cannot_be_used_are_named(
+    content: str, nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = nobody / "default.json"
+    default.write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(default))
+    with pytest.raises(InputError, match=r"Expected application default credentials.*default\.json") as caught:
+        credentials.sign_in("p", None)
+    assert "found none" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- ledger, estimate
