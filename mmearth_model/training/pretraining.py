@@ -271,7 +271,7 @@ def pretrain(
     stream = Stream(store, plan, position_of(step, plan), ranks)
     if ranks.first:
         run.begin(identity)
-    means = Means(progress.get("means"))
+    means = Means(progress.get("means") if ranks.first else None)
     recorder = Recorder(run, plan, configuration(module, identity), report, stream, step, means)
     fit(module, stream, recorder, where)
     saved = recorder.saved if ranks.first else run.latest()

@@ -26,7 +26,7 @@ from mmearth_model.training.layout import CARD_FILE
 from mmearth_model.training.pretraining import Stream, prepare
 from mmearth_model.training.random_numbers import Position, generator
 from mmearth_model.training.ranks import Ranks
-from mmearth_model.training.recording import FIGURE_DPI, refuse_nan
+from mmearth_model.training.recording import FIGURE_DPI, Means, refuse_nan
 from mmearth_model.training.runs import read_log
 from mmearth_model.weights.checkpoints import MODEL_FILE, OPTIMIZER_FILE, checkpoints_of, read_tensors
 
@@ -286,6 +286,21 @@ def test_every_micro_batch_goes_to_one_process(store: Store) -> None:
     shared = [[p for p, _ in Stream(store, plan, Position(0, 4), Ranks(rank, 2, 2))] for rank in range(2)]
     assert sorted((*shared[0], *shared[1]), key=lambda p: p.batch) == alone
     assert len(shared[0]) == len(shared[1])
+
+
+def test_means_are_those_of_the_micro_batches_of_all_processes() -> None:
+    """0 is the loss of a task without targets: here, only the second process sees biomes."""
+    one, two = Means(), Means()
+    for loss, biome in ((1.0, 0.0), (2.0, 0.0)):
+        one.add({"loss": torch.tensor(loss), "biome": torch.tensor(biome)})
+    for loss, biome in ((3.0, 8.0), (6.0, 0.0)):
+        two.add({"loss": torch.tensor(loss), "biome": torch.tensor(biome)})
+    sent: list[torch.Tensor] = []
+    two.gather(lambda tensor: sent.append(tensor) or tensor, first=False)  # type: ignore[func-returns-value]
+    one.gather(lambda tensor: tensor + sent[0], first=True)
+    assert (two.state["sums"], two.state["counts"]) == ({}, {}), "what was gathered is not counted again"
+    assert one.state["counts"] == {"biome": 1, "loss": 4}
+    assert one.take() == {"loss": 3.0, "biome": 8.0}
 
 
 # ---------------------------------------------------------------- how it continues
