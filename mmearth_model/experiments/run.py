@@ -49,6 +49,7 @@ from mmearth_model.training.plan import plan_training
 from mmearth_model.training.pretraining import configuration, pretrain
 from mmearth_model.training.pretraining import prepare as prepare_module
 from mmearth_model.training.recipe import make_recipe
+from mmearth_model.training.runs import RunTaken
 from mmearth_model.weights.checkpoints import load_checkpoint, read_json, write_checkpoint
 from mmearth_model.weights.store_record import describe_store
 
@@ -280,7 +281,10 @@ def run_unit(setting: Setting, unit: Unit, runs: _Runs | None = None) -> bool:
         if not ours or finished(setting, unit):
             return False
         folder = setting.folder(unit)
-        checkpoint = _checkpoint(setting, unit, folder / "pretrain", partial(runs.training, unit))
+        try:
+            checkpoint = _checkpoint(setting, unit, folder / "pretrain", partial(runs.training, unit))
+        except RunTaken:  # of a process that died on another machine, whose claim on the unit expired a little earlier
+            return False
         result = _probe(setting, unit, checkpoint, partial(runs.probing, unit))
         sums = io.BytesIO()
         np.savez_compressed(sums, *result.sums)

@@ -16,7 +16,7 @@ import torch
 from closeness import assert_near
 from toy_store import MODALITIES, TINY, write_store
 
-from mmearth_data import InputError, Kind, Store, format_tile_id, open_store
+from mmearth_data import InputError, Kind, RetryLater, Store, format_tile_id, open_store
 from mmearth_model import TrainingDiverged, TrainingInterrupted, load_checkpoint, make_recipe, plan_training, pretrain
 from mmearth_model.network.losses import normalise_patches
 from mmearth_model.network.masking import patchify
@@ -360,6 +360,19 @@ def test_after_a_crash_the_same_call_ends_in_the_same_weights(store: Store, stra
     assert same_weights(straight, finished)
     assert losses(straight) == losses(finished)
     assert not list(out.glob(".partial*"))
+
+
+def test_a_second_call_leaves_a_run_in_progress_alone(store: Store, straight: Path, tmp_path: Path) -> None:
+    """Also while the first one writes a checkpoint."""
+    out = tmp_path / "run"
+
+    def again() -> None:
+        (out / ".partial-step-00000004").mkdir()
+        with pytest.raises(RetryLater, match="another process is training this run"):
+            pretrain(store, recipe(), out, device="cpu")
+        assert (out / ".partial-step-00000004").is_dir()
+
+    assert same_weights(straight, pretrain(store, recipe(), out, device="cpu", report=stop_at(4, again)))
 
 
 def test_a_finished_run_is_left_as_it_is(store: Store, straight: Path) -> None:

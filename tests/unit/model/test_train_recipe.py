@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mmearth_data import InputError
 from mmearth_model.training.recipe import TRAIN_RECIPES, make_recipe
-from mmearth_model.training.runs import Run, read_log
+from mmearth_model.training.runs import Run, RunTaken, read_log
 from mmearth_model.weights.checkpoints import checkpoints_of
 
 
@@ -85,7 +89,8 @@ IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "store": {"digest": "abc"}, "ver
 
 
 def test_a_run_is_continued_by_the_same_recipe_only(tmp_path: Path) -> None:
-    Run.check(tmp_path / "run", IDENTITY).begin(IDENTITY)
+    with Run.check(tmp_path / "run", IDENTITY).hold(IDENTITY, None):
+        pass
     Run.check(tmp_path / "run", IDENTITY)
     other = {**IDENTITY, "recipe": {"epochs": 4, "seed": 0}, "store": {"digest": "def"}}
     with pytest.raises(InputError, match=r"epochs: 3 -> 4; digest: 'abc' -> 'def'"):
@@ -112,21 +117,52 @@ def test_a_record_that_is_none_is_named(tmp_path: Path, content: str) -> None:
 
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="to be a folder, found a file"):
-        Run(tmp_path / "file" / "run").begin(IDENTITY)
+    run = Run(tmp_path / "file" / "run")
+    with pytest.raises(InputError, match="to be a folder, found a file"), run.hold(IDENTITY, None):
+        pass
 
 
 def test_only_whole_checkpoints_count_and_the_last_ones_are_kept(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.begin(IDENTITY)
+    with run.hold(IDENTITY, None):
+        pass
     (run.folder / ".partial-step-00000099").mkdir()
     (run.folder / ".partial-log.csv").write_text("half a li")
     for step in (9, 10, 100):
         run.publish(step, lambda folder: None, keep=2)
     assert [p.name for p in checkpoints_of(run.folder)] == ["step-00000010", "step-00000100"]
-    run.begin(IDENTITY)
-    assert not list(run.folder.glob(".partial-*"))
+    with run.hold(IDENTITY, run.latest()):
+        assert not list(run.folder.glob(".partial-*"))
     assert json.loads((run.folder / "run.json").read_text())["recipe"] == IDENTITY["recipe"]
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """The second one writes and removes nothing, and does not continue from a checkpoint that is no longer the last."""
+    run = Run(tmp_path / "run")
+    with run.hold(IDENTITY, None):
+        (run.folder / ".partial-step-00000009").mkdir()
+        with pytest.raises(RunTaken, match="another process is training this run; wait"), run.hold(IDENTITY, None):
+            pytest.fail("it is held")
+        assert (run.folder / ".partial-step-00000009").is_dir()
+        run.publish(9, lambda folder: None, keep=1)
+    with pytest.raises(RunTaken), run.hold(IDENTITY, None):
+        pytest.fail("there is a checkpoint now")
+    changed = {**IDENTITY, "recipe": {**IDENTITY["recipe"], "seed": 5}}
+    with pytest.raises(InputError, match="seed: 0 -> 5"), run.hold(changed, run.latest()):
+        pytest.fail("it is another run")
+    assert not (run.folder / ".claim").exists()
+
+
+def test_a_process_that_was_killed_does_not_block_its_run(tmp_path: Path) -> None:
+    """Nor does the predecessor of a container that was restarted, whose host name and number this process has."""
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    for number in (int(dead.stdout), os.getpid()):
+        (run.folder / ".claim").write_text(json.dumps({"host": socket.gethostname(), "pid": number}))
+        with run.hold(IDENTITY, None):
+            assert (run.folder / "run.json").is_file()
+        assert not (run.folder / ".claim").exists()
 
 
 def test_a_log_is_rewound_to_where_a_run_continues(tmp_path: Path) -> None:
