@@ -35,7 +35,7 @@ from mmearth_model.data.targets import Normaliser
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
-from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE, STEP_PREFIX
+from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE, numbered
 from mmearth_model.weights.cards.writing import write_cards
 from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
 from mmearth_model.weights.normalising import normaliser_of, with_statistics
@@ -228,7 +228,7 @@ def find_checkpoint(path: Path) -> Path:
 
 def checkpoints_of(run: Path) -> list[Path]:
     """Complete checkpoints of a run folder, oldest first."""
-    return sorted(run.glob(f"{STEP_PREFIX}*"), key=lambda path: int(path.name.removeprefix(STEP_PREFIX)))
+    return [path for path in numbered(run) if path.is_dir()]
 
 
 def load_checkpoint(

@@ -314,6 +314,10 @@ def stop_at(step: int, act: Callable[[], None]) -> Callable[[TrainProgress], Non
     return report
 
 
+def crash() -> None:
+    raise MemoryError
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_after_a_signal_the_same_call_ends_in_the_same_weights(
     store: Store, straight: Path, tmp_path: Path, number: signal.Signals
@@ -348,10 +352,6 @@ def test_a_second_signal_ends_at_once(store: Store, straight: Path, tmp_path: Pa
 def test_after_a_crash_the_same_call_ends_in_the_same_weights(store: Store, straight: Path, tmp_path: Path) -> None:
     """Nothing of steps 4 and 5 was saved: they are done again from the checkpoint of step 3."""
     out = tmp_path / "run"
-
-    def crash() -> None:
-        raise MemoryError
-
     with pytest.raises(MemoryError):
         pretrain(store, recipe(), out, device="cpu", report=stop_at(5, crash))
     assert [p.name for p in checkpoints_of(out)] == ["step-00000003"]
@@ -379,6 +379,21 @@ def test_a_finished_run_is_left_as_it_is(store: Store, straight: Path) -> None:
     stamp = (straight / MODEL_FILE).stat().st_mtime_ns
     assert pretrain(store, recipe(), straight.parent, device="cpu") == straight
     assert (straight / MODEL_FILE).stat().st_mtime_ns == stamp
+
+
+def test_copies_of_checkpoints_are_neither_used_nor_removed(store: Store, straight: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    copies = ["step-00000003.bak", "step-best", "step-00000006 copy", "step-", "step-0x9", "step--1"]
+    with pytest.raises(MemoryError):
+        pretrain(store, recipe(), out, device="cpu", report=stop_at(5, crash))
+    for name in copies:
+        shutil.copytree(out / "step-00000003", out / name)
+    (out / "step-00000009").touch()  # no folder
+    assert load_checkpoint(out).folder.name == "step-00000003"
+    finished = pretrain(store, recipe(), out, device="cpu")
+    assert same_weights(straight, finished)
+    assert load_checkpoint(out).folder == finished
+    assert all((out / name).is_dir() for name in copies)
 
 
 def test_another_recipe_does_not_continue_a_run(store: Store, straight: Path) -> None:
