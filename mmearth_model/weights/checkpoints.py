@@ -37,7 +37,7 @@ from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
 from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE, numbered
 from mmearth_model.weights.cards.writing import write_cards
-from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
+from mmearth_model.weights.conversion import DENSE_GRN_EPS, check_numbers, import_weights
 from mmearth_model.weights.normalising import normaliser_of, with_statistics
 from mmearth_model.weights.released import SUFFIXES, fetch, find_released
 from mmearth_model.weights.remote import is_url, locate
@@ -153,14 +153,15 @@ class Checkpoint:
         return int(self.config["recipe"].get("seed", 0))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights, by name. Raises `FileInputError` if the file is missing, truncated or damaged.
+        """All weights, by name; of a network, only those of its encoder.
 
-        Of a network, only those of its encoder.
+        Raises `FileInputError` if the file is missing, truncated or damaged, or a weight is not a finite number.
         """
         found = read_tensors(self.folder / MODEL_FILE)
-        if "learned" not in self.config:
-            return found
-        return {f"model.{name}": tensor for name, tensor in found.items() if name.startswith("encoder.")}
+        if "learned" in self.config:
+            found = {f"model.{name}": tensor for name, tensor in found.items() if name.startswith("encoder.")}
+        check_numbers(self.folder / MODEL_FILE, found)
+        return found
 
     def model(self) -> MPMAE:
         """Load the whole network with its weights, on the CPU, in evaluation mode.
