@@ -59,6 +59,17 @@ def test_options_override_a_written_recipe(tmp_path: Path) -> None:
         ("epohcs", 3, "epohcs"),
         ("size", "gigantic", "atto"),
         ("weighting", "fair", "unweighted"),
+        ("betas", (1.5, 2), r"betas\.0: expected a number below 1\.0, got 1\.5"),
+        ("betas", (0.9, 1.0), r"betas\.1: expected a number below 1\.0, got 1\.0"),
+        ("depths", (-1, 1, 1, 1), r"depths\.0: expected a number of at least 1, got -1"),
+        ("depths", (0, 0, 0, 0), r"depths\.0: expected a number of at least 1, got 0"),
+        ("depths", (1, 1, 1), "depths: expected"),
+        ("widths", (0, 8, 8, 8), r"widths\.0: expected a number of at least 1, got 0"),
+        (
+            "min_lr",
+            1.0,
+            r"min_lr: expected at most the peak learning rate 0\.001 \(0\.008 x batch size 32 / 256\), got 1;",
+        ),
         ("batch_size", 257, "batch_size: expected a number with a divisor near device_batch 32, got 257"),
     ],
 )
