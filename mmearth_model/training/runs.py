@@ -10,8 +10,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 from contextlib import contextmanager
@@ -22,7 +20,6 @@ from mmearth_data import (
     FileInputError,
     InputError,
     RetryLater,
-    append_text,
     check_output,
     differences,
     is_data,
@@ -33,6 +30,7 @@ from mmearth_data import (
 from mmearth_model.claims import claim
 from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.layout import LOG_FILE, RUN_FILE, STEP_PREFIX
+from mmearth_model.training.log import Log
 from mmearth_model.training.recipe import TrainRecipe
 from mmearth_model.weights.checkpoints import checkpoints_of, read_json
 
@@ -123,34 +121,6 @@ class Run:
     def log(self, columns: Iterable[str]) -> Log:
         """Open the run's table of losses."""
         return Log(self.folder / LOG_FILE, tuple(columns))
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """A CSV table of losses, one row per `LOG_STEPS` or epoch, in ascending order of ``step``."""
-
-    path: Path
-    columns: tuple[str, ...]
-
-    def rewind(self, step: int) -> None:
-        """Delete rows after this step, which will be written again."""
-        rows = [row for row in read_log(self.path) if int(row["step"]) <= step] if self.path.exists() else []
-        write_text(self.path, self._csv(dict(zip(self.columns, self.columns, strict=True)), *rows))
-
-    def append(self, row: Mapping[str, float]) -> None:
-        """Add one row."""
-        append_text(self.path, self._csv(row))
-
-    def _csv(self, *rows: Mapping[str, Any]) -> str:
-        text = io.StringIO(newline="")
-        csv.DictWriter(text, self.columns).writerows(rows)
-        return text.getvalue()
-
-
-def read_log(path: Path) -> list[dict[str, str]]:
-    """Rows of a run's ``log.csv``."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _check_engine(path: Path, recipe: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import torch
 from toy_store import write_store
 
 from mmearth_model import load_checkpoint, make_recipe, pretrain
-from mmearth_model.training.runs import read_log
+from mmearth_model.training.log import read_log
 from mmearth_model.weights.checkpoints import OPTIMIZER_FILE, read_tensors
 from tests.unit.model.closeness import assert_near
 

@@ -17,17 +17,26 @@ from closeness import assert_near
 from toy_store import MODALITIES, TINY, write_store
 
 from mmearth_data import InputError, Kind, RetryLater, Store, format_tile_id, open_store
-from mmearth_model import TrainingDiverged, TrainingInterrupted, load_checkpoint, make_recipe, plan_training, pretrain
+from mmearth_model import (
+    TrainingDiverged,
+    TrainingInterrupted,
+    load_checkpoint,
+    make_recipe,
+    plan_line,
+    plan_training,
+    pretrain,
+    training_account,
+)
 from mmearth_model.network.losses import normalise_patches
 from mmearth_model.network.masking import patchify
 from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.figures import restored
 from mmearth_model.training.layout import CARD_FILE
+from mmearth_model.training.log import read_log
 from mmearth_model.training.pretraining import Stream, prepare
 from mmearth_model.training.random_numbers import Position, generator
 from mmearth_model.training.ranks import Ranks
 from mmearth_model.training.recording import FIGURE_DPI, Means, refuse_nan
-from mmearth_model.training.runs import read_log
 from mmearth_model.weights.checkpoints import MODEL_FILE, OPTIMIZER_FILE, checkpoints_of, read_tensors
 
 if TYPE_CHECKING:
@@ -373,6 +382,27 @@ def test_a_second_call_leaves_a_run_in_progress_alone(store: Store, straight: Pa
         assert (out / ".partial-step-00000004").is_dir()
 
     assert same_weights(straight, pretrain(store, recipe(), out, device="cpu", report=stop_at(4, again)))
+
+
+def test_a_run_whose_log_was_torn_continues(store: Store, straight: Path, tmp_path: Path) -> None:
+    """The machine crashed while a row was written: the plan reads the log, too."""
+    out = tmp_path / "run"
+    with pytest.raises(MemoryError):
+        pretrain(store, recipe(), out, device="cpu", report=stop_at(5, crash))
+    plan, log = plan_training(store, recipe()), out / "log.csv"
+    whole = log.read_bytes()
+    log.write_bytes(whole + b"2,5,0.001,3.7,")
+    assert training_account(plan, "cpu", out)["images_per_s"] == float(read_log(log)[-1]["images_per_s"])
+    assert losses(straight) == losses(pretrain(store, recipe(), out, device="cpu"))
+    log.write_bytes(whole.replace(b"epoch,", b"epoch,,"))
+    with pytest.raises(InputError, match=r"log\.csv"):
+        training_account(plan, "cpu", out)
+
+
+def test_a_speed_of_zero_is_no_speed(store: Store, tmp_path: Path) -> None:
+    """Speeds are rounded to 0.1 images/s."""
+    (tmp_path / "log.csv").write_text("epoch,step,loss,images_per_s\n1,3,0.5,0.0\n")
+    assert "images/s" not in plan_line(training_account(plan_training(store, recipe()), "cpu", tmp_path))
 
 
 def test_a_finished_run_is_left_as_it_is(store: Store, straight: Path) -> None:

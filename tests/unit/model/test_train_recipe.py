@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mmearth_data import InputError
+from mmearth_data import FileInputError, InputError
+from mmearth_model.training.log import read_log
 from mmearth_model.training.recipe import TRAIN_RECIPES, make_recipe
-from mmearth_model.training.runs import Run, RunTaken, read_log
+from mmearth_model.training.runs import Run, RunTaken
 from mmearth_model.weights.checkpoints import checkpoints_of
 
 
@@ -185,3 +186,35 @@ def test_a_log_is_rewound_to_where_a_run_continues(tmp_path: Path) -> None:
     log.rewind(2)
     log.append({"epoch": 2, "step": 3})
     assert [(row["step"], row["loss"]) for row in read_log(log.path)] == [("1", "1.0"), ("2", "0.5"), ("3", "")]
+
+
+@pytest.mark.parametrize("left", ["2", "2,", "2,6", "2,6,", "2,6,0.2", "2,6,0.25\r"])
+def test_what_a_killed_process_left_of_a_row_is_removed(tmp_path: Path, left: str) -> None:
+    log = Run(tmp_path).log(["epoch", "step", "loss"])
+    log.path.write_bytes(b"epoch,step,loss\r\n1,3,0.5\r\n" + left.encode())
+    assert read_log(log.path) == [{"epoch": "1", "step": "3", "loss": "0.5"}]
+    log.rewind(6)
+    log.append({"epoch": 2, "step": 6, "loss": 0.25})
+    assert log.path.read_bytes() == b"epoch,step,loss\r\n1,3,0.5\r\n2,6,0.25\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a,b\n1,2\n", "log.csv:1: expected the columns epoch,step,loss, got 'a,b'"),
+        (b"epoch,step,loss,more\n1,3,0.5,1\n", "log.csv:1: expected the columns epoch,step,loss, got 'epoch,step,loss,more'"),
+        (b"epoch,loss,step\n1,0.5,3\n", "log.csv:1: expected the columns"),
+        (b"epoch,step,loss\n1,3\n2,6,0.5\n", "log.csv:2: expected 3 numbers, got '1,3'"),
+        (b"epoch,step,loss\n1,3,0.5\n2,,0.5\n", "log.csv:3: expected 3 numbers, got '2,,0.5'"),
+        (b"epoch,step,loss\n1,x,0.5\n", "log.csv:2: expected 3 numbers"),
+        (b"epoch,step,loss\n1,3,half\n", "log.csv:2: expected 3 numbers"),
+        (b"\xff\xfe\n", "log.csv: expected the log of a run, got: "),
+    ],
+)  # fmt: skip
+def test_a_damaged_log_is_named_and_left_as_it_is(tmp_path: Path, content: bytes, expected: str) -> None:
+    log = Run(tmp_path).log(["epoch", "step", "loss"])
+    log.path.write_bytes(content)
+    with pytest.raises(FileInputError, match=f"{expected}.*move it away") as error:
+        log.rewind(6)
+    assert "\n" not in str(error.value)
+    assert log.path.read_bytes() == content
