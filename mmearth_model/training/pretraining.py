@@ -266,8 +266,9 @@ def pretrain(
     run = Run.check(out, identity)
     latest = run.latest()
     checkpoint = None if latest is None else Checkpoint.read(latest)
-    progress = {} if checkpoint is None else read_progress(checkpoint.folder)
-    step = int(progress.get("step", 0))
+    names = ["loss", *(m.name for m in plan.pretext)]
+    progress = {} if checkpoint is None else read_progress(checkpoint.folder, plan.steps, names)
+    step = progress.get("step", 0)
     if checkpoint is not None and step >= plan.steps:
         return checkpoint.folder
     module = prepare(plan, store, checkpoint, step)

@@ -16,7 +16,7 @@ from mmearth_data import MMEarthError
 from mmearth_model.saving import save_figure_forms
 from mmearth_model.training.layout import FIGURES, WEIGHT_PREFIX
 from mmearth_model.training.loggers import close_loggers, open_loggers
-from mmearth_model.weights.checkpoints import optimizer_tensors, write_checkpoint
+from mmearth_model.weights.checkpoints import MEANS, optimizer_tensors, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,7 +101,7 @@ class Means:
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        sums, counts, self.last = (dict((state or {}).get(part, {})) for part in ("sums", "counts", "last"))
+        sums, counts, self.last = (dict((state or {}).get(part, {})) for part in MEANS)
         self._sums: dict[str, Tensor] = {name: torch.tensor(value) for name, value in sums.items()}
         self._counts: dict[str, Tensor] = {name: torch.tensor(value) for name, value in counts.items()}
 

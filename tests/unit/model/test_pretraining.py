@@ -483,6 +483,44 @@ def test_a_truncated_checkpoint_does_not_continue(store: Store, straight: Path, 
         pretrain(store, recipe(), tmp_path / "run", device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[]", "expected the training state of step 3 of 6, got something else"),
+        ("{}", "got step None"),
+        ('{"step": "x"}', "got step 'x'"),
+        ('{"step": true}', "got step True"),
+        ('{"step": -3}', "expected the training state of step 3 of 6, got step -3"),
+        ('{"step": 2}', "got step 2"),
+        ('{"step": 3.0}', r"got step 3\.0"),
+        ('{"step": 3, "means": [1]}', r"expected means of loss, sentinel2, .*got \[1\]"),
+        ('{"step": 3, "means": {"sums": 1}}', "expected means"),
+        ('{"step": 3, "means": {"sums": {"loss": 1}}}', "expected means"),
+        ('{"step": 3, "means": {"last": {"loss": null}}}', "expected means"),
+        ('{"step": 3, "means": {"sums": {"x": 1}, "counts": {"x": 1}}}', "expected means"),
+        ("{", "expected the training state of a run, got: "),
+    ],
+)
+def test_a_training_state_that_is_none_is_named(
+    store: Store, straight: Path, tmp_path: Path, content: str, expected: str
+) -> None:
+    shutil.copytree(straight.parent, tmp_path / "run")
+    checkpoint = (tmp_path / "run" / straight.name).rename(tmp_path / "run" / "step-00000003")
+    (checkpoint / "state" / "progress.json").write_text(content)
+    words = rf"progress\.json: .*{expected}.*remove step-00000003 to continue from an earlier checkpoint"
+    with pytest.raises(InputError, match=words) as error:
+        pretrain(store, recipe(), tmp_path / "run", device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_a_step_beyond_the_end_is_not_the_end(store: Store, straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight.parent, tmp_path / "run")
+    checkpoint = (tmp_path / "run" / straight.name).rename(tmp_path / "run" / "step-00000007")
+    (checkpoint / "state" / "progress.json").write_text('{"step": 7}')
+    with pytest.raises(InputError, match="expected the training state of step 7 of 6, got step 7"):
+        pretrain(store, recipe(), tmp_path / "run", device="cpu")
+
+
 # ---------------------------------------------------------------- what it refuses
 
 
