@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     )
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
-    from mmearth_data.fields import About, Fields, Group, documented
+    from mmearth_data.fields import About, Fields, Group, check_limits, documented
     from mmearth_data.files.listing import is_data
     from mmearth_data.files.stac import used_extensions
     from mmearth_data.files.tables import Table, read_table
@@ -179,7 +179,7 @@ _MODULES = {
     "catalog.tile": "WGS84_PROJJSON Place TileGrid format_tile_id format_tile_ids parse_tile_id",
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
-    "fields": "About Fields Group documented",
+    "fields": "About Fields Group check_limits documented",
     "findings": "describe_validation",
     "files.listing": "is_data",
     "files.stac": "used_extensions",
@@ -327,6 +327,7 @@ __all__ = [
     "cache_folder",
     "calibrate",
     "check_apart",
+    "check_limits",
     "check_marks",
     "check_output",
     "class_styles",

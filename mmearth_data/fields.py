@@ -7,6 +7,7 @@ and the tables in ``pipelines/README.md`` are generated from these declarations.
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from annotated_types import Interval
+
+from mmearth_data.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -111,9 +114,32 @@ def fields_of(declaration: type) -> dict[str, Field]:
         if About in notes:
             kinds = get_args(hint.__origin__)
             kind = kinds[0] if type(None) in kinds else hint.__origin__
-            limits = notes.get(Interval, Interval())
+            limits = notes.get(Interval) or _limits_of_parts(kind)
             found[name] = Field(name, kind, getattr(declaration, name), limits, notes[About])
     return found
+
+
+def _limits_of_parts(kind: Any) -> Interval:  # noqa: ANN401 - a type
+    """Range of the elements of a tuple type; none for other types."""
+    notes = getattr((*get_args(kind), None)[0], "__metadata__", ())
+    return next((note for note in notes if isinstance(note, Interval)), Interval())
+
+
+def check_limits(declaration: type, values: object) -> None:
+    """Check the numbers of an object that has the fields of a declaration as attributes; pydantic models do so themselves.
+
+    Raises
+    ------
+    InputError
+        With the first field that is not finite or not in its range.
+    """
+    for name, field in fields_of(declaration).items():
+        value = getattr(values, name)
+        if value is None or field.kind not in (int, float):
+            continue
+        if not (math.isfinite(value) and within(field.limits, value)):
+            expected = ", ".join(filter(None, ("a finite number", limits_text(field.limits))))
+            raise InputError(f"{name}: expected {expected}, got {value}; correct it.")
 
 
 def documented(cls: Class) -> Class:

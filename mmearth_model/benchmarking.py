@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmearth_data import InputError, documented, load_catalog
+from mmearth_data import check_limits, documented, load_catalog
 from mmearth_model.data.targets import Normaliser, Window
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.fields import WorkFields
@@ -50,8 +50,7 @@ class Workload(WorkFields):
     """Work that is measured."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.runs < 1:
-            raise InputError(f"expected at least one image and one run, got {self.batch} and {self.runs}.")
+        check_limits(WorkFields, self)
         encoder = EncoderConfig(size=self.size, patch_size=self.patch_size, image_size=self.image_size)
         visible_patches(encoder.patches, self.mask_ratio)
 

@@ -19,14 +19,18 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 10.0
 STALE_S = 90.0
 """Seconds without a touch after which a claim has expired (clocks of a cluster differ by less)."""
+_held: set[Path] = set()
+"""Claims of this process. A restarted container has the host name and process number of its predecessor, but not its claims."""
 
 
 @contextmanager
 def claim(path: Path) -> Iterator[bool]:
     """Take a claim unless a live process has it, and hold it within the block; yields whether it was taken."""
+    path = path.absolute()
     if not _take(path):
         yield False
         return
+    _held.add(path)
     ended = threading.Event()
     keeper = threading.Thread(target=_keep_warm, args=(path, ended), daemon=True)
     keeper.start()
@@ -36,6 +40,7 @@ def claim(path: Path) -> Iterator[bool]:
         ended.set()
         keeper.join()
         path.unlink(missing_ok=True)
+        _held.discard(path)
 
 
 def _keep_warm(path: Path, ended: threading.Event) -> None:
@@ -47,22 +52,23 @@ def _keep_warm(path: Path, ended: threading.Event) -> None:
 
 
 def _take(path: Path) -> bool:
-    if path.exists() and not _alive(path):
+    if path.exists() and not _alive(path, path):
         _bury(path)
     return create_file(path, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
 
 
-def _alive(path: Path) -> bool:
+def _alive(path: Path, file: Path) -> bool:
+    """Whether the owner of a claim, as recorded in a file, is alive."""
     try:
-        age = time.time() - path.stat().st_mtime
-        owner = json.loads(path.read_text())
+        age = time.time() - file.stat().st_mtime
+        owner = json.loads(file.read_text())
     except FileNotFoundError:
         return False
     except ValueError:  # being written
         return age < STALE_S
     if owner["host"] != socket.gethostname():
         return age < STALE_S
-    return is_running(owner["pid"])
+    return path in _held if owner["pid"] == os.getpid() else is_running(owner["pid"])
 
 
 def _bury(path: Path) -> None:
@@ -72,7 +78,7 @@ def _bury(path: Path) -> None:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if _alive(aside):
+    if _alive(path, aside):
         with suppress(FileExistsError):
             os.link(aside, path)
     aside.unlink()

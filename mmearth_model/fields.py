@@ -59,12 +59,12 @@ class TrainFields(Fields):
         About("First layers of the encoder: modified as in MP-MAE, or the original ones of ConvNeXt V2."),
     ] = "modified"
     depths: Annotated[
-        tuple[int, ...] | None,
+        tuple[Annotated[int, Interval(ge=1, le=1024)], ...] | None,
         About("Number of blocks in each of the encoder's four stages.", default="by size"),
         Len(4, 4),
     ] = None
     widths: Annotated[
-        tuple[int, ...] | None,
+        tuple[Annotated[int, Interval(ge=1, le=16384)], ...] | None,
         About("Number of channels in each of the encoder's four stages.", default="by size"),
         Len(4, 4),
     ] = None
@@ -133,8 +133,13 @@ class TrainFields(Fields):
         ),
         Interval(gt=0),
     ] = 1.5e-4
-    min_lr: Annotated[float, About("Learning rate at the end of the cosine."), Interval(ge=0)] = 0.0
-    betas: Annotated[tuple[float, float], About("Momentum terms of AdamW.")] = (0.9, 0.95)
+    min_lr: Annotated[
+        float, About("Learning rate at the end of the cosine; at most the peak learning rate."), Interval(ge=0)
+    ] = 0.0
+    betas: Annotated[tuple[Annotated[float, SHARE], Annotated[float, SHARE]], About("Momentum terms of AdamW.")] = (
+        0.9,
+        0.95,
+    )
     weight_decay: Annotated[
         float, About("Weight decay of AdamW; biases and other one-dimensional parameters are exempt."), Interval(ge=0)
     ] = 0.05
@@ -183,7 +188,9 @@ class FineTuneFields:
 
     epochs: Annotated[int, About("Maximum number of passes over the training samples.", OPTIMISATION, "N"), COUNT] = 100
     warmup: Annotated[
-        int, About("Number of epochs (at most a quarter of all) during which the learning rate rises linearly.")
+        int,
+        About("Number of epochs (at most a quarter of all) during which the learning rate rises linearly."),
+        Interval(ge=0, le=MAX_COUNT),
     ] = 5
     patience: Annotated[
         int,
@@ -191,10 +198,12 @@ class FineTuneFields:
         COUNT,
     ] = 15
     batch_size: Annotated[int, About("Samples per batch.", OPTIMISATION, "N"), COUNT] = 32
-    accumulate: Annotated[int, About("Number of batches per optimiser step.")] = 1
+    accumulate: Annotated[int, About("Number of batches per optimiser step."), COUNT] = 1
     drop_incomplete: Annotated[bool, About("Leave out incomplete batches and steps at the end of an epoch.")] = False
     lr: Annotated[float, About("Peak learning rate of the head.", OPTIMISATION, "F"), Interval(gt=0)] = 1e-3
-    min_lr: Annotated[float, About("Learning rate at the end of the cosine.")] = 0.0
+    min_lr: Annotated[
+        float, About("Learning rate at the end of the cosine; at most the peak learning rate."), Interval(ge=0)
+    ] = 0.0
     layer_decay: Annotated[
         float,
         About("Ratio of each layer's learning rate to that of the next layer.", OPTIMISATION, "F"),
@@ -202,8 +211,8 @@ class FineTuneFields:
     ] = 0.9
     drop_path: Annotated[float, About("Stochastic depth of the encoder.", OPTIMISATION, "F"), SHARE] = 0.1
     weight_decay: Annotated[float, About("Weight decay of weight matrices.", OPTIMISATION, "F"), Interval(ge=0)] = 0.3
-    label_smoothing: Annotated[float, About("Label smoothing for single-label and multi-label targets.")] = 0.0
-    clip: Annotated[float | None, About("Maximum norm of the gradient; None does not clip.")] = 5.0
+    label_smoothing: Annotated[float, About("Label smoothing for single-label and multi-label targets."), SHARE] = 0.0
+    clip: Annotated[float | None, About("Maximum norm of the gradient; None does not clip."), Interval(gt=0)] = 5.0
     keep: Annotated[
         Literal["best", "last"],
         About("Epoch whose weights are tested: the best on the validation samples, or the last."),
@@ -211,6 +220,7 @@ class FineTuneFields:
     head_std: Annotated[
         float | None,
         About("Standard deviation of the head's initial weights; None keeps the network's own initialisation."),
+        Interval(ge=0),
     ] = None
     augment: Annotated[bool, About("Augment with flips and crops, as far as the task allows.")] = True
     frozen: Annotated[
@@ -218,7 +228,9 @@ class FineTuneFields:
     ] = False
     frozen_drop_path: Annotated[bool, About("Apply stochastic depth in a frozen encoder too.")] = False
     thaw: Annotated[
-        int | None, About("Epoch, counted from 0, from which a frozen encoder is trained too; None never trains it.")
+        int | None,
+        About("Epoch, counted from 0, from which a frozen encoder is trained too; None never trains it."),
+        Interval(ge=0, le=MAX_COUNT),
     ] = None
     rules: Annotated[
         Literal["ours", "released"],
@@ -250,4 +262,4 @@ class WorkFields:
     compiled: Annotated[
         bool, About("Also measure each form compiled (needs a C++ compiler).", WHAT, flag="--compile")
     ] = False
-    slice_images: Annotated[int | None, About("Images per forward pass on a CPU, whose cache holds few.")] = None
+    slice_images: Annotated[int | None, About("Images per forward pass on a CPU, whose cache holds few."), COUNT] = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmearth_data import InputError, MMEarthError, documented
+from mmearth_data import InputError, MMEarthError, check_limits, documented
 from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.evaluation.candidates import candidate_of
@@ -69,18 +69,9 @@ class FineTuneRecipe(FineTuneFields):
     """Settings of fine-tuning; layer decay, drop path and weight decay are the paper's by default."""
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.patience, self.batch_size) < 1 or not 0 < self.layer_decay <= 1 or self.lr <= 0:
-            raise InputError(
-                f"expected at least one epoch, sample and epoch of patience, a layer decay in (0, 1] and a rate above 0, got {self}."
-            )
-        if not 0 <= self.weight_decay < math.inf or not self.lr < math.inf:
-            raise InputError(
-                f"expected a weight decay of at least 0 and a finite rate, got {self.weight_decay} and {self.lr}."
-            )
-        if self.accumulate < 1 or not 0 <= self.label_smoothing < 1 or not 0 <= self.min_lr <= self.lr:
-            raise InputError(
-                f"expected accumulate >= 1, label_smoothing in [0, 1) and min_lr in [0, {self.lr:g}], got {self}."
-            )
+        check_limits(FineTuneFields, self)
+        if self.min_lr > self.lr:
+            raise InputError(f"min_lr: expected at most the peak rate {self.lr:g}, got {self.min_lr:g}; lower it.")
 
     @property
     def published(self) -> bool:

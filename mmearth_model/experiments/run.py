@@ -2,7 +2,7 @@
 
 ::
 
-    OUT/experiment.json            the experiment; must not change
+    OUT/experiment.json            the experiment and its inputs (see `mmearth_model.experiments.record`); must not change
     OUT/store.zarr                 its own store, if the scale builds one
     OUT/runs/VARIANT-SEED/         pretrain/ (the run, until it is probed), result.json, sums.npz; result.json is last
     OUT/claims/                    runs in progress, and their processes
@@ -17,17 +17,21 @@ import logging
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import BadZipFile
 
 import numpy as np
+from annotated_types import MinLen
+from pydantic import TypeAdapter, ValidationError
 
 from mmearth_data import (
+    FileInputError,
     InputError,
     __version__,
     build,
     did_you_mean,
-    is_data,
     open_store,
+    reason_of,
     staged_folder,
     write_bytes,
     write_text,
@@ -36,6 +40,7 @@ from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model.claims import claim
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation import Evaluation, Row, evaluate
+from mmearth_model.experiments.record import identity, record, store_digest
 from mmearth_model.experiments.report import write_report
 from mmearth_model.experiments.spec import Experiment, Selection, Unit, plan_units
 from mmearth_model.spreading import Spreading, spread
@@ -44,12 +49,15 @@ from mmearth_model.training.plan import plan_training
 from mmearth_model.training.pretraining import configuration, pretrain
 from mmearth_model.training.pretraining import prepare as prepare_module
 from mmearth_model.training.recipe import make_recipe
-from mmearth_model.weights.checkpoints import load_checkpoint, write_checkpoint
+from mmearth_model.training.runs import RunTaken
+from mmearth_model.weights.checkpoints import load_checkpoint, read_json, write_checkpoint
 from mmearth_model.weights.store_record import describe_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from mmearth_data import Store
     from mmearth_model.training.pretraining import TrainProgress
@@ -57,7 +65,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
 SUMS_FILE = "sums.npz"
-EXPERIMENT_FILE = "experiment.json"
 POLL_S = 2.0
 ELSEWHERE = "another process has this run"
 YEAR_0 = 1970
@@ -152,7 +159,8 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
     """Check that an experiment can run, record it, and build its own store if it has one."""
     _check_inputs(setting)
     resolve_device(setting.device)
-    _record(setting)
+    asked = identity(setting)
+    record(setting.out, asked)
     if "default" in setting.stores:
         return setting
     path, scale = setting.out / "store.zarr", setting.experiment.scale(setting.scale)
@@ -162,6 +170,7 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
             build(make_build_recipe(None, dict(scale.build or {})), path)
     while not _finished_store(path):
         time.sleep(POLL_S)
+    record(setting.out, {**asked, "own_store": store_digest(path)})
     return replace(setting, stores={**setting.stores, "default": path})
 
 
@@ -191,21 +200,6 @@ def _check_inputs(setting: Setting) -> None:
 
 def _finished_store(path: Path) -> bool:
     return (path / "zarr.json").is_file() and open_store(path).finished
-
-
-def _record(setting: Setting) -> None:
-    """Record the experiment, or refuse the folder of another one."""
-    asked = {"experiment": setting.experiment.model_dump(mode="json"), "scale": setting.scale}
-    file, out = setting.out / EXPERIMENT_FILE, setting.out
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out: expected a folder, got the file {out}; choose another.")
-    if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != asked:
-            raise InputError(f"{out}: expected the experiment of this folder, got another one; choose another --out.")
-        return
-    if out.exists() and any(is_data(path.name) for path in out.iterdir()) and not (out / "claims").is_dir():
-        raise InputError(f"{out}: expected a new folder or an experiment, got something else; choose another --out.")
-    write_text(file, json.dumps(asked, indent=1) + "\n")
 
 
 def _planned(setting: Setting) -> list[Unit]:
@@ -287,7 +281,10 @@ def run_unit(setting: Setting, unit: Unit, runs: _Runs | None = None) -> bool:
         if not ours or finished(setting, unit):
             return False
         folder = setting.folder(unit)
-        checkpoint = _checkpoint(setting, unit, folder / "pretrain", partial(runs.training, unit))
+        try:
+            checkpoint = _checkpoint(setting, unit, folder / "pretrain", partial(runs.training, unit))
+        except RunTaken:  # of a process that died on another machine, whose claim on the unit expired a little earlier
+            return False
         result = _probe(setting, unit, checkpoint, partial(runs.probing, unit))
         sums = io.BytesIO()
         np.savez_compressed(sums, *result.sums)
@@ -337,12 +334,29 @@ def _probe(
 
 
 def read_result(setting: Setting, unit: Unit) -> Evaluation:
-    """Read the result of a finished run."""
-    folder = setting.folder(unit)
-    rows: list[dict[str, Any]] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    with np.load(folder / SUMS_FILE) as file:
-        sums = tuple(file[f"arr_{index}"] for index in range(len(rows)))
-    return Evaluation(tuple(Row(**row) for row in rows), sums)
+    """Read the result of a finished run. Raises `FileInputError` if it is damaged."""
+    file = setting.folder(unit) / RESULT_FILE
+    expected, remedy = "the result of a run", "; remove this file to repeat the run"
+    found = read_json(file, expected, remedy)
+    try:
+        rows = TypeAdapter(Annotated[tuple[Row, ...], MinLen(1)]).validate_python(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        raise FileInputError(file, f"expected {expected}, got other JSON ({what}){remedy}.") from None
+    return Evaluation(rows, _read_sums(setting.folder(unit) / SUMS_FILE, len(rows)))
+
+
+def _read_sums(file: Path, count: int) -> tuple[NDArray[Any], ...]:
+    try:
+        with np.load(io.BytesIO(file.read_bytes())) as arrays:  # of a path, NumPy leaves damaged files open
+            return tuple(arrays[f"arr_{index}"] for index in range(count))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise FileInputError(
+            file,
+            f"expected the sums of {count} results, got: {reason_of(error)}; remove {RESULT_FILE} next to it to repeat "
+            "the run.",
+        ) from None
 
 
 def select(store: Store, selection: Selection) -> Store:

@@ -12,6 +12,7 @@ import numpy as np
 from mmearth_data import FileInputError
 from mmearth_model.report.files import read_text
 from mmearth_model.training.layout import WEIGHT_PREFIX
+from mmearth_model.training.log import REQUIRED, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     Column = NDArray[np.float64]
 
 TOTAL = "loss"
-REQUIRED = ("epoch", "step", TOTAL)
 SETTINGS = frozenset({"epoch", "step", "lr", TOTAL, "images_per_s", "waiting"})
 """Columns that are neither the loss nor the weight of a task."""
 
@@ -117,16 +117,8 @@ def _numbers(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         try:
             yield [float(cell) if cell else np.nan for cell in row]
         except ValueError:
-            wrong = next(cell for cell in row if cell and not _is_number(cell))
+            wrong = next(cell for cell in row if cell and not is_number(cell))
             raise FileInputError(path, f"expected numbers, got {wrong[:40]!r}; remove the line.", line) from None
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _not_finite(columns: Mapping[str, Column], head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

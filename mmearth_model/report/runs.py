@@ -10,7 +10,7 @@ import numpy as np
 from mmearth_data import FileInputError, short_path
 from mmearth_model.report.files import read_object
 from mmearth_model.report.log import TOTAL, LogTable, read_log_table
-from mmearth_model.training.layout import CONFIG_FILE, FIGURES, LOG_FILE, RUN_FILE, STEP_PREFIX
+from mmearth_model.training.layout import CONFIG_FILE, FIGURES, LOG_FILE, RUN_FILE, numbered, step_of
 from mmearth_model.training.recipe import TrainRecipe
 
 if TYPE_CHECKING:
@@ -148,31 +148,21 @@ def read_run(folder: Path) -> RunRecord:
         step=step,
         steps=steps,
         checkpoint=checkpoint,
-        pictures={_step(path): path for path in _numbered(folder / FIGURES, ".png")},
+        pictures={step_of(path): path for path in numbered(folder / FIGURES, ".png")},
         notes=tuple(notes),
     )
 
 
 def _latest(folder: Path) -> Path | None:
-    found = [path for path in _numbered(folder) if (path / CONFIG_FILE).is_file()]
+    found = [path for path in numbered(folder) if (path / CONFIG_FILE).is_file()]
     return found[-1] if found else None
-
-
-def _numbered(folder: Path, suffix: str = "") -> list[Path]:
-    """Entries ``step-N`` of a folder in order; other names are ignored."""
-    found = [path for path in folder.glob(f"{STEP_PREFIX}*{suffix}") if path.suffix == suffix]
-    return sorted((path for path in found if path.stem.removeprefix(STEP_PREFIX).isdecimal()), key=_step)
-
-
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix(STEP_PREFIX))
 
 
 def _progress(checkpoint: Path) -> tuple[int, int | None]:
     config = read_object(checkpoint / CONFIG_FILE, "the configuration of a checkpoint")
     progress = config.get("progress")
     steps = progress.get("steps") if isinstance(progress, dict) else None
-    return _step(checkpoint), steps if isinstance(steps, int) else None
+    return step_of(checkpoint), steps if isinstance(steps, int) else None
 
 
 def recipe_fields(run: RunRecord) -> dict[str, str]:

@@ -13,7 +13,7 @@ from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE
 from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.layout import LOG_FILE
-from mmearth_model.training.runs import read_log
+from mmearth_model.training.log import read_log
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +39,11 @@ def training_account(plan: TrainPlan, device: str, run: str | Path) -> dict[str,
     Raises
     ------
     InputError
-        When the device is not available.
+        When the device is not available, or the log is damaged.
     """
     where, run = resolve_device(device), Path(run)
     logged = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
-    speed = float(logged[-1]["images_per_s"]) if logged else None
+    speed = float(logged[-1].get("images_per_s") or 0) or None if logged else None
     step = int(logged[-1]["step"]) if logged else 0
     parameters, kept = parameters_and_activations(plan)
     state = parameters * BYTES_PER_PARAMETER

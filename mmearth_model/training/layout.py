@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 RUN_FILE = "run.json"
 LOG_FILE = "log.csv"
 STEP_PREFIX = "step-"
@@ -20,3 +25,14 @@ PROGRAM_DESCRIPTION = "mmearth"
 """Key of the description in the metadata of an exported ONNX file; with ``.json``, its name in a .pt2 file."""
 LEVEL = "level"
 """Input of an exported program with the product level of each image, if its statistics depend on it."""
+
+
+def numbered(folder: Path, suffix: str = "") -> list[Path]:
+    """Entries ``step-N`` of a folder in order of N; other names, such as those of copies, are ignored."""
+    found = [path for path in folder.glob(f"{STEP_PREFIX}*{suffix}") if path.suffix == suffix]
+    return sorted((path for path in found if path.stem.removeprefix(STEP_PREFIX).isdecimal()), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """N of an entry ``step-N``."""
+    return int(path.stem.removeprefix(STEP_PREFIX))

@@ -12,6 +12,7 @@ import math
 import signal
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,6 +254,8 @@ def pretrain(
         When a loss is not finite; names tasks and tiles.
     TrainingInterrupted
         After Ctrl-C or SIGTERM; the same call continues.
+    RetryLater
+        When another process is training in this folder.
     """
     out, ranks = Path(out), Ranks.here()
     recipe = recipe.among(ranks.world)
@@ -263,17 +266,17 @@ def pretrain(
     run = Run.check(out, identity)
     latest = run.latest()
     checkpoint = None if latest is None else Checkpoint.read(latest)
-    progress = {} if checkpoint is None else read_progress(checkpoint.folder)
-    step = int(progress.get("step", 0))
+    names = ["loss", *(m.name for m in plan.pretext)]
+    progress = {} if checkpoint is None else read_progress(checkpoint.folder, plan.steps, names)
+    step = progress.get("step", 0)
     if checkpoint is not None and step >= plan.steps:
         return checkpoint.folder
     module = prepare(plan, store, checkpoint, step)
     stream = Stream(store, plan, position_of(step, plan), ranks)
-    if ranks.first:
-        run.begin(identity)
-    means = Means(progress.get("means"))
+    means = Means(progress.get("means") if ranks.first else None)
     recorder = Recorder(run, plan, configuration(module, identity), report, stream, step, means)
-    fit(module, stream, recorder, where)
+    with run.hold(identity, latest) if ranks.first else nullcontext():
+        fit(module, stream, recorder, where)
     saved = recorder.saved if ranks.first else run.latest()
     if module.step < plan.steps or saved is None:
         raise TrainingInterrupted(

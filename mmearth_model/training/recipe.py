@@ -33,6 +33,15 @@ class TrainRecipe(TrainFields, Recipe):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rates(self) -> TrainRecipe:
+        if self.min_lr > self.peak_lr:
+            raise InputError(
+                f"min_lr: expected at most the peak learning rate {self.peak_lr:g} ({self.base_lr:g} x batch size "
+                f"{self.batch_size} / 256), got {self.min_lr:g}; lower it, or raise base_lr."
+            )
+        return self
+
     @property
     def micro_batch(self) -> int:
         """Tiles per forward pass: the largest part of the batch that ``device_batch`` allows."""

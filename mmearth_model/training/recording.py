@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -15,7 +16,7 @@ from mmearth_data import MMEarthError
 from mmearth_model.saving import save_figure_forms
 from mmearth_model.training.layout import FIGURES, WEIGHT_PREFIX
 from mmearth_model.training.loggers import close_loggers, open_loggers
-from mmearth_model.weights.checkpoints import optimizer_tensors, write_checkpoint
+from mmearth_model.weights.checkpoints import MEANS, optimizer_tensors, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -91,7 +92,7 @@ class TrainProgress:
 
 
 class Means:
-    """Means of the losses since the last row of the log, over the micro-batches that had a target.
+    """Means of the losses since the last row of the log, over the micro-batches of all processes that had a target.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ class Means:
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        sums, counts, self.last = (dict((state or {}).get(part, {})) for part in ("sums", "counts", "last"))
+        sums, counts, self.last = (dict((state or {}).get(part, {})) for part in MEANS)
         self._sums: dict[str, Tensor] = {name: torch.tensor(value) for name, value in sums.items()}
         self._counts: dict[str, Tensor] = {name: torch.tensor(value) for name, value in counts.items()}
 
@@ -117,6 +118,16 @@ class Means:
         for name, loss in losses.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(loss)).to(loss.device) + loss
             self._counts[name] = self._counts.get(name, torch.zeros_like(loss)).to(loss.device) + (loss != 0)
+
+    def gather(self, total: Callable[[Tensor], Tensor], *, first: bool) -> None:
+        """Move the counts of all processes to the first one; each of them must call this at the same step.
+
+        ``total`` sums a tensor over the processes.
+        """
+        names = sorted(self._sums)
+        both = total(torch.stack([part[name] for part in (self._sums, self._counts) for name in names]))
+        sums, counts = (dict(zip(names, part, strict=True)) for part in both.tensor_split(2))
+        self._sums, self._counts = (sums, counts) if first else ({}, {})
 
     def take(self) -> dict[str, float]:
         """Return the means and start anew; tasks without any target are left out."""
@@ -215,12 +226,17 @@ class Recorder(Callback):
         if (position.batch // world + 1) % (self.plan.recipe.accumulate // world):
             return
         module.step += 1
-        progress = self._progress(position.epoch + 1, module)
+        progress, row = self._progress(position.epoch + 1, module), self._ends_row(module)
+        if row:
+            self._gather(trainer)
         if self.ranks.first:
             self._record(progress, module, position, raw)
         stopping = bool(trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False))
         due = self._ends_epoch(module) and progress.epoch % self.plan.recipe.checkpoint_epochs == 0
-        if self.ranks.first and (due or stopping or module.step == self.plan.steps):
+        saves = due or stopping or module.step == self.plan.steps
+        if saves and not row:
+            self._gather(trainer)
+        if saves and self.ranks.first:
             self._save(trainer.optimizers[0], module)
         if stopping:
             trainer.should_stop = True
@@ -232,12 +248,18 @@ class Recorder(Callback):
 
     def _record(self, progress: TrainProgress, module: Pretraining, position: Position, raw: Batch) -> None:
         ends, every = self._ends_epoch(module), self.plan.recipe.figure_epochs
-        if ends or module.step % LOG_STEPS == 0:
+        if self._ends_row(module):
             self._write_row(progress, module)
         if ends and every and progress.epoch % every == 0:
             self._draw(module, position, raw)
         if self.report is not None:
             self.report(progress)
+
+    def _gather(self, trainer: Trainer) -> None:
+        self.means.gather(partial(trainer.strategy.reduce, reduce_op="sum"), first=self.ranks.first)
+
+    def _ends_row(self, module: Pretraining) -> bool:
+        return self._ends_epoch(module) or module.step % LOG_STEPS == 0
 
     def _ends_epoch(self, module: Pretraining) -> bool:
         return module.step % self.plan.steps_per_epoch == 0

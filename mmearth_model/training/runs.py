@@ -3,23 +3,23 @@
 ::
 
     RUN/run.json                 recipe and store, which must not change when the run is continued
+    RUN/.claim                   the process that trains it, until it ends
     RUN/log.csv                  losses and learning rate, one row per 50 steps or epoch
     RUN/step-00001200/           the checkpoint (see `mmearth_model.weights.checkpoints`); state/ in it continues the run
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from mmearth_data import (
     FileInputError,
     InputError,
-    append_text,
+    RetryLater,
     check_output,
     differences,
     is_data,
@@ -27,17 +27,24 @@ from mmearth_data import (
     staged_folder,
     write_text,
 )
+from mmearth_model.claims import claim
 from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.layout import LOG_FILE, RUN_FILE, STEP_PREFIX
+from mmearth_model.training.log import Log
 from mmearth_model.training.recipe import TrainRecipe
 from mmearth_model.weights.checkpoints import checkpoints_of, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 
 FORMAT = 1
+CLAIM = ".claim"
+
+
+class RunTaken(RetryLater):
+    """Another process trains the run, or died less than `mmearth_model.claims.STALE_S` ago on another machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +81,29 @@ class Run:
             )
         return cls(folder)
 
-    def begin(self, identity: Mapping[str, Any]) -> None:
-        """Create the folder, and remove what an interrupted write has left.
+    @contextmanager
+    def hold(self, identity: Mapping[str, Any], latest: Path | None) -> Iterator[None]:
+        """Create the folder, or continue after the checkpoint ``latest``, for one process at a time.
 
-        Raises `WriteFailed` or `InputError` when the folder cannot be written.
+        Raises
+        ------
+        RunTaken
+            When another process trains the run, or has done so since ``latest`` was read.
+        WriteFailed, InputError
+            When the folder cannot be written, or another process has started another run in it.
         """
         check_output(self.folder, folder=True)
-        if not (self.folder / RUN_FILE).exists():
-            write_text(self.folder / RUN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2) + "\n")
-        remove_partial(self.folder)
+        with claim(self.folder / CLAIM) as ours:
+            self.check(self.folder, identity)
+            if not ours or self.latest() != latest:
+                raise RunTaken(
+                    f"{self.folder}: another process is training this run; wait until it ends and run the same command "
+                    "again, or choose another --out."
+                )
+            if not (self.folder / RUN_FILE).exists():
+                write_text(self.folder / RUN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2) + "\n")
+            remove_partial(self.folder)
+            yield
 
     def latest(self) -> Path | None:
         """Find the last complete checkpoint, if there is one."""
@@ -100,34 +121,6 @@ class Run:
     def log(self, columns: Iterable[str]) -> Log:
         """Open the run's table of losses."""
         return Log(self.folder / LOG_FILE, tuple(columns))
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """A CSV table of losses, one row per `LOG_STEPS` or epoch, in ascending order of ``step``."""
-
-    path: Path
-    columns: tuple[str, ...]
-
-    def rewind(self, step: int) -> None:
-        """Delete rows after this step, which will be written again."""
-        rows = [row for row in read_log(self.path) if int(row["step"]) <= step] if self.path.exists() else []
-        write_text(self.path, self._csv(dict(zip(self.columns, self.columns, strict=True)), *rows))
-
-    def append(self, row: Mapping[str, float]) -> None:
-        """Add one row."""
-        append_text(self.path, self._csv(row))
-
-    def _csv(self, *rows: Mapping[str, Any]) -> str:
-        text = io.StringIO(newline="")
-        csv.DictWriter(text, self.columns).writerows(rows)
-        return text.getvalue()
-
-
-def read_log(path: Path) -> list[dict[str, str]]:
-    """Rows of a run's ``log.csv``."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _check_engine(path: Path, recipe: Mapping[str, Any]) -> None:

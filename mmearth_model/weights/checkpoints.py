@@ -35,15 +35,15 @@ from mmearth_model.data.targets import Normaliser
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
-from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE, STEP_PREFIX
+from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE, numbered, step_of
 from mmearth_model.weights.cards.writing import write_cards
-from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
+from mmearth_model.weights.conversion import DENSE_GRN_EPS, check_numbers, import_weights
 from mmearth_model.weights.normalising import normaliser_of, with_statistics
 from mmearth_model.weights.released import SUFFIXES, fetch, find_released
 from mmearth_model.weights.remote import is_url, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -54,6 +54,8 @@ Value = TypeVar("Value")
 ENCODER_PREFIX = "model.encoder."
 OPTIMIZER_FILE = "state/optimizer.safetensors"
 PROGRESS_FILE = "state/progress.json"
+MEANS = ("sums", "counts", "last")
+"""Parts of the means of losses in the progress, each with a number per loss."""
 FORMAT = 1
 ARCHITECTURE = "mp-mae"
 ENCODER_ONLY = "convnext-v2"
@@ -153,14 +155,15 @@ class Checkpoint:
         return int(self.config["recipe"].get("seed", 0))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights, by name. Raises `FileInputError` if the file is missing, truncated or damaged.
+        """All weights, by name; of a network, only those of its encoder.
 
-        Of a network, only those of its encoder.
+        Raises `FileInputError` if the file is missing, truncated or damaged, or a weight is not a finite number.
         """
         found = read_tensors(self.folder / MODEL_FILE)
-        if "learned" not in self.config:
-            return found
-        return {f"model.{name}": tensor for name, tensor in found.items() if name.startswith("encoder.")}
+        if "learned" in self.config:
+            found = {f"model.{name}": tensor for name, tensor in found.items() if name.startswith("encoder.")}
+        check_numbers(self.folder / MODEL_FILE, found)
+        return found
 
     def model(self) -> MPMAE:
         """Load the whole network with its weights, on the CPU, in evaluation mode.
@@ -228,7 +231,7 @@ def find_checkpoint(path: Path) -> Path:
 
 def checkpoints_of(run: Path) -> list[Path]:
     """Complete checkpoints of a run folder, oldest first."""
-    return sorted(run.glob(f"{STEP_PREFIX}*"), key=lambda path: int(path.name.removeprefix(STEP_PREFIX)))
+    return [path for path in numbered(run) if path.is_dir()]
 
 
 def load_checkpoint(
@@ -441,12 +444,31 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise FileInputError(file, f"expected a complete safetensors file, got: {reason_of(error)}.") from None
 
 
-def read_progress(folder: Path) -> dict[str, Any]:
-    """Progress of training; see `write_checkpoint`. Raises `FileInputError` when the checkpoint has none."""
-    progress: dict[str, Any] = read_json(
-        folder / PROGRESS_FILE, "the training state of a run", "; choose another --out"
+def read_progress(folder: Path, steps: int, losses: Collection[str]) -> dict[str, Any]:
+    """Progress of training of a checkpoint in a run; see `write_checkpoint`.
+
+    ``steps`` are those of the whole run, ``losses`` the names of the losses that it logs. Raises `FileInputError` when
+    the checkpoint has no progress, or not that of its step.
+    """
+    file, remedy = folder / PROGRESS_FILE, f"restore it, or remove {folder.name} to continue from an earlier checkpoint"
+    found = read_json(file, "the training state of a run", f"; {remedy}")
+    step = found.get("step") if isinstance(found, dict) else None
+    if type(step) is not int or step != step_of(folder) or not 0 < step <= steps:
+        got = f"step {step!r}" if isinstance(found, dict) else "something else"
+        raise FileInputError(
+            file, f"expected the training state of step {step_of(folder)} of {steps}, got {got}; {remedy}."
+        )
+    means = found.get("means", {})
+    parts: list[Any] = [means.get(part, {}) for part in MEANS] if isinstance(means, dict) else [None]
+    if not all(_are_numbers(part, losses) for part in parts) or parts[0].keys() != parts[1].keys():
+        raise FileInputError(file, f"expected means of {', '.join(losses)}, got {str(means)[:200]}; {remedy}.")
+    return {"step": step, "means": means}
+
+
+def _are_numbers(values: Any, names: Collection[str]) -> bool:  # noqa: ANN401 - JSON
+    return isinstance(values, dict) and all(
+        name in names and type(number) in (int, float) for name, number in values.items()
     )
-    return progress
 
 
 def read_json(file: Path, expected: str, remedy: str = "") -> Any:  # noqa: ANN401 - JSON

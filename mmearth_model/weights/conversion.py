@@ -150,7 +150,21 @@ def import_weights(file: Path) -> Imported:
             f"expected a released MMEarth checkpoint or a ConvNeXt V2, got {len(tensors)} tensors that are neither "
             f"({' '.join(str(error).split())}); mmearth-train convert --help lists what can be read.",
         ) from None
+    check_numbers(file, found.tensors)
     return found
+
+
+def check_numbers(file: Path, tensors: Mapping[str, Tensor], *, infinite: bool = False) -> None:
+    """Refuse weights that are not numbers, such as those of a training that diverged; infinite ones unless allowed."""
+    for name, tensor in tensors.items():
+        bad = tensor.isnan() if infinite else ~tensor.isfinite()
+        if bad.any():
+            expected = "numbers" if infinite else "finite numbers"
+            raise FileInputError(
+                file,
+                f"expected {expected} as weights, got others in {name} ({int(bad.sum())} of {bad.numel()}); use weights of "
+                "an earlier step, or train again.",
+            )
 
 
 def read_foreign(file: Path) -> tuple[Tensors, dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from toy_store import write_store
 
 from mmearth_model import load_checkpoint, make_recipe, pretrain
+from mmearth_model.training.log import read_log
 from mmearth_model.weights.checkpoints import OPTIMIZER_FILE, read_tensors
 from tests.unit.model.closeness import assert_near
 
@@ -72,7 +73,7 @@ def test_training_needs_few_libraries(folder: Path) -> None:
 
 
 def test_two_processes_learn_what_one_that_accumulates_learns(folder: Path) -> None:
-    """Gloo, two processes of a machine: after one step the optimiser holds the same gradients, to rounding."""
+    """Gloo, two processes of a machine: after one step the optimiser holds the same gradients and the log the same means, to rounding."""
     (folder / "program.py").write_text("if __name__ == '__main__':\n    from mmearth_model.cli import cli; cli()\n")
     launcher = (
         "-m torch.distributed.run --nproc-per-node 2 --master-port 0 --rdzv-backend c10d --rdzv-endpoint localhost:0"
@@ -84,3 +85,8 @@ def test_two_processes_learn_what_one_that_accumulates_learns(folder: Path) -> N
     assert len(moments) > 50
     for name in moments:
         assert_near(shared[name], alone[name], name, gradient=True)
+    ((apart,), (whole,)) = (read_log(checkpoint.parent / "log.csv") for checkpoint in (two, one))
+    for name in set(whole) - {"images_per_s", "waiting"}:
+        assert float(apart[name]) == pytest.approx(float(whole[name]), rel=1e-4), name
+    losses = [load_checkpoint(checkpoint).config["progress"]["loss"] for checkpoint in (two, one)]
+    assert losses == [float(apart["loss"]), float(whole["loss"])]

@@ -11,7 +11,7 @@ import torch
 from mmearth_data import Store, build, make_recipe, resource_path
 from mmearth_model import load_checkpoint, pretrain
 from mmearth_model import make_recipe as make_train_recipe
-from mmearth_model.training.runs import read_log
+from mmearth_model.training.log import read_log
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from mmearth_model.evaluation.external.encoder import ExternalEncoder
 from mmearth_model.evaluation.external.exported import exported_encoder
 from mmearth_model.evaluation.external.onnxfiles import OnnxModule, open_onnx
 from mmearth_model.weights.checkpoints import Learned
-from mmearth_model.weights.conversion import read_foreign
+from mmearth_model.weights.conversion import check_numbers, read_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,8 +184,9 @@ def _made(text: str, factory: Callable[..., Any], description: EncoderDescriptio
 
 
 def _load_weights(module: nn.Module, file: Path, text: str) -> None:
-    """Load weights into a module, by name. Raises `FileInputError` if names or shapes do not match."""
+    """Load weights into a module, by name. Raises `FileInputError` if names, shapes or values do not fit."""
     tensors, _ = read_foreign(file)
+    check_numbers(file, tensors, infinite=True)  # masks of attention are
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

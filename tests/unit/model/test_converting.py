@@ -279,6 +279,33 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_executed(tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pth"]
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_are_no_numbers_are_refused_wherever_they_are_read(
+    sparse: dict[str, Tensor], tmp_path: Path, value: float, suffix: str
+) -> None:
+    """Those of a training that diverged; also in a checkpoint of ours, converted or loaded."""
+    weights = {name: tensor.clone() for name, tensor in sparse.items()}
+    convert(write_released(tmp_path / "good.pth", weights), tmp_path / "ours")
+    weights["encoder.stages.2.0.pwconv1.linear.bias"][3] = value
+    file = tmp_path / f"bad{suffix}"
+    write_released(file, weights) if suffix == ".pth" else save_file(weights, file)
+    ours = load_file(tmp_path / "ours" / "model.safetensors")
+    ours["model.encoder.stages.2.0.pwconv1.bias"][3] = value
+    save_file(ours, tmp_path / "ours" / "model.safetensors")
+    expected = (
+        r"expected finite numbers as weights, got others in model\.encoder\.stages\.2\.0\.pwconv1\.bias \(1 of 640\)"
+    )
+    for source in (file, tmp_path / "ours"):
+        for read in (load_encoder, lambda path: convert(path, tmp_path / "out")):
+            with pytest.raises(FileInputError, match=expected) as error:
+                read(source)
+            assert "\n" not in str(error.value)
+    with pytest.raises(FileInputError, match=expected):
+        load_checkpoint(tmp_path / "ours").model()
+    assert not (tmp_path / "out").exists()
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 

@@ -7,10 +7,12 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,125 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
     assert {round(100 * d.value, 1) for d in shown.differences} == {
         float(row["difference"]) for row in rows if row["difference"] != "baseline"
     }
+
+
+@pytest.fixture(scope="module")
+def other_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("other") / "toy.zarr", 80, shares=(0.5, 0.25))
+
+
+def with_files(store: Store, folder: Path) -> Setting:
+    """An experiment that reads a recipe, plain weights and labelled images from files."""
+    (folder / "images" / "a").mkdir(parents=True)
+    for file, content in (("recipe.yaml", "epochs: 3\n"), ("plain.pth", "weights"), ("images/a/1.tif", "pixels")):
+        (folder / file).write_text(content)
+    scale = {**TOY["scales"]["demo"], "recipe": str(folder / "recipe.yaml"), "tasks": ["m-eurosat"]}
+    variants = {**TOY["variants"], "plain": {"network": "convnext"}}
+    setting = setting_of(store, folder / "out", scales={"demo": scale}, variants=variants)
+    return replace(setting, data={"m-eurosat": folder / "images"}, convnext=folder / "plain.pth")
+
+
+def test_runs_of_one_experiment_share_store_recipe_data_and_weights(
+    store: Store, other_store: Store, tmp_path: Path
+) -> None:
+    """By content: a path may change, and so may a remark in the recipe; what is learned from may not."""
+    setting = with_files(store, tmp_path)
+    running.prepare(setting, print)
+    shutil.copytree(store.path, tmp_path / "moved.zarr")
+    (tmp_path / "recipe.yaml").write_text("description: three passes\nepochs: 3\n")
+    running.prepare(replace(setting, stores={"default": tmp_path / "moved.zarr"}, device="cpu"), print)
+    with pytest.raises(InputError, match=f"stores.default: '{store.digest}' -> '{other_store.digest}'"):
+        running.prepare(replace(setting, stores={"default": other_store.path}), print)
+    for file, content, expected in (
+        ("recipe.yaml", "epochs: 3\nclip_norm: 1\n", r"recipe\.clip_norm: None -> 1\.0"),
+        ("plain.pth", "other weights", "convnext: "),
+        ("images/a/1.tif", "other pixels", r"data\.m-eurosat: "),
+    ):
+        before = (tmp_path / file).read_text()
+        (tmp_path / file).write_text(content)
+        with pytest.raises(InputError, match=expected) as error:
+            running.prepare(setting, print)
+        assert "\n" not in str(error.value)
+        (tmp_path / file).write_text(before)
+    running.prepare(setting, print)
+
+
+def test_a_finished_experiment_does_not_ignore_another_store(store: Store, other_store: Store, tmp_path: Path) -> None:
+    random = {"random": {"network": "random"}}
+    setting = setting_of(store, tmp_path / "out", variants=random, baseline="random", scales=ONE_SEED)
+    run_experiment(setting)
+    with pytest.raises(InputError, match=r"stores\.default"):
+        run_experiment(replace(setting, stores={"default": other_store.path}))
+
+
+def test_the_store_of_an_experiment_is_that_of_its_runs(store: Store, tmp_path: Path) -> None:
+    build = {"source": "synthetic", "tiles": 16, "tile_size": 64, "modalities": ["sentinel2", "esa_worldcover"]}
+    scale = {**TOY["scales"]["demo"], "build": build}
+    setting = replace(setting_of(store, tmp_path / "out", scales={"demo": scale}), stores={})
+    own = running.prepare(setting, print).stores["default"]
+    with pytest.raises(InputError, match=rf"stores\.default: None -> '{store.digest}'"):
+        running.prepare(replace(setting, stores={"default": store.path}), print)
+    shutil.rmtree(own)
+    running.prepare(setting, print)  # built again, the same
+    shutil.rmtree(own)
+    shutil.copytree(store.path, own)
+    with pytest.raises(InputError, match="own_store: "):
+        running.prepare(setting, print)
+
+
+def test_a_store_that_is_being_built_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "toy.zarr", finish=False)
+    with pytest.raises(InputError, match="expected a finished store"):
+        run_experiment(setting_of(store, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_of_an_earlier_version_continues(store: Store, other_store: Store, tmp_path: Path) -> None:
+    """It recorded neither its inputs nor fields of the recipe that were added since."""
+    setting = setting_of(store, tmp_path / "out")
+    running.prepare(setting, print)
+    file = tmp_path / "out" / "experiment.json"
+    content = json.loads(file.read_text())
+    del content["recipe"]["engine"]
+    file.write_text(json.dumps(content))
+    running.prepare(setting, print)
+    file.write_text(json.dumps({part: content[part] for part in ("experiment", "scale")}))
+    running.prepare(setting, print)
+    with pytest.raises(InputError, match=r"stores\.default"):
+        running.prepare(replace(setting, stores={"default": other_store.path}), print)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"experiment": 1}'])
+def test_a_damaged_record_is_named(store: Store, tmp_path: Path, content: str) -> None:
+    setting = setting_of(store, tmp_path / "out")
+    running.prepare(setting, print)
+    (tmp_path / "out" / "experiment.json").write_text(content)
+    with pytest.raises(FileInputError, match=r"experiment\.json: expected the record of an experiment"):
+        run_experiment(setting)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "[1]", '[{"task": "store:biome"}]'])
+def test_a_damaged_result_is_named_with_the_way_on(store: Store, tmp_path: Path, content: str) -> None:
+    random = {"random": {"network": "random"}}
+    setting = setting_of(store, tmp_path / "out", variants=random, baseline="random", scales=ONE_SEED)
+    result = tmp_path / "out" / "runs" / "random-0" / "result.json"
+    result.parent.mkdir(parents=True)
+    (tmp_path / "out" / "claims").mkdir()
+    result.write_text(content)
+    with pytest.raises(FileInputError, match=r"result\.json: expected the result of a run.*remove this file") as error:
+        run_experiment(setting)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_sums_are_named(store: Store, tmp_path: Path) -> None:
+    random = {"random": {"network": "random"}}
+    setting = setting_of(store, tmp_path / "out", variants=random, baseline="random", scales=ONE_SEED)
+    run_experiment(setting)
+    sums = tmp_path / "out" / "runs" / "random-0" / "sums.npz"
+    for content in (b"", sums.read_bytes()[:100]):
+        sums.write_bytes(content)
+        with pytest.raises(FileInputError, match=r"sums\.npz: expected the sums of 2 results.*remove result\.json"):
+            run_experiment(setting)
 
 
 @pytest.fixture(scope="module")

@@ -563,16 +563,18 @@ def test_what_determines_the_features_determines_the_digest(here: Path) -> None:
         ("factories:net=lost.yaml", "lost.pth: expected a complete file of weights, got: "),
         ("factories:net=pickle.yaml", "got a pickle that asks for "),
         ("factories:net=other.yaml", "other.safetensors: expected the weights of factories:net, got RuntimeError"),
+        ("factories:net=nan.yaml", r"nan.safetensors: expected numbers as weights, got others in stem.bias \(1 of 2\)"),
     ],
 )  # fmt: skip
 def test_a_factory_that_makes_no_encoder_is_refused(here: Path, text: str, words: str) -> None:
     base = {"bands": list(BANDS), "normalise": "task"}
-    files = {"d": {}, "args": {"arguments": {"depth": 3}}, "lost": {"weights": "lost.pth"}, "pickle": {"weights": "p.pth"}, "other": {"weights": "other.safetensors"}}  # fmt: skip
+    files = {"d": {}, "args": {"arguments": {"depth": 3}}, "lost": {"weights": "lost.pth"}, "pickle": {"weights": "p.pth"}, "other": {"weights": "other.safetensors"}, "nan": {"weights": "nan.safetensors"}}  # fmt: skip
     for name, fields in files.items():
         (here / f"{name}.yaml").write_text(yaml.safe_dump({**base, **fields}))
     (here / "spoilt.py").write_text("def net(:\n")
     torch.save({"state_dict": Path("x")}, here / "p.pth")
     save_file({"stem.weight": torch.zeros(1)}, here / "other.safetensors")
+    save_file({"stem.bias": torch.tensor([torch.inf, torch.nan])}, here / "nan.safetensors")
     with pytest.raises(InputError, match=words):
         open_encoder(text)
 

@@ -149,13 +149,36 @@ def test_pixels_nobody_labelled_teach_nothing(store: Store, checkpoint: Checkpoi
     assert tuner._loss(outputs, torch.full_like(answers, -1)) == 0
 
 
-def test_a_recipe_that_cannot_be_is_refused() -> None:
-    with pytest.raises(InputError, match="layer decay"):
-        FineTuneRecipe(layer_decay=1.5)
-    for decay in (-1.0, math.nan, math.inf):
-        with pytest.raises(InputError, match="weight decay"):
-            FineTuneRecipe(weight_decay=decay)
-    with pytest.raises(InputError, match="finite rate"):
-        FineTuneRecipe(lr=math.inf)
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("epochs", 0, "at least 1"),
+        ("warmup", -1, "at least 0"),
+        ("patience", 0, "at least 1"),
+        ("batch_size", 0, "at least 1"),
+        ("accumulate", 0, "at least 1"),
+        ("lr", 0.0, "above 0"),
+        ("lr", math.inf, "a finite number, above 0"),
+        ("min_lr", -1e-9, "at least 0"),
+        ("min_lr", 2e-3, "at most the peak rate 0.001, got 0.002"),
+        ("min_lr", math.nan, "a finite number, at least 0, got nan"),
+        ("layer_decay", 1.5, "above 0, at most 1"),
+        ("drop_path", 1.0, "at least 0, below 1"),
+        ("drop_path", -0.1, "at least 0, below 1"),
+        *(("weight_decay", decay, "a finite number, at least 0") for decay in (-1.0, math.nan, math.inf)),
+        ("label_smoothing", 1.0, "at least 0, below 1"),
+        ("clip", 0.0, "above 0"),
+        ("head_std", -0.1, "at least 0"),
+        ("thaw", -1, "at least 0"),
+        ("seed", -1, "at least 0"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(field: str, value: float, expected: str) -> None:
+    with pytest.raises(InputError, match=f"^{field}: expected .*{expected}") as error:
+        FineTuneRecipe(**{field: value})  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_the_default_recipe_has_the_papers_rates() -> None:
     assert math.isclose(FineTuneRecipe().layer_decay, 0.9)
     assert np.isclose(FineTuneRecipe().drop_path, 0.1)

@@ -16,18 +16,27 @@ import torch
 from closeness import assert_near
 from toy_store import MODALITIES, TINY, write_store
 
-from mmearth_data import InputError, Kind, Store, format_tile_id, open_store
-from mmearth_model import TrainingDiverged, TrainingInterrupted, load_checkpoint, make_recipe, plan_training, pretrain
+from mmearth_data import InputError, Kind, RetryLater, Store, format_tile_id, open_store
+from mmearth_model import (
+    TrainingDiverged,
+    TrainingInterrupted,
+    load_checkpoint,
+    make_recipe,
+    plan_line,
+    plan_training,
+    pretrain,
+    training_account,
+)
 from mmearth_model.network.losses import normalise_patches
 from mmearth_model.network.masking import patchify
 from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.figures import restored
 from mmearth_model.training.layout import CARD_FILE
+from mmearth_model.training.log import read_log
 from mmearth_model.training.pretraining import Stream, prepare
 from mmearth_model.training.random_numbers import Position, generator
 from mmearth_model.training.ranks import Ranks
-from mmearth_model.training.recording import FIGURE_DPI, refuse_nan
-from mmearth_model.training.runs import read_log
+from mmearth_model.training.recording import FIGURE_DPI, Means, refuse_nan
 from mmearth_model.weights.checkpoints import MODEL_FILE, OPTIMIZER_FILE, checkpoints_of, read_tensors
 
 if TYPE_CHECKING:
@@ -288,6 +297,21 @@ def test_every_micro_batch_goes_to_one_process(store: Store) -> None:
     assert len(shared[0]) == len(shared[1])
 
 
+def test_means_are_those_of_the_micro_batches_of_all_processes() -> None:
+    """0 is the loss of a task without targets: here, only the second process sees biomes."""
+    one, two = Means(), Means()
+    for loss, biome in ((1.0, 0.0), (2.0, 0.0)):
+        one.add({"loss": torch.tensor(loss), "biome": torch.tensor(biome)})
+    for loss, biome in ((3.0, 8.0), (6.0, 0.0)):
+        two.add({"loss": torch.tensor(loss), "biome": torch.tensor(biome)})
+    sent: list[torch.Tensor] = []
+    two.gather(lambda tensor: sent.append(tensor) or tensor, first=False)  # type: ignore[func-returns-value]
+    one.gather(lambda tensor: tensor + sent[0], first=True)
+    assert (two.state["sums"], two.state["counts"]) == ({}, {}), "what was gathered is not counted again"
+    assert one.state["counts"] == {"biome": 1, "loss": 4}
+    assert one.take() == {"loss": 3.0, "biome": 8.0}
+
+
 # ---------------------------------------------------------------- how it continues
 
 
@@ -297,6 +321,10 @@ def stop_at(step: int, act: Callable[[], None]) -> Callable[[TrainProgress], Non
             act()
 
     return report
+
+
+def crash() -> None:
+    raise MemoryError
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -333,10 +361,6 @@ def test_a_second_signal_ends_at_once(store: Store, straight: Path, tmp_path: Pa
 def test_after_a_crash_the_same_call_ends_in_the_same_weights(store: Store, straight: Path, tmp_path: Path) -> None:
     """Nothing of steps 4 and 5 was saved: they are done again from the checkpoint of step 3."""
     out = tmp_path / "run"
-
-    def crash() -> None:
-        raise MemoryError
-
     with pytest.raises(MemoryError):
         pretrain(store, recipe(), out, device="cpu", report=stop_at(5, crash))
     assert [p.name for p in checkpoints_of(out)] == ["step-00000003"]
@@ -347,10 +371,59 @@ def test_after_a_crash_the_same_call_ends_in_the_same_weights(store: Store, stra
     assert not list(out.glob(".partial*"))
 
 
+def test_a_second_call_leaves_a_run_in_progress_alone(store: Store, straight: Path, tmp_path: Path) -> None:
+    """Also while the first one writes a checkpoint."""
+    out = tmp_path / "run"
+
+    def again() -> None:
+        (out / ".partial-step-00000004").mkdir()
+        with pytest.raises(RetryLater, match="another process is training this run"):
+            pretrain(store, recipe(), out, device="cpu")
+        assert (out / ".partial-step-00000004").is_dir()
+
+    assert same_weights(straight, pretrain(store, recipe(), out, device="cpu", report=stop_at(4, again)))
+
+
+def test_a_run_whose_log_was_torn_continues(store: Store, straight: Path, tmp_path: Path) -> None:
+    """The machine crashed while a row was written: the plan reads the log, too."""
+    out = tmp_path / "run"
+    with pytest.raises(MemoryError):
+        pretrain(store, recipe(), out, device="cpu", report=stop_at(5, crash))
+    plan, log = plan_training(store, recipe()), out / "log.csv"
+    whole = log.read_bytes()
+    log.write_bytes(whole + b"2,5,0.001,3.7,")
+    assert training_account(plan, "cpu", out)["images_per_s"] == float(read_log(log)[-1]["images_per_s"])
+    assert losses(straight) == losses(pretrain(store, recipe(), out, device="cpu"))
+    log.write_bytes(whole.replace(b"epoch,", b"epoch,,"))
+    with pytest.raises(InputError, match=r"log\.csv"):
+        training_account(plan, "cpu", out)
+
+
+def test_a_speed_of_zero_is_no_speed(store: Store, tmp_path: Path) -> None:
+    """Speeds are rounded to 0.1 images/s."""
+    (tmp_path / "log.csv").write_text("epoch,step,loss,images_per_s\n1,3,0.5,0.0\n")
+    assert "images/s" not in plan_line(training_account(plan_training(store, recipe()), "cpu", tmp_path))
+
+
 def test_a_finished_run_is_left_as_it_is(store: Store, straight: Path) -> None:
     stamp = (straight / MODEL_FILE).stat().st_mtime_ns
     assert pretrain(store, recipe(), straight.parent, device="cpu") == straight
     assert (straight / MODEL_FILE).stat().st_mtime_ns == stamp
+
+
+def test_copies_of_checkpoints_are_neither_used_nor_removed(store: Store, straight: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    copies = ["step-00000003.bak", "step-best", "step-00000006 copy", "step-", "step-0x9", "step--1"]
+    with pytest.raises(MemoryError):
+        pretrain(store, recipe(), out, device="cpu", report=stop_at(5, crash))
+    for name in copies:
+        shutil.copytree(out / "step-00000003", out / name)
+    (out / "step-00000009").touch()  # no folder
+    assert load_checkpoint(out).folder.name == "step-00000003"
+    finished = pretrain(store, recipe(), out, device="cpu")
+    assert same_weights(straight, finished)
+    assert load_checkpoint(out).folder == finished
+    assert all((out / name).is_dir() for name in copies)
 
 
 def test_another_recipe_does_not_continue_a_run(store: Store, straight: Path) -> None:
@@ -407,6 +480,44 @@ def test_a_truncated_checkpoint_does_not_continue(store: Store, straight: Path, 
     weights = checkpoint.with_name("step-00000003") / MODEL_FILE
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="expected a complete safetensors file"):
+        pretrain(store, recipe(), tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[]", "expected the training state of step 3 of 6, got something else"),
+        ("{}", "got step None"),
+        ('{"step": "x"}', "got step 'x'"),
+        ('{"step": true}', "got step True"),
+        ('{"step": -3}', "expected the training state of step 3 of 6, got step -3"),
+        ('{"step": 2}', "got step 2"),
+        ('{"step": 3.0}', r"got step 3\.0"),
+        ('{"step": 3, "means": [1]}', r"expected means of loss, sentinel2, .*got \[1\]"),
+        ('{"step": 3, "means": {"sums": 1}}', "expected means"),
+        ('{"step": 3, "means": {"sums": {"loss": 1}}}', "expected means"),
+        ('{"step": 3, "means": {"last": {"loss": null}}}', "expected means"),
+        ('{"step": 3, "means": {"sums": {"x": 1}, "counts": {"x": 1}}}', "expected means"),
+        ("{", "expected the training state of a run, got: "),
+    ],
+)
+def test_a_training_state_that_is_none_is_named(
+    store: Store, straight: Path, tmp_path: Path, content: str, expected: str
+) -> None:
+    shutil.copytree(straight.parent, tmp_path / "run")
+    checkpoint = (tmp_path / "run" / straight.name).rename(tmp_path / "run" / "step-00000003")
+    (checkpoint / "state" / "progress.json").write_text(content)
+    words = rf"progress\.json: .*{expected}.*remove step-00000003 to continue from an earlier checkpoint"
+    with pytest.raises(InputError, match=words) as error:
+        pretrain(store, recipe(), tmp_path / "run", device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_a_step_beyond_the_end_is_not_the_end(store: Store, straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight.parent, tmp_path / "run")
+    checkpoint = (tmp_path / "run" / straight.name).rename(tmp_path / "run" / "step-00000007")
+    (checkpoint / "state" / "progress.json").write_text('{"step": 7}')
+    with pytest.raises(InputError, match="expected the training state of step 7 of 6, got step 7"):
         pretrain(store, recipe(), tmp_path / "run", device="cpu")
 
 

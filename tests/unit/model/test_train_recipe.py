@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mmearth_data import InputError
+from mmearth_data import FileInputError, InputError
+from mmearth_model.training.log import read_log
 from mmearth_model.training.recipe import TRAIN_RECIPES, make_recipe
-from mmearth_model.training.runs import Run, read_log
+from mmearth_model.training.runs import Run, RunTaken
 from mmearth_model.weights.checkpoints import checkpoints_of
 
 
@@ -55,6 +60,17 @@ def test_options_override_a_written_recipe(tmp_path: Path) -> None:
         ("epohcs", 3, "epohcs"),
         ("size", "gigantic", "atto"),
         ("weighting", "fair", "unweighted"),
+        ("betas", (1.5, 2), r"betas\.0: expected a number below 1\.0, got 1\.5"),
+        ("betas", (0.9, 1.0), r"betas\.1: expected a number below 1\.0, got 1\.0"),
+        ("depths", (-1, 1, 1, 1), r"depths\.0: expected a number of at least 1, got -1"),
+        ("depths", (0, 0, 0, 0), r"depths\.0: expected a number of at least 1, got 0"),
+        ("depths", (1, 1, 1), "depths: expected"),
+        ("widths", (0, 8, 8, 8), r"widths\.0: expected a number of at least 1, got 0"),
+        (
+            "min_lr",
+            1.0,
+            r"min_lr: expected at most the peak learning rate 0\.001 \(0\.008 x batch size 32 / 256\), got 1;",
+        ),
         ("batch_size", 257, "batch_size: expected a number with a divisor near device_batch 32, got 257"),
     ],
 )
@@ -85,7 +101,8 @@ IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "store": {"digest": "abc"}, "ver
 
 
 def test_a_run_is_continued_by_the_same_recipe_only(tmp_path: Path) -> None:
-    Run.check(tmp_path / "run", IDENTITY).begin(IDENTITY)
+    with Run.check(tmp_path / "run", IDENTITY).hold(IDENTITY, None):
+        pass
     Run.check(tmp_path / "run", IDENTITY)
     other = {**IDENTITY, "recipe": {"epochs": 4, "seed": 0}, "store": {"digest": "def"}}
     with pytest.raises(InputError, match=r"epochs: 3 -> 4; digest: 'abc' -> 'def'"):
@@ -112,21 +129,52 @@ def test_a_record_that_is_none_is_named(tmp_path: Path, content: str) -> None:
 
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="to be a folder, found a file"):
-        Run(tmp_path / "file" / "run").begin(IDENTITY)
+    run = Run(tmp_path / "file" / "run")
+    with pytest.raises(InputError, match="to be a folder, found a file"), run.hold(IDENTITY, None):
+        pass
 
 
 def test_only_whole_checkpoints_count_and_the_last_ones_are_kept(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.begin(IDENTITY)
+    with run.hold(IDENTITY, None):
+        pass
     (run.folder / ".partial-step-00000099").mkdir()
     (run.folder / ".partial-log.csv").write_text("half a li")
     for step in (9, 10, 100):
         run.publish(step, lambda folder: None, keep=2)
     assert [p.name for p in checkpoints_of(run.folder)] == ["step-00000010", "step-00000100"]
-    run.begin(IDENTITY)
-    assert not list(run.folder.glob(".partial-*"))
+    with run.hold(IDENTITY, run.latest()):
+        assert not list(run.folder.glob(".partial-*"))
     assert json.loads((run.folder / "run.json").read_text())["recipe"] == IDENTITY["recipe"]
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """The second one writes and removes nothing, and does not continue from a checkpoint that is no longer the last."""
+    run = Run(tmp_path / "run")
+    with run.hold(IDENTITY, None):
+        (run.folder / ".partial-step-00000009").mkdir()
+        with pytest.raises(RunTaken, match="another process is training this run; wait"), run.hold(IDENTITY, None):
+            pytest.fail("it is held")
+        assert (run.folder / ".partial-step-00000009").is_dir()
+        run.publish(9, lambda folder: None, keep=1)
+    with pytest.raises(RunTaken), run.hold(IDENTITY, None):
+        pytest.fail("there is a checkpoint now")
+    changed = {**IDENTITY, "recipe": {**IDENTITY["recipe"], "seed": 5}}
+    with pytest.raises(InputError, match="seed: 0 -> 5"), run.hold(changed, run.latest()):
+        pytest.fail("it is another run")
+    assert not (run.folder / ".claim").exists()
+
+
+def test_a_process_that_was_killed_does_not_block_its_run(tmp_path: Path) -> None:
+    """Nor does the predecessor of a container that was restarted, whose host name and number this process has."""
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    for number in (int(dead.stdout), os.getpid()):
+        (run.folder / ".claim").write_text(json.dumps({"host": socket.gethostname(), "pid": number}))
+        with run.hold(IDENTITY, None):
+            assert (run.folder / "run.json").is_file()
+        assert not (run.folder / ".claim").exists()
 
 
 def test_a_log_is_rewound_to_where_a_run_continues(tmp_path: Path) -> None:
@@ -138,3 +186,35 @@ def test_a_log_is_rewound_to_where_a_run_continues(tmp_path: Path) -> None:
     log.rewind(2)
     log.append({"epoch": 2, "step": 3})
     assert [(row["step"], row["loss"]) for row in read_log(log.path)] == [("1", "1.0"), ("2", "0.5"), ("3", "")]
+
+
+@pytest.mark.parametrize("left", ["2", "2,", "2,6", "2,6,", "2,6,0.2", "2,6,0.25\r"])
+def test_what_a_killed_process_left_of_a_row_is_removed(tmp_path: Path, left: str) -> None:
+    log = Run(tmp_path).log(["epoch", "step", "loss"])
+    log.path.write_bytes(b"epoch,step,loss\r\n1,3,0.5\r\n" + left.encode())
+    assert read_log(log.path) == [{"epoch": "1", "step": "3", "loss": "0.5"}]
+    log.rewind(6)
+    log.append({"epoch": 2, "step": 6, "loss": 0.25})
+    assert log.path.read_bytes() == b"epoch,step,loss\r\n1,3,0.5\r\n2,6,0.25\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a,b\n1,2\n", "log.csv:1: expected the columns epoch,step,loss, got 'a,b'"),
+        (b"epoch,step,loss,more\n1,3,0.5,1\n", "log.csv:1: expected the columns epoch,step,loss, got 'epoch,step,loss,more'"),
+        (b"epoch,loss,step\n1,0.5,3\n", "log.csv:1: expected the columns"),
+        (b"epoch,step,loss\n1,3\n2,6,0.5\n", "log.csv:2: expected 3 numbers, got '1,3'"),
+        (b"epoch,step,loss\n1,3,0.5\n2,,0.5\n", "log.csv:3: expected 3 numbers, got '2,,0.5'"),
+        (b"epoch,step,loss\n1,x,0.5\n", "log.csv:2: expected 3 numbers"),
+        (b"epoch,step,loss\n1,3,half\n", "log.csv:2: expected 3 numbers"),
+        (b"\xff\xfe\n", "log.csv: expected the log of a run, got: "),
+    ],
+)  # fmt: skip
+def test_a_damaged_log_is_named_and_left_as_it_is(tmp_path: Path, content: bytes, expected: str) -> None:
+    log = Run(tmp_path).log(["epoch", "step", "loss"])
+    log.path.write_bytes(content)
+    with pytest.raises(FileInputError, match=f"{expected}.*move it away") as error:
+        log.rewind(6)
+    assert "\n" not in str(error.value)
+    assert log.path.read_bytes() == content
