@@ -124,6 +124,11 @@ class Session:
         if self._held.left is not None:
             self._note(self._held.left)
 
+    @property
+    def held(self) -> bool:
+        """Whether the store is locked for this command."""
+        return self._held is not None
+
     def begin(self, new: NewStore) -> StoreWriter:
         """Lock and create a new store; raises like `hold` and `StoreWriter.create`."""
         self.hold()
