@@ -143,8 +143,11 @@ def test_removing_leaves_nothing(storage: Storage) -> None:
     for key in ("a", "b/c", "_ledger/x.json"):
         storage.put(key, b"1")
     assert "without zarr.json" in storage.absence()
+    storage.unmake()
+    assert storage.is_there(), "it is not empty"
     storage.remove()
     assert list(storage.keys()) == []
+    storage.unmake()
     assert not storage.is_there()
     assert "found nothing there" in storage.absence()
 

@@ -218,6 +218,9 @@ class RemoteStorage:
         for key in sorted(self.keys(), key=lambda key: key.startswith(f"{LEDGER}/")):
             self.delete(key)
 
+    def unmake(self) -> None:
+        """Do nothing: buckets have no folders."""
+
     @contextmanager
     def _explained(self, key: str | None = None) -> Iterator[None]:
         """Convert the provider's errors to errors with a remedy; refuse forks, whose requests would wait forever."""
