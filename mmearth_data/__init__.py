@@ -144,7 +144,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import SPLIT_NAMES
     from mmearth_data.store.storage import storage_at
     from mmearth_data.store.tile import Tile
-    from mmearth_data.terminal.commands import CommandGroup
+    from mmearth_data.terminal.commands import CommandGroup, ignore_stop_signals
     from mmearth_data.terminal.options import (
         FilePath,
         Number,
@@ -223,7 +223,7 @@ _MODULES = {
     "store.schema": "SPLIT_NAMES",
     "store.storage": "storage_at",
     "store.tile": "Tile",
-    "terminal.commands": "CommandGroup",
+    "terminal.commands": "CommandGroup ignore_stop_signals",
     "terminal.options": "FilePath Number Pair PathOrUrl Several field_option field_options option refuse_unused",
     "terminal.progress": "Meter meter",
     "terminal.tables": "FittedTable NamedValues Paragraphs TableColumn wrapped_path",
@@ -351,6 +351,7 @@ __all__ = [
     "format_tile_ids",
     "georeferencing_problem",
     "grid_attributes",
+    "ignore_stop_signals",
     "import_hdf5",
     "is_data",
     "is_quiet",

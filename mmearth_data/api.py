@@ -31,6 +31,7 @@ def build(
     scheduler: str | None = None,
     note: Callable[[str], None] | None = None,
     append: int | None = None,
+    done: Callable[[Store], None] | None = None,
 ) -> Store:
     """Build a store, continue one that was interrupted, or append tiles to one that is finished.
 
@@ -54,6 +55,9 @@ def build(
         Number of tiles to add to the finished store of the same recipe at ``out``, in areas without a tile. Blocks keep
         their splits; existing rows, shards and tiles are neither changed nor read again from the source. The same build
         and appends always give the same bytes; if interrupted, the same call continues.
+    done
+        Called with the finished store. Until it returns, the same call completes an interrupted append; then, it appends
+        again.
 
     Returns
     -------
@@ -80,6 +84,7 @@ def build(
         scheduler=scheduler,
         note=note,
         append=append,
+        done=None if done is None else lambda: done(open_store(out)),
     )
     return open_store(out)
 

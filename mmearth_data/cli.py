@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ from mmearth_data import (
     check_output,
     field_option,
     field_options,
+    ignore_stop_signals,
     is_data,
     is_quiet,
     option,
@@ -153,18 +154,24 @@ def build(
         found = profile(chosen, profiled, catalog=catalog)
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(profile_lines(found)))
         return
-    with _progress(f"Building {target}", "choosing locations") as report:
+    with ExitStack() as shown:
+
+        def done(store: Store) -> None:
+            ignore_stop_signals()
+            shown.close()
+            _tell_store(store, as_json=as_json)
+
         store = build_store(
             chosen,
             target,
             catalog=catalog,
-            report=report,
+            report=shown.enter_context(_progress(f"Building {target}", "choosing locations")),
             workers=workers,
             scheduler=scheduler,
             note=_say,
             append=append,
+            done=done,
         )
-    _tell_store(store, as_json=as_json)
     _require_tiles(store)
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from mmearth_data.building.plan import plan_sampled
 from mmearth_data.building.prepare import PreparedBuild, draw_sample
 from mmearth_data.errors import InputError
+from mmearth_data.store.ledger import INTENT_KEY
 from mmearth_data.store.reader import open_store
-from mmearth_data.store.schema import LEDGER
 from mmearth_data.store.storage import storage_at
+from mmearth_data.store.storage.lock import StoreTaken
 from mmearth_data.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from mmearth_data.recipes import BuildRecipe
     from mmearth_data.store.reader import Store
     from mmearth_data.store.storage.protocol import StoreUrl
-
-INTENT_KEY = f"{LEDGER}/append.json"
-"""What an append is about to do, in case it is interrupted before the store itself records it."""
 
 
 def appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
@@ -67,7 +65,8 @@ def is_begun(store: Store, append: int) -> bool:
     writer = StoreWriter.resume(store.path)
     appended = writer.stages[-1] - writer.first_row if writer.stage else None
     missing = writer.layout.shards - len(writer.committed())
-    if not missing and _intends(store.path, writer.stages[-1]):
+    intent = intended(store.path)
+    if not missing and intent is not None and intent[0] == writer.stages[-1]:  # the store does not record it yet
         return False
     if appended == append:
         return True
@@ -85,21 +84,38 @@ def is_begun(store: Store, append: int) -> bool:
 
 
 def begin_append(path: str | Path | StoreUrl, append: int) -> StoreWriter:
-    """Open a store, held by this process, for ``append`` more rows; if only its seal is missing, it is sealed first."""
+    """Open a store, held by this process, for ``append`` more rows; if only its seal is missing, it is sealed first.
+
+    The intent remains until `forget_append`.
+    """
     writer = StoreWriter.resume(path)
     writer.finish()
-    objects = storage_at(path)
-    objects.put(INTENT_KEY, json.dumps({"rows": writer.layout.tiles, "append": append}).encode())
-    writer = StoreWriter.append(path, append)
-    objects.delete(INTENT_KEY)
-    return writer
+    storage_at(path).put(INTENT_KEY, json.dumps({"rows": writer.layout.tiles, "append": append}).encode())
+    return StoreWriter.append(path, append)
 
 
-def _intends(path: str | Path | StoreUrl, rows: int) -> bool:
-    """Whether an append to a store of this number of rows was interrupted before the store itself recorded it."""
+def intended(path: str | Path | StoreUrl) -> tuple[int, int] | None:
+    """Rows of a store before the append that has not ended, and rows to append; None if there is no such append."""
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        return bool(json.loads(storage_at(path).get(INTENT_KEY))["rows"] == rows)
-    return False
+        intent = json.loads(storage_at(path).get(INTENT_KEY))
+        return int(intent["rows"]), int(intent["append"])
+    return None
+
+
+def is_appended(store: Store, append: int) -> bool:
+    """Whether a store was sealed by an append of ``append`` tiles that was interrupted only after that."""
+    return store.finished and intended(store.path) == (store.layout.tiles - append, append)
+
+
+def forget_append(path: str | Path | StoreUrl) -> None:
+    """Remove the intent of an append that is complete, if there is one: from now on, the same command appends again.
+
+    A command that holds the store by now found the intent, and removes it itself.
+    """
+    if intended(path) is not None:
+        objects = storage_at(path)
+        with suppress(StoreTaken), objects.hold():
+            objects.delete(INTENT_KEY)
 
 
 def existing_tiles(store: Store, rows: int) -> GeoDataFrame:

@@ -7,7 +7,15 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.building.append import appended_store, begin_append, is_begun, plan_append
+from mmearth_data.building.append import (
+    appended_store,
+    begin_append,
+    forget_append,
+    intended,
+    is_appended,
+    is_begun,
+    plan_append,
+)
 from mmearth_data.building.executor import Progress, run
 from mmearth_data.building.labels import refuse_changed_labels
 from mmearth_data.building.prepare import planned, read_inputs
@@ -44,32 +52,41 @@ def build(
     scheduler: str | None = None,
     note: Callable[[str], None] | None = None,
     append: int | None = None,
+    done: Callable[[], None] | None = None,
 ) -> None:
     """Build a store, continue one that was interrupted, or append to one; see `mmearth_data.build`."""
     note = note or ignore
     recipe = with_size(recipe, catalog)
     with session(out, note) as work:
-        existing = find_store(out) if append is None else appended_store(out, recipe, append)
-        if existing is not None:
-            refuse_changed_labels(existing, recipe)
-            refuse_other(existing.path, existing.attributes, recipe=recipe.identity())
-            if append is not None or not existing.finished:
-                work.hold()
-                existing = open_store(out)
+        existing = _existing(work, out, recipe, append)
         inputs = read_inputs(recipe, catalog, connect=True)
-        prepared: PreparedBuild | None
-        if existing is None:
-            prepared, writer = _begin(work, recipe, inputs, note)
-        else:
+        if existing is not None:
             refuse_other(existing.path, existing.attributes, source=_identity(inputs))
-            if existing.finished and append is None:
-                return
-            prepared, writer = _continue(work, existing, recipe, inputs, append)
-        reports = (work.confirmed(report or ignore), report or ignore)
-        _run_stages(writer, recipe, inputs, prepared, reports, workers=workers, scheduler=scheduler)
-    built = open_store(out)
-    for sentence in _missing_everywhere(built) if recipe.source_file is not None else ():
-        note(sentence)
+        if existing is None or not _is_complete(existing, append, note):
+            if existing is None:
+                prepared, writer = _begin(work, recipe, inputs, note)
+            else:
+                prepared, writer = _continue(work, existing, recipe, inputs, append)
+            reports = (work.confirmed(report or ignore), report or ignore)
+            _run_stages(writer, recipe, inputs, prepared, reports, workers=workers, scheduler=scheduler)
+            for sentence in _missing_everywhere(open_store(out)) if recipe.source_file is not None else ():
+                note(sentence)
+    (done or ignore)()
+    if work.held:
+        forget_append(out)
+
+
+def _existing(work: Session, out: str | Path, recipe: BuildRecipe, append: int | None) -> Store | None:
+    """Store at a path, held if there is something left to do; None if a new one can be written there."""
+    existing = find_store(out) if append is None else appended_store(out, recipe, append)
+    if existing is None:
+        return None
+    refuse_changed_labels(existing, recipe)
+    refuse_other(existing.path, existing.attributes, recipe=recipe.identity())
+    if append is None and existing.finished and intended(out) is None:
+        return existing
+    work.hold()
+    return open_store(out)
 
 
 def inputs_of_store(
@@ -92,9 +109,19 @@ def _identity(inputs: Inputs) -> dict[str, Any]:
     return {**inputs.source.identity(), "synthetic": inputs.source.synthetic}
 
 
+def _is_complete(store: Store, append: int | None, note: Callable[[str], None]) -> bool:
+    """Whether nothing is left to do; a note says so of an append that was interrupted after its last step."""
+    if append is None:
+        return store.finished
+    if not is_appended(store, append):
+        return False
+    note(f"{store.path}: the interrupted append of {append} tiles is complete; run the command again to append more.")
+    return True
+
+
 def _begin(
     work: Session, recipe: BuildRecipe, inputs: Inputs, note: Callable[[str], None]
-) -> tuple[PreparedBuild, StoreWriter]:
+) -> tuple[PreparedBuild | None, StoreWriter]:
     """Plan and writer of a new store."""
     prepared = planned(recipe, inputs)
     for sentence in prepared.notes:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+INTENT_KEY = f"{LEDGER}/append.json"
+"""What an append is about to do; removed when it ends, so that the same command resumes it wherever it was interrupted."""
+
 
 def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> None:
     """Write or replace the notes of one run.
@@ -37,7 +40,7 @@ def read_ledger(store: str | Path) -> dict[str, Any] | None:
     ledgers = []
     for name in objects.names(LEDGER):
         key = f"{LEDGER}/{name}"
-        if not name.endswith(".json") or key == LOCK_KEY:
+        if not name.endswith(".json") or key in (LOCK_KEY, INTENT_KEY):
             continue
         try:
             content = json.loads(objects.get(key))

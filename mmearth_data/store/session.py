@@ -19,7 +19,7 @@ from mmearth_data.store.reader import Store, open_store
 from mmearth_data.store.schema import ROOT_KEY
 from mmearth_data.store.storage import storage_at
 from mmearth_data.store.storage.lock import StoreTaken
-from mmearth_data.store.writer import StoreWriter, refuse_others
+from mmearth_data.store.writer import StoreWriter, refuse_others, remove_quietly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -111,6 +111,8 @@ class Session:
         self._locks = locks
         self._held: Held | None = None
         self._begun: StoreWriter | None = None
+        self._made = False
+        """Whether this command made the folder of the store."""
 
     def hold(self) -> None:
         """Lock the store for this command, and reopen it, because another command may have changed it.
@@ -124,12 +126,24 @@ class Session:
         if self._held.left is not None:
             self._note(self._held.left)
 
+    @property
+    def held(self) -> bool:
+        """Whether the store is locked for this command."""
+        return self._held is not None
+
     def begin(self, new: NewStore) -> StoreWriter:
         """Lock and create a new store; raises like `hold` and `StoreWriter.create`."""
+        objects = storage_at(self._out)
+        self._made = not objects.is_there()
         self.hold()
-        self._begun = StoreWriter.create(
-            self._out, new.layout, recipe=new.recipe, source=new.source, synthetic=new.synthetic
-        )
+        try:
+            self._begun = StoreWriter.create(
+                self._out, new.layout, recipe=new.recipe, source=new.source, synthetic=new.synthetic
+            )
+        except OSError:
+            if self._made:
+                objects.unmake()
+            raise
         return self._begun
 
     def resume(self) -> StoreWriter:
@@ -149,9 +163,9 @@ class Session:
         return reported
 
     def take_back(self) -> None:
-        """Remove the store that this session created, unless a shard was committed."""
+        """Remove the store that this session created, unless a shard was committed; its folder only if it made that, too."""
         if self._begun is not None and not self._begun.committed():
-            storage_at(self._out).remove()
+            remove_quietly(storage_at(self._out), folder=self._made)
 
 
 @contextmanager

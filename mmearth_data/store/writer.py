@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from mmearth_data.errors import InputError, StoreDamaged
+from mmearth_data.errors import InputError, MMEarthError, StoreDamaged
 from mmearth_data.store.about import ExtentsMerger
 from mmearth_data.store.codec import encode, encoder_name
 from mmearth_data.store.commits import (
@@ -116,11 +117,12 @@ class StoreWriter:
                 f"{objects.root}: expected nothing there yet, got a store; the same command again continues it."
             )
         refuse_others(objects, root)
+        made = not objects.is_there()
         objects.make()
         try:
             _lay_out(objects, root)
         except OSError:  # a full disk
-            objects.remove()
+            remove_quietly(objects, folder=made)
             raise
         return cls(path, root)
 
@@ -545,6 +547,14 @@ def _lay_out(objects: Storage, root: Root) -> None:
     objects.put(ROOT_KEY, root.encode())
     objects.delete(BEGIN_KEY)
     objects.discard_staged()
+
+
+def remove_quietly(objects: Storage, *, folder: bool) -> None:
+    """Remove a store that cannot be made, and its folder if wanted; what fails must not hide why it cannot be made."""
+    with suppress(OSError, MMEarthError):
+        objects.remove()
+    if folder:
+        objects.unmake()
 
 
 def refuse_others(objects: Storage, root: Root | None = None) -> None:

@@ -134,9 +134,11 @@ class CommandGroup(click.Group):
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
         super().__init__(*args, context_settings={**settings, **attributes.pop("context_settings", {})}, **attributes)
         self.params += volume_options(Option)
+        self._is_process = False
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as click declares it
         """Run the program; characters that its streams cannot encode are replaced, also in errors."""
+        self._is_process = not (args or options)  # the script calls it so, and ends with it
         with printable_streams():
             return super().main(*args, **options)
 
@@ -155,7 +157,7 @@ class CommandGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
         """Run the chosen command."""
         try:
-            with stop_signals():
+            with stop_signals(is_process=self._is_process):
                 return super().invoke(ctx)
         except MMEarthError as error:
             raise _refusal(str(error), error.exit_code) from None
@@ -173,11 +175,19 @@ class CommandGroup(click.Group):
             raise
 
 
+def ignore_stop_signals() -> None:
+    """Ignore further stop signals: what the command does cannot be taken back, and running it again would do it again."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
-def stop_signals() -> Iterator[None]:
+def stop_signals(*, is_process: bool = False) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt or `Terminated`; the next one ends the process at once.
 
-    Only the main thread can handle signals; a signal that the parent process ignores (``nohup``) stays ignored.
+    Only the main thread can handle signals; a signal that the parent process ignores (``nohup``) stays ignored. Handlers
+    are restored, unless the block is all that the process does (``is_process``) and called `ignore_stop_signals`.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -219,7 +229,8 @@ def stop_signals() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not (is_process and signal.getsignal(number) is signal.SIG_IGN):
+                signal.signal(number, handler)
 
 
 def _stopped(ctx: click.Context, exit_code: int) -> str:

@@ -143,8 +143,11 @@ def test_removing_leaves_nothing(storage: Storage) -> None:
     for key in ("a", "b/c", "_ledger/x.json"):
         storage.put(key, b"1")
     assert "without zarr.json" in storage.absence()
+    storage.unmake()
+    assert storage.is_there(), "it is not empty"
     storage.remove()
     assert list(storage.keys()) == []
+    storage.unmake()
     assert not storage.is_there()
     assert "found nothing there" in storage.absence()
 
@@ -265,6 +268,34 @@ def test_a_conditional_write_replaces_only_the_version_that_was_read(storage: An
 def test_a_bucket_that_does_not_exist_is_named(base: str) -> None:
     with pytest.raises(InputError, match="expected a bucket that exists"):
         begin_store(f"{base}-of-none/s.zarr")
+
+
+@pytest.mark.parametrize("base", BUCKETS, indirect=True)
+def test_the_path_of_a_url_is_the_start_of_the_keys_character_by_character(base: str) -> None:
+    """As for ``aws s3 cp``: ``#``, ``?`` and ``%20`` mean themselves, so URLs that differ are different stores."""
+    names = ("run#1.zarr", "run#2.zarr", "run", "run?x", "a%20b", "a b", "100%", "größe", "a:b@c&d=e+f")
+    whole = storage_at(f"{base}/literal")
+    for name in names:
+        storage_at(f"{base}/literal/{name}/").put("zarr.json", name.encode())
+    assert sorted(whole.keys()) == sorted(f"{name}/zarr.json" for name in names)
+    for name in names:
+        copied = pickle.loads(pickle.dumps(storage_at(f"{base}/literal/{name}")))
+        assert list(copied.keys()) == ["zarr.json"]
+        assert copied.get("zarr.json") == name.encode()
+
+
+@pytest.mark.parametrize("base", BUCKETS, indirect=True)
+@pytest.mark.parametrize("path", ["a/../b", "./a", "..", "a//b", "/a", "a//", "a\nb", "a\x7f"])
+def test_a_path_that_cannot_be_sent_unchanged_is_refused(base: str, path: str) -> None:
+    with pytest.raises(InputError, match="expected s3://BUCKET/PATH"):
+        open_store(f"{base}/{path}")
+
+
+@pytest.mark.parametrize("place", ["", "/", "b#x/a", "b?x/a", "b%41/a", "..", "u@b/a", "b:80/a"])
+def test_a_bucket_name_that_would_change_the_request_is_refused(place: str) -> None:
+    for kind in ("s3", "gs", "az"):
+        with pytest.raises(InputError, match="expected s3://BUCKET/PATH"):
+            open_store(f"{kind}://{place}")
 
 
 # ---------------------------------------------------------------- folders alone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from mmearth_data import InputError, Store, WriteFailed, build, make_recipe, ope
 from mmearth_data.building import prepare
 from mmearth_data.building.append import begin_append
 from mmearth_data.cli import cli
+from mmearth_data.store.ledger import read_ledger
 
 MORE = 6
 FULL_SHARDS = TILES // TILES_PER_SHARD
@@ -212,6 +214,80 @@ def _sealed_with(store: Path, tiles: int) -> bool:
 @pytest.mark.slow
 def test_kill_9_at_thirty_moments(folder: Path, tmp_path: Path) -> None:
     kill_at_random(folder, tmp_path, 30, seed=2)
+
+
+STOPPED_AT_THE_END = """
+import atexit, os, signal, sys
+from mmearth_data.building import build as building
+from mmearth_data.cli import cli
+
+number, after = int(sys.argv.pop(1)), sys.argv.pop(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if after == "exit":
+    atexit.register(os.kill, os.getpid(), number)
+else:
+    step = getattr(building, after)
+    def stopping(*args, **options):
+        step(*args, **options)
+        os.kill(os.getpid(), number)
+    setattr(building, after, stopping)
+cli()
+"""
+"""Runs a command that receives a signal after a step of the build: the seal, the last one, or all of the program."""
+DEMO = ("--recipe", "demo", "--tiles", "12", "--tile-size", "16", "--tiles-per-shard", "8", "--seed", "1")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "demo.zarr"
+    assert CliRunner().invoke(cli, ["build", *DEMO, "--out", str(path)]).exit_code == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    ("number", "after", "code"),
+    [
+        (signal.SIGTERM, "_run_stages", 143),
+        (signal.SIGINT, "_run_stages", 130),
+        (signal.SIGKILL, "_run_stages", -9),
+        (signal.SIGTERM, "forget_append", 0),
+        (signal.SIGINT, "forget_append", 0),
+        (signal.SIGTERM, "exit", 0),
+        (signal.SIGINT, "exit", 0),
+    ],
+)
+def test_an_append_that_is_stopped_after_its_seal_is_not_repeated(
+    number: int, after: str, code: int, demo: Path, tmp_path: Path
+) -> None:
+    """As long as the command answers with "resume", the same command adds nothing; once it succeeded, it appends again."""
+    store = shutil.copytree(demo, tmp_path / "s.zarr")
+    words = ["build", *DEMO, "--out", str(store), "--append", "4"]
+    program = [sys.executable, "-c", STOPPED_AT_THE_END, str(int(number)), after, *words]
+    stopped = subprocess.run(program, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    assert stopped.returncode == code, stopped.stderr
+    assert ("Run the same command to resume" in stopped.stderr) == (code > 0)
+    assert open_store(store).layout.tiles == 16
+    assert open_store(store).finished
+    if code:
+        resumed = CliRunner().invoke(cli, words)
+        assert resumed.exit_code == 0
+        assert "the interrupted append of 4 tiles is complete" in resumed.stderr
+        assert open_store(store).layout.tiles == 16
+    again = CliRunner().invoke(cli, words)
+    assert again.exit_code == 0
+    assert "is complete" not in again.stderr
+    assert open_store(store).layout.tiles == 20
+
+
+def test_a_plain_build_confirms_an_append_that_was_stopped_after_its_seal(
+    folder: Path, copy: Path, tmp_path: Path
+) -> None:
+    """The intent is no run of the ledger; after the plain build, the append is a new one."""
+    writer = begin_append(copy, MORE)
+    assert read_ledger(copy) == read_ledger(folder / "first.zarr")
+    grow(folder, copy, tmp_path / "log", append=None)
+    grow(folder, copy, tmp_path / "log")
+    assert open_store(copy).layout.tiles == writer.layout.tiles + MORE
 
 
 # ---------------------------------------------------------------- readers and repair

@@ -68,6 +68,14 @@ def test_the_same_bytes_as_in_a_folder(tmp_path: Path) -> None:
     assert not objects.is_there()
 
 
+def test_the_path_of_a_url_is_the_start_of_the_keys_character_by_character() -> None:
+    names = ("run#1.zarr", "run?x", "a%20b", "a b", "100%", "größe")
+    for name in names:
+        storage_at(f"az://tiles/literal/{name}").put("a", name.encode())
+    assert sorted(storage_at("az://tiles/literal").keys()) == sorted(f"{name}/a" for name in names)
+    assert {storage_at(f"az://tiles/literal/{name}").get("a").decode() for name in names} == set(names)
+
+
 def test_a_container_that_is_not_there_is_said() -> None:
     with pytest.raises(InputError, match="expected a bucket that exists"):
         begin_store("az://nobodys-bucket/s.zarr")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_disk import small_disk
 from store_making import begin_store, digests, make_store, small_layout, write_shard
+from test_store_building import FullDisk
 
-from mmearth_data.errors import InputError
+from mmearth_data.errors import InputError, MMEarthError
 from mmearth_data.store import StoreWriter, open_store, verify
 from mmearth_data.store.session import NewStore, fill_store, find_store, session
 from mmearth_data.store.storage.lock import StoreTaken
@@ -97,6 +100,50 @@ def test_a_store_without_a_tile_is_taken_back_when_an_input_fails(committed: int
     assert out.exists() == bool(committed)
     fill_store(out, NEW, write_shard)
     assert verify(out).problems == ()
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+@pytest.mark.parametrize("fails", ["input", "disk"])
+def test_a_folder_that_was_there_is_emptied_and_stays(
+    kind: str, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a symbolic link, which cannot be removed as a folder; the first error is the one that is reported."""
+    real = tmp_path / "real"
+    real.mkdir()
+    out = tmp_path / "out"
+    out.symlink_to(real) if kind == "link" else real.rename(out)
+
+    def fill(writer: StoreWriter, shard: int) -> None:
+        raise InputError("the input ends here")
+
+    with monkeypatch.context() as patch, pytest.raises(MMEarthError) as caught:
+        if fails == "disk":
+            patch.setattr(os, "fsync", FullDisk(4))
+        fill_store(out, NEW, fill)
+    assert ("the input ends here" if fails == "input" else "disk is full") in str(caught.value)
+    assert out.is_symlink() == (kind == "link")
+    assert list(out.iterdir()) == []
+    fill_store(out, NEW, write_shard)
+    assert verify(out).problems == ()
+
+
+def test_a_mount_point_is_emptied(tmp_path: Path) -> None:
+    def fill(writer: StoreWriter, shard: int) -> None:
+        raise InputError("the input ends here")
+
+    with small_disk(tmp_path) as disk:
+        with pytest.raises(InputError, match="ends here"):
+            fill_store(disk.path, NEW, fill)
+        assert list(disk.path.iterdir()) == []
+
+
+def test_what_cannot_be_removed_does_not_hide_the_first_error(tmp_path: Path) -> None:
+    def fill(writer: StoreWriter, shard: int) -> None:
+        (tmp_path / "s.zarr").rename(tmp_path / "moved")
+        raise InputError("the input ends here")
+
+    with pytest.raises(InputError, match="ends here"):
+        fill_store(tmp_path / "s.zarr", NEW, fill)
 
 
 def test_a_store_that_was_there_is_never_taken_back(tmp_path: Path) -> None:

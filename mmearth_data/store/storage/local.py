@@ -202,8 +202,14 @@ class LocalStorage:
         return f"{self.root}: expected an MMEarth store, got a folder without zarr.json; check the path."
 
     def remove(self) -> None:
-        """Remove everything."""
-        shutil.rmtree(self.root)
+        """Remove all objects and the folders in the root, which itself may be a link or a mount point and remains."""
+        for entry in sorted(self.root.iterdir(), key=lambda entry: entry.name == LEDGER):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+    def unmake(self) -> None:
+        """Remove the folder if it is empty and neither a link nor a mount point."""
+        with suppress(OSError):
+            self.root.rmdir()
 
     def discard_staged(self) -> None:
         """Remove partial objects of killed processes."""

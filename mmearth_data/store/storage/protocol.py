@@ -131,7 +131,11 @@ class Storage(Protocol):
         ...
 
     def remove(self) -> None:
-        """Remove everything."""
+        """Remove all objects, those of `LEDGER` last, so that no other command starts before."""
+        ...
+
+    def unmake(self) -> None:
+        """Remove the folder, where there are folders, if it is empty and neither a link nor a mount point."""
         ...
 
     def discard_staged(self) -> None:

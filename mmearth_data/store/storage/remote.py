@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tempfile
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,12 +26,13 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import from_url
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from mmearth_data.errors import InputError, RetryLater
 from mmearth_data.store.schema import LEDGER
 from mmearth_data.store.storage.lock import hold_record, no_conditional_writes
 from mmearth_data.store.storage.protocol import ObjectChanged, StoreUrl
+from mmearth_data.words import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +53,11 @@ NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 """Answers of S3 and Google, and of Azure, for a missing bucket."""
 REFUSALS = ("status code: 401", "status code: 403")
 """Texts of a refused listing, which obstore does not distinguish from other failures."""
+STORES: dict[str, type[S3Store | GCSStore | AzureStore]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]*")
+"""Names of buckets and of Azure's containers, with some to spare; other characters would change the request's URL."""
+UNSENT = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
+"""What obstore cannot send as part of a key: empty parts, dots alone, and control characters."""
 
 
 class RemoteStorage:
@@ -59,13 +66,26 @@ class RemoteStorage:
     Parameters
     ----------
     url
-        ``s3://bucket/path``, ``gs://...`` or ``az://...``.
+        ``s3://bucket/path``, ``gs://...`` or ``az://...``. The path is the beginning of the keys, character by character,
+        as for ``aws s3 cp``: ``#``, ``?`` and ``%`` have no meaning of their own.
+
+    Raises
+    ------
+    InputError
+        For the name of a bucket, or a path, that cannot be sent unchanged.
     """
 
     far = True
 
     def __init__(self, url: str) -> None:
-        self.root = StoreUrl(url.rstrip("/"))
+        self.root = StoreUrl(url.removesuffix("/"))
+        self._kind, _, place = self.root.partition("://")
+        self._name, _, self._prefix = place.partition("/")
+        if not BUCKET.fullmatch(self._name) or (self._prefix and UNSENT.search(self._prefix)):
+            raise InputError(
+                f"{shown(url)}: expected s3://BUCKET/PATH (or gs://, az://) with the name of a bucket and a path without "
+                "empty parts, '.', '..' and control characters; correct it."
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self.root),)
@@ -74,7 +94,8 @@ class RemoteStorage:
     def bucket(self) -> ObjectStore:
         """The objects under the URL, as obstore sees them."""
         try:
-            return from_url(str(self.root), client_options=CONNECTION, retry_config=RETRIES)
+            kind = STORES[self._kind]
+            return kind(self._name, prefix=self._prefix or None, client_options=CONNECTION, retry_config=RETRIES)
         except (BaseError, ValueError) as error:
             raise InputError(
                 f"{self.root}: expected the URL of a bucket that can be reached, got: {_line(error)}"
@@ -196,6 +217,9 @@ class RemoteStorage:
         """Remove everything below the URL, the lock last, so that no other build starts before."""
         for key in sorted(self.keys(), key=lambda key: key.startswith(f"{LEDGER}/")):
             self.delete(key)
+
+    def unmake(self) -> None:
+        """Do nothing: buckets have no folders."""
 
     @contextmanager
     def _explained(self, key: str | None = None) -> Iterator[None]:
