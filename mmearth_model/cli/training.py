@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import shlex
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -33,7 +33,7 @@ def only_first_prints() -> Iterator[None]:
     if Ranks.here().first:
         yield
         return
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
             yield
         except MMEarthError as error:
