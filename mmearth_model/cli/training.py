@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmearth_data import check_output, field_options, option, refuse_unused, short_path
+from mmearth_data import MMEarthError, check_output, field_options, option, refuse_unused, short_path
 from mmearth_model.cli.opening import store_at
 from mmearth_model.cli.options import DEVICE, FILE, FOLDER, JSON, OUTPUT, THREADS, WHAT, command
 from mmearth_model.cli.output import print_rich, say
@@ -17,10 +19,29 @@ from mmearth_model.fields import TrainFields, WorkFields
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mmearth_data import Meter
     from mmearth_model import Timing, TrainProgress, TrainRecipe, Workload
+
+
+@contextmanager
+def only_first_prints() -> Iterator[None]:
+    """Discard what processes started by torchrun print, except for the first one and for errors of their own."""
+    from mmearth_model.training.ranks import Ranks
+
+    if Ranks.here().first:
+        yield
+        return
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:
+            yield
+        except MMEarthError as error:
+            from mmearth_model import TrainingInterrupted
+
+            if not isinstance(error, TrainingInterrupted):
+                raise
+            raise click.exceptions.Exit(error.exit_code) from None
 
 
 @command(resumes=lambda given: not given["dry_run"], first=("base", "exclude", "epochs", "out", "dry_run"))
@@ -38,6 +59,7 @@ if TYPE_CHECKING:
 @option("--out RUN", OUTPUT, "Folder of the run.", FILE, shown="runs/STORE-RECIPE-SEED")
 @option("--dry-run", OUTPUT, "Print the plan and stop.", is_flag=True)
 @JSON
+@only_first_prints()
 def pretrain(
     store: str | Path,
     base: str,

@@ -9,9 +9,10 @@ from mmearth_data import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from lightning.pytorch.loggers import Logger
+
+    from mmearth_model.training.runs import Run
 
 
 def check_loggers(names: Sequence[str]) -> None:
@@ -21,16 +22,20 @@ def check_loggers(names: Sequence[str]) -> None:
             raise InputError(f"--logger {name}: expected the library {name}, got none installed; pip install {name}.")
 
 
-def open_loggers(names: Sequence[str], run: Path) -> list[Logger]:
-    """Open loggers that write into a run's folder; W&B follows its own environment (``WANDB_MODE=offline``)."""
+def open_loggers(names: Sequence[str], run: Run, first_step: int) -> list[Logger]:
+    """Open loggers of a run that continues after a step; W&B follows its own environment (``WANDB_MODE=offline``).
+
+    W&B ignores steps that it already has; a resumed run computes the same values for them.
+    """
     from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
     opened: list[Logger] = []
     for name in dict.fromkeys(names):
+        folder = str(run.folder)
         if name == "tensorboard":
-            opened.append(TensorBoardLogger(save_dir=str(run), name="tensorboard", version=""))
+            opened.append(TensorBoardLogger(folder, name, version="", purge_step=first_step + 1))
         else:
-            opened.append(WandbLogger(project="mmearth", name=run.name, save_dir=str(run), id=run.name, resume="allow"))
+            opened.append(WandbLogger(run.folder.name, folder, project="mmearth", id=run.id, resume="allow"))
     return opened
 
 

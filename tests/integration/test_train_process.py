@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -55,13 +56,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(folder: Path, out: str, *program: str) -> Path:
-    """Run the program with the recipe, as a process of its own; gives its checkpoint."""
-    command = [sys.executable, *program, "toy.zarr", "--recipe", "tiny.yaml", "--out", out, "--device", "cpu"]
+    """Run the program with the recipe, as a process of its own, which prints one result; gives its checkpoint."""
+    command = [sys.executable, *program, "toy.zarr", "--recipe", "tiny.yaml", "--out", out, "--device", "cpu", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["run"] == out
+    assert done.stderr.count("million parameters") == 1
     return load_checkpoint(folder / out).folder
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from toy_store import write_store
 
+from mmearth_model import TrainingInterrupted
 from mmearth_model.benchmarking import PEAK_SIDE
 from mmearth_model.cli import cli
+from mmearth_model.cli.training import only_first_prints
 
 RECIPE = """
 depths: [1, 1, 1, 1]
@@ -47,6 +51,38 @@ def test_without_arguments_it_helps() -> None:
     result = run()
     assert "mmearth-train STORE is short for mmearth-train pretrain STORE" in result.output
     assert "evaluate" in result.output
+
+
+@pytest.mark.parametrize(("rank", "printed"), [("0", True), ("1", False)])
+def test_only_the_first_of_several_processes_prints(
+    here: Path, monkeypatch: pytest.MonkeyPatch, rank: str, printed: bool
+) -> None:
+    for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    result = run("pretrain", "toy.zarr", "--recipe", "tiny.yaml", "--dry-run")
+    assert (result.exit_code, bool(result.stdout)) == (0, printed)
+    result = run("pretrain", "nosuch.zarr")
+    assert result.exit_code == 2
+    assert "nosuch.zarr" in result.stderr, "its own errors are printed by every process"
+
+
+@pytest.mark.parametrize(("rank", "raised"), [("0", TrainingInterrupted), ("1", click.exceptions.Exit)])
+def test_only_the_first_of_several_processes_says_that_it_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], rank: str, raised: type[Exception]
+) -> None:
+    for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+
+    @only_first_prints()
+    def interrupted() -> None:
+        click.echo("result")
+        click.echo("note", err=True)
+        raise TrainingInterrupted("Interrupted", signal.SIGTERM)
+
+    with pytest.raises(raised) as error:
+        interrupted()
+    assert error.value.exit_code == 143  # type: ignore[attr-defined]
+    assert tuple(capfd.readouterr()) == (("result\n", "note\n") if rank == "0" else ("", ""))
 
 
 @pytest.mark.parametrize("long_form", [True, False])

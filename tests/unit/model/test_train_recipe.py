@@ -109,6 +109,21 @@ def test_a_run_is_continued_by_the_same_recipe_only(tmp_path: Path) -> None:
         Run.check(tmp_path / "run", other)
 
 
+def test_runs_in_folders_of_one_name_have_different_ids(tmp_path: Path) -> None:
+    """W&B knows runs by them: all runs of an experiment are in folders called pretrain."""
+    runs = [Run(tmp_path / part / "pretrain") for part in "ab"]
+    for run in (*runs, *runs):
+        with run.hold(IDENTITY, None):
+            pass
+    assert len({run.id for run in runs}) == 2
+    record = json.loads((runs[0].folder / "run.json").read_text())
+    (runs[1].folder / "run.json").write_text(json.dumps(record))
+    assert runs[1].id == runs[0].id == record.pop("id"), "a run keeps its id when it is moved"
+    (runs[0].folder / "run.json").write_text(json.dumps(record))
+    assert runs[0].id == "pretrain", "as in earlier versions"
+    Run.check(runs[0].folder, IDENTITY)
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="choose another --out"):
