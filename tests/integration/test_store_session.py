@@ -116,10 +116,11 @@ def test_a_folder_that_was_there_is_emptied_and_stays(
     def fill(writer: StoreWriter, shard: int) -> None:
         raise InputError("the input ends here")
 
-    with monkeypatch.context() as patch, pytest.raises(MMEarthError) as caught:
+    with monkeypatch.context() as patch:
         if fails == "disk":
             patch.setattr(os, "fsync", FullDisk(4))
-        fill_store(out, NEW, fill)
+        with pytest.raises(MMEarthError) as caught:
+            fill_store(out, NEW, fill)
     assert ("the input ends here" if fails == "input" else "disk is full") in str(caught.value)
     assert out.is_symlink() == (kind == "link")
     assert list(out.iterdir()) == []
