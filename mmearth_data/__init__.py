@@ -126,6 +126,7 @@ if TYPE_CHECKING:
         as_marks,
         calibrate,
         check_marks,
+        marks_synthetic,
         open_raster,
         raster_outline,
         read_raster,
@@ -209,8 +210,8 @@ _MODULES = {
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
     "pages.writing": "render_page write_page",
-    "rasterfile": "Marks Raster Siblings as_marks calibrate check_marks open_raster raster_outline read_raster "
-    "read_raster_window tags_of",
+    "rasterfile": "Marks Raster Siblings as_marks calibrate check_marks marks_synthetic open_raster "
+    "raster_outline read_raster read_raster_window tags_of",
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
     "sources.rasters.georeferencing": "georeferencing_problem warp_to_utm",
@@ -365,6 +366,7 @@ __all__ = [
     "markdown_code",
     "markdown_list",
     "markdown_table",
+    "marks_synthetic",
     "merge",
     "meter",
     "missing_end",

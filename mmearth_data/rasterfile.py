@@ -19,7 +19,7 @@ import numpy as np
 from mmearth_data.errors import FileInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -269,6 +269,17 @@ def _corners(dataset: Any) -> tuple[float, float, float, float] | None:  # noqa:
 def tags_of(dataset: Any, bands: Sequence[int]) -> Factors:  # noqa: ANN401
     """Scale and offset tags of bands (1-based) of an open file."""
     return tuple((float(dataset.scales[band - 1]), float(dataset.offsets[band - 1])) for band in bands)
+
+
+def marks_synthetic(tags: Mapping[str, Any]) -> bool:
+    """Whether tags of a file mark its pixels as synthetic, as those of exports and maps do.
+
+    Examples
+    --------
+    >>> marks_synthetic({"synthetic": "yes"}), marks_synthetic({"synthetic": "no"}), marks_synthetic({})
+    (True, False, False)
+    """
+    return str(tags.get("synthetic", "no")).lower() in ("yes", "true")
 
 
 def _values(dataset: Any, wanted: list[int], window: Any) -> NDArray[Any]:  # noqa: ANN401

@@ -78,12 +78,17 @@ def reason_of(error: BaseException) -> str:
     return os_problem(error) if isinstance(error, OSError) else " ".join(str(error).split()).rstrip(".")
 
 
-def is_there(path: Path) -> bool:
-    """Whether a file or folder exists; False if the name is impossible or its folder is not accessible."""
+def is_there(path: str | Path) -> bool:
+    """Whether a text is the path of a file or folder; False if the name is impossible or its folder is not accessible."""
     try:
-        return path.exists()
+        return Path(path).exists()
     except (OSError, ValueError):  # too long, or with a NUL in it
         return False
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a text is the path of a file; see `is_there`."""
+    return is_there(path) and Path(path).is_file()
 
 
 def _sentence(text: str) -> str:

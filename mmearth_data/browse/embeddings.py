@@ -132,9 +132,10 @@ def _times(path: Path) -> NDArray[np.int64] | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if TIME_COLUMN not in pq.read_schema(path).names:
+    file = pq.ParquetFile(path, pre_buffer=False)
+    if TIME_COLUMN not in file.schema_arrow.names:
         return None
-    column = pq.read_table(path, columns=[TIME_COLUMN]).column(TIME_COLUMN)
+    column = file.read([TIME_COLUMN], use_threads=False).column(TIME_COLUMN)
     if not pa.types.is_timestamp(column.type):
         return None
     times: NDArray[np.int64] = (

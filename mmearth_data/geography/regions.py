@@ -19,7 +19,7 @@ from mmearth_data.files.tables import read_table
 from mmearth_data.geography.equal_area import areas_m2
 from mmearth_data.geography.pieces import polygons_of
 from mmearth_data.resources import resource_path
-from mmearth_data.words import closest, is_there
+from mmearth_data.words import closest, is_file, is_there, os_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,11 +84,10 @@ def _resolve(text: str) -> Region:
         return Region(text, parse_bbox(text[5:]))
     names = _names()
     path = Path(text)
-    there = bool(text) and is_there(path)
-    if key in names and not (there and path.is_file()):
+    if key in names and not is_file(path):
         kind, entry, name = names[key]
         return Region(name, _shapes(kind)[entry])
-    if there or path.suffix.lower() in VECTOR_SUFFIXES:
+    if (text and is_there(path)) or path.suffix.lower() in VECTOR_SUFFIXES:
         joined = shapely.union_all(read_polygons(path).geometry.to_numpy())
         return Region(path.name, _together(polygons_of(np.array([joined]))[0]))
     raise InputError(f"Unknown region {text!r}; {_meant(key)}")
@@ -260,9 +259,13 @@ def read_vector(path: Path, choose: Callable[[list[str]], str] = lambda layers: 
     import geopandas as gpd
     import pyogrio  # type: ignore[import-untyped]
 
-    if path.is_dir():
+    try:
+        is_folder, is_missing = path.is_dir(), not path.is_file()
+    except OSError as error:
+        raise FileInputError(path, f"expected a vector file; {os_problem(error)}.") from None
+    if is_folder:
         raise FileInputError(path, "expected a vector file, got a folder; name a file in it.")
-    if not path.is_file():
+    if is_missing:
         raise FileInputError(path, "no such file; check the path.")
     try:
         if path.suffix.lower() in (".parquet", ".geoparquet"):

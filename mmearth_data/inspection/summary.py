@@ -320,7 +320,8 @@ def _reasons(store: Store) -> list[str]:
 
     try:
         with storage_at(store.path).open(REJECTED_KEY) as stream:
-            column = pq.read_table(stream, columns=["reason"]).column("reason")
+            # In this thread: one of Arrow's might release the stream while the process ends, which is then aborted.
+            table = pq.ParquetFile(stream, pre_buffer=False).read(columns=["reason"], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreDamaged(store.path, REJECTED_KEY, f"it cannot be read ({reason_of(error)})") from error
-    return [str(reason) for reason in column.to_pylist()]
+    return [str(reason) for reason in table.column("reason").to_pylist()]

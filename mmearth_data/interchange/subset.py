@@ -22,6 +22,7 @@ from mmearth_data.store.commits import read_commit
 from mmearth_data.store.encoding import digest_of
 from mmearth_data.store.selection import four_numbers, listed
 from mmearth_data.store.session import NewStore, fill_store
+from mmearth_data.words import is_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -73,8 +74,7 @@ class Part:
             if getattr(self, name) is not None:
                 entry[name] = list(getattr(self, name))
         if self.region is not None:
-            path = Path(self.region)
-            entry["region"] = file_digest(path) if path.is_file() else self.region
+            entry["region"] = file_digest(Path(self.region)) if is_file(self.region) else self.region
         if self.share is not None:
             entry |= {"share": self.share, "seed": self.seed}
         if self.ids is not None:
@@ -148,7 +148,7 @@ def read_ids(text: str) -> list[str]:
         If the file is neither, or is empty.
     """
     path = Path(text)
-    if not path.is_file():
+    if not is_file(path):
         return [part.strip() for part in text.split(",") if part.strip()]
     if path.suffix.lower() not in PARQUET_SUFFIXES:
         lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]

@@ -21,6 +21,7 @@ from mmearth_data import (
     calibrate,
     check_marks,
     georeferencing_problem,
+    marks_synthetic,
     missing_end,
     open_raster,
     os_problem,
@@ -158,7 +159,7 @@ def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneO
         height=grid.height,
         width=grid.width,
         level=level,
-        synthetic=any(headers[entry.path].tags.get("synthetic") == "yes" for entry in described),
+        synthetic=any(marks_synthetic(headers[entry.path].tags) for entry in described),
     )
 
 

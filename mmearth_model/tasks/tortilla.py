@@ -83,10 +83,11 @@ def members(file: Path, offset: int = 0, length: int | None = None) -> list[Memb
 
 def _columns(file: Path, table: bytes) -> dict[str, list[Any]]:
     import pyarrow as pa
-    from pyarrow.parquet import read_table
+    from pyarrow.parquet import ParquetFile
 
     try:
-        columns: dict[str, list[Any]] = read_table(pa.BufferReader(table)).to_pydict()
+        opened = ParquetFile(pa.BufferReader(table), pre_buffer=False)
+        columns: dict[str, list[Any]] = opened.read(use_threads=False).to_pydict()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FileInputError(file, f"expected a Parquet table at its end, got: {reason_of(error)}.") from None
     absent = [name for name in (NAME, FORMAT, OFFSET, LENGTH) if name not in columns]

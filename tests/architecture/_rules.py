@@ -627,6 +627,24 @@ def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
+def arrow_threads(module: Module) -> list[Violation]:
+    """`pyarrow.parquet.read_table` is not used: its threads may outlive the program, and then abort it."""
+    found = [
+        node.lineno
+        for node in module.nodes
+        if (isinstance(node, ast.Call) and ast.unparse(node.func) in {"pq.read_table", "parquet.read_table"})
+        or (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "pyarrow.parquet"
+            and "read_table" in {name.name for name in node.names}
+        )
+    ]
+    return [
+        Violation(module.name, line, "reads with Arrow's threads; use ParquetFile(...).read(use_threads=False)")
+        for line in found
+    ]
+
+
 def unverified_connections(module: Module) -> list[Violation]:
     """TLS is always verified."""
     return [

@@ -81,6 +81,7 @@ def test_no_callable_of_the_model_ignores_its_arguments() -> None:
         rules.swallowed_errors,
         rules.unstaged_writes,
         rules.unverified_connections,
+        rules.arrow_threads,
     ],
     ids=lambda rule: rule.__name__,
 )

@@ -311,6 +311,8 @@ def test_computed_imports_stay_below_the_package() -> None:
             "descriptor, name = tempfile.mkstemp()",
             "with tempfile.TemporaryDirectory() as folder:\n    f(folder)",
         ),
+        (rules.arrow_threads, "pq.read_table(f)", "pq.ParquetFile(f).read(use_threads=False)"),
+        (rules.arrow_threads, "from pyarrow.parquet import read_table", "from mmearth_data import read_table"),
         (rules.unverified_connections, "get(url, verify=False)", "get(url, verify=True)"),
         (
             rules.unverified_connections,

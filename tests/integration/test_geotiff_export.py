@@ -166,3 +166,23 @@ def test_a_folder_with_other_files_is_refused(store: Path, tmp_path: Path) -> No
         assert result.exit_code == 2
         assert word in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("form", ["rasters", "chips"])
+def test_a_store_that_is_built_from_the_files_of_a_synthetic_one_is_synthetic(
+    form: str, exported: Path, tmp_path: Path
+) -> None:
+    layer = {"modality": "esa_worldcover", "bands": ["map"]}
+    described: dict[str, object] = {
+        "rasters": {
+            "root": str(exported),
+            "base": "esa_worldcover",
+            "layers": [{**layer, "path": "esa_worldcover/{site}.tif"}],
+        },
+        "chips": {"images": str(exported / "esa_worldcover"), "modalities": [{**layer, "path": "**"}]},
+    }[form]
+    (tmp_path / "files.yaml").write_text(json.dumps(described), encoding="utf-8")
+    words = ["build", "--source", f"{form}:{tmp_path / 'files.yaml'}", "--out", str(tmp_path / "s.zarr"), "--json"]
+    result = CliRunner().invoke(cli, [*words, *(["--tile-size", "144"] if form == "rasters" else [])])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["synthetic"] is True

@@ -87,6 +87,15 @@ def test_what_is_no_store_is_refused_and_kept(tmp_path: Path) -> None:
     assert not any((tmp_path / "empty").iterdir())
 
 
+@pytest.mark.parametrize("path", ["b.zarr\0", "x" * 5000, "a/" * 3000])
+def test_a_path_that_no_system_has_is_refused_in_one_line(path: str) -> None:
+    for use in (open_store, find_store, verify):
+        with pytest.raises(InputError, match="Expected the path or URL of a store, got") as caught:
+            use(path)
+        assert len(str(caught.value)) < 150
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("committed", [0, 1])
 def test_a_store_without_a_tile_is_taken_back_when_an_input_fails(committed: int, tmp_path: Path) -> None:
     def fill(writer: StoreWriter, shard: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from store_making import empty_positions, make_columns, make_rasters, make_rejected
 
-from mmearth_data import Progress, Store, load_catalog, merge, open_store, subset, verify
+from mmearth_data import Progress, Store, load_catalog, merge, open_store, read_ids, subset, verify
 from mmearth_data.catalog.tile import tile_ids
 from mmearth_data.cli import cli
 from mmearth_data.store import StoreLayout, StoreWriter
@@ -168,6 +168,18 @@ def test_a_list_of_ids_may_name_them_as_published(store: Path, tmp_path: Path) -
     call("subset", store, "--out", tmp_path / "s.zarr", "--ids", tmp_path / "ids.txt")
     assert open_store(tmp_path / "s.zarr").coords["tile_id"].tolist() == wanted.tolist()
     refused("subset", store, "--out", tmp_path / "t.zarr", "--ids", "55d4a802aea54004,no-such", word="got 2 of others")
+
+
+def test_texts_that_are_too_long_for_the_name_of_a_file_are_read_as_what_they_are(store: Path, tmp_path: Path) -> None:
+    """A name has at most 255 bytes (Linux, limits.h), 16 ids with their commas have 271."""
+    wanted = open_store(store).coords["tile_id"][:16]
+    ids = [f"{tile_id:016x}" for tile_id in wanted.tolist()]
+    assert read_ids(",".join(ids)) == ids
+    call("subset", store, "--out", tmp_path / "ids.zarr", "--ids", ",".join(ids))
+    assert open_store(tmp_path / "ids.zarr").coords["tile_id"].tolist() == wanted.tolist()
+    zeros = "0" * 100
+    call("subset", store, "--out", tmp_path / "box.zarr", "--region", f"bbox:-180.{zeros},-90.{zeros},180.{zeros},90")
+    assert len(open_store(tmp_path / "box.zarr")) == len(open_store(store))
 
 
 def test_a_crop_is_the_middle_of_the_tile_around_the_same_place(store: Path, tmp_path: Path) -> None:

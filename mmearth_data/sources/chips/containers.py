@@ -19,8 +19,8 @@ import numpy as np
 
 from mmearth_data.errors import FileInputError
 from mmearth_data.files.listing import is_data
-from mmearth_data.rasterfile import Raster
-from mmearth_data.sources.chips.decoding import SUFFIXES, Axes, decode, to_planes, unreadable
+from mmearth_data.rasterfile import Raster, marks_synthetic
+from mmearth_data.sources.chips.decoding import SUFFIXES, Axes, decode, is_marked_synthetic, to_planes, unreadable
 from mmearth_data.words import did_you_mean, os_problem, reason_of
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ class Images(Protocol):
 
     def digest(self, name: str) -> bytes:
         """Digest of the content of one image; the same content has the same digest in a folder and in a zip."""
+        ...
+
+    def is_synthetic(self, name: str) -> bool:
+        """Whether an image that was digested is marked as synthetic."""
         ...
 
     def read(self, name: str, planes: int, axes: Axes | None) -> Raster:
@@ -109,6 +113,7 @@ class _Files(_Opened, ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._synthetic: set[str] = set()
         self.names = tuple(sorted(name for name in self._listed() if is_data(name) and name.lower().endswith(SUFFIXES)))
 
     @abstractmethod
@@ -121,7 +126,14 @@ class _Files(_Opened, ABC):
 
     def digest(self, name: str) -> bytes:
         """Digest of the bytes of a file."""
-        return digest_of(self.data(name))
+        data = self.data(name)
+        if is_marked_synthetic(data, name):
+            self._synthetic.add(name)
+        return digest_of(data)
+
+    def is_synthetic(self, name: str) -> bool:
+        """Whether the tags of a file mark it; known once it is digested, so that it is read only once for both."""
+        return name in self._synthetic
 
     def read(self, name: str, planes: int, axes: Axes | None) -> Raster:
         """Decode one file."""
@@ -192,6 +204,8 @@ class Array(Protocol):
     """An array with one entry per image."""
 
     path: Path
+    synthetic: bool
+    """Whether its file is marked as synthetic."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -214,6 +228,8 @@ class Array(Protocol):
 
 class NumpyArray(_Opened):
     """A .npy file, read as needed, or an array of a .npz file; see `Array`."""
+
+    synthetic = False
 
     def __init__(self, path: Path, name: str | None) -> None:
         self.path, self._name = path, name
@@ -254,6 +270,7 @@ class Hdf5Array(_Opened):
         self.path, self._name = path, name
         self._lock = threading.Lock()
         dataset = self._dataset()
+        self.synthetic = marks_synthetic(dataset.file.attrs)
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype: np.dtype[Any] = dataset.dtype
 
@@ -335,6 +352,10 @@ class ArrayImages:
         """Digest of type, shape and numbers."""
         row = np.ascontiguousarray(self._array.row(int(name)))
         return digest_of(f"{row.dtype.str}{row.shape}".encode(), row.tobytes())
+
+    def is_synthetic(self, name: str) -> bool:
+        """Whether the file of the array is marked."""
+        return self._array.synthetic
 
     def read(self, name: str, planes: int, axes: Axes | None) -> Raster:
         """Read one image."""

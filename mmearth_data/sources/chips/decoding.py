@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mmearth_data.errors import FileInputError, TileUnavailable
-from mmearth_data.rasterfile import Raster, open_raster, read_raster_window
+from mmearth_data.rasterfile import Raster, marks_synthetic, open_raster, read_raster_window
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ TIFFS = (".tif", ".tiff")
 SUFFIXES = (*PICTURES, *TIFFS, ".npy")
 MOST_PIXELS = 2**26
 """Larger images are refused before they are decoded, since a file of a few kilobytes can declare a billion pixels."""
+TAG_ITEM = re.compile(rb'<Item name="synthetic">([^<]*)</Item>')
+"""The tag as GDAL writes it, as plain text, into the tag 42112 of a TIFF (GDAL's GTiff driver, "Metadata")."""
 DEEP_PNG = 24
 """Position of the bit depth in a PNG file (PNG specification, 11.2.2 IHDR)."""
 PLANES: Mapping[str, str] = {"1": "L", "L": "L", "P": "P", "I;16": "I;16", "I": "I", "F": "F"} | {
@@ -127,6 +130,12 @@ def _picture(data: bytes, name: str, planes: int) -> NDArray[Any]:
         raise unreadable(name, reason_of(error)) from None
     values = values.astype(np.uint8) if values.dtype == np.bool_ else values
     return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+
+
+def is_marked_synthetic(data: bytes, name: str) -> bool:
+    """Whether a tag of a TIFF marks its pixels as synthetic; False for other formats."""
+    item = TAG_ITEM.search(data) if name.lower().endswith(TIFFS) else None
+    return item is not None and marks_synthetic({"synthetic": item[1].decode("ascii", "replace")})
 
 
 def _with_gdal(data: bytes, name: str) -> Raster:

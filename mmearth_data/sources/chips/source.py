@@ -74,7 +74,6 @@ class ChipSource:
     """
 
     name = "chips"
-    synthetic = False
     recipe_fields: ClassVar[frozenset[str]] = FIELDS_OF_ALL - UNUSED
 
     def __init__(self, path: Path, *, catalog: Catalog, seed: int = 0) -> None:
@@ -107,6 +106,13 @@ class ChipSource:
     def matched(self) -> Matched:
         """All chips."""
         return match_chips(self.described, self.images)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether tags or attributes mark an image as synthetic, as in exports of synthetic stores."""
+        return any(
+            self.images[at].is_synthetic(name) for chip in self.matched.chips for at, name in chip.images.items()
+        )
 
     @cached_property
     def size_px(self) -> int:

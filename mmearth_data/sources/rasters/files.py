@@ -14,7 +14,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from mmearth_data.catalog.tile import NO_TIME, PIXEL_M, TileGrid
 from mmearth_data.errors import FileInputError
-from mmearth_data.rasterfile import Calibration, calibrate, check_marks, open_raster, tags_of
+from mmearth_data.rasterfile import Calibration, calibrate, check_marks, marks_synthetic, open_raster, tags_of
 from mmearth_data.sources.rasters.georeferencing import (
     georeferencing_problem,
     horizontal,
@@ -94,6 +94,8 @@ class SiteFile:
     """Scale and offset of each band that is read."""
     time_ms: int
     """UTC milliseconds since 1970, or `NO_TIME`."""
+    synthetic: bool = False
+    """Whether its tags mark its pixels as synthetic."""
 
 
 @contextmanager
@@ -135,6 +137,7 @@ def inspect(path: Path, name: str, layer: Layer, modality: Modality) -> SiteFile
             grid=grid,
             calibration=_calibration(dataset, path, layer, modality),
             time_ms=_date(path, layer, dataset.tags()),
+            synthetic=marks_synthetic(dataset.tags()),
         )
 
 

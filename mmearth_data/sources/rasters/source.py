@@ -87,7 +87,6 @@ class RasterSource(OfCatalog):
     """
 
     name = "rasters"
-    synthetic = False
     recipe_fields: ClassVar[frozenset[str]] = FIELDS_OF_ALL | {"level"}
 
     def __init__(
@@ -120,6 +119,11 @@ class RasterSource(OfCatalog):
     def sites(self) -> tuple[Site, ...]:
         """All sites with their inspected files."""
         return find_sites(self.mapping, self._path, self.selection, root_folder(self.mapping, self._path))
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether tags mark a file as synthetic, as in exports of synthetic stores."""
+        return any(file.synthetic for site in self.sites for file in site.files)
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the pixels: mapping, level, content of all files and sidecars; no paths."""

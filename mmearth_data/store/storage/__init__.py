@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,8 @@ def storage_at(path: str | Path | StoreUrl) -> Storage:
     if not isinstance(path, str | PathLike):
         raise InputError(f"Expected the path or URL of a store, got {shown(path)}.")
     if "://" not in str(path):
+        if not _is_possible(path):
+            raise InputError(f"Expected the path or URL of a store, got {shown(str(path))}; correct it.")
         return LocalStorage(path)
     if not str(path).startswith(REMOTE):
         raise InputError(f"{path}: expected a folder or a URL that begins with {', '.join(REMOTE)}.")
@@ -36,3 +40,14 @@ def storage_at(path: str | Path | StoreUrl) -> Storage:
     except ModuleNotFoundError as error:
         raise InputError(f"{path}: expected the library {error.name} for it; pip install 'mmearth[cloud]'.") from error
     return RemoteStorage(str(path))
+
+
+def _is_possible(path: str | PathLike[str]) -> bool:
+    """Whether the system could have such a path: it is not too long, and has no NUL."""
+    try:
+        os.lstat(path)
+    except ValueError:
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True

@@ -575,3 +575,27 @@ def test_a_picture_that_claims_too_many_pixels_is_not_decoded(tmp_path: Path) ->
     survey = surveys_of(source)["b.png"]
     with pytest.raises(TileUnavailable, match="expected at most 67108864 pixels, got 9000 x 9000"):
         source.read(survey, source.own_modalities())
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "h5"])
+@pytest.mark.parametrize(("tag", "synthetic"), [("yes", True), ("no", False), (None, False)])
+def test_images_that_are_marked_as_synthetic_make_the_store_synthetic(
+    kind: str, tag: str | None, synthetic: bool, tmp_path: Path
+) -> None:
+    """One of them suffices, even the second layer's; HDF5 exports are marked by an attribute of the file."""
+    folder, tags = tmp_path / "images", {} if tag is None else {"synthetic": tag}
+    for at in range(2):
+        values = np.moveaxis(picture(at), -1, 0)
+        write_tif(folder / f"{at}.tif", values, crs=None, transform=None, tags=tags if at else {})
+    if kind == "zip":
+        write_zip(tmp_path / "images.zip", {path.name: path.read_bytes() for path in folder.iterdir()})
+    with h5py.File(tmp_path / "images.h5", "w") as file:
+        file["x"] = np.stack([picture(at) for at in range(2)])
+        if tag is not None:
+            file.attrs["synthetic"] = tag == "yes"
+    images = {"folder": "images", "zip": "images.zip", "h5": "images.h5"}[kind]
+    layer = {**RGB, "dataset": "x"} if kind == "h5" else RGB
+    layer = {name: value for name, value in layer.items() if kind != "h5" or name != "path"}
+    chips = write_chips(tmp_path, {"images": images, "modalities": [layer]})
+    assert chips.source().synthetic is synthetic
+    assert store_of(chips, tmp_path / "s.zarr").synthetic is synthetic

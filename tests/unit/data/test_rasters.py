@@ -467,3 +467,13 @@ def test_a_region_without_files_is_refused_before_its_cells_are_read(world: Worl
     lon, lat = (float(part) for part in pixel_lonlat(EPSG, np.array(CENTRE[0]), np.array(CENTRE[1])))
     around_it = f"bbox:{lon - 0.02},{lat - 0.02},{lon + 0.001},{lat + 0.001}"
     assert len(cells_of(make_recipe(None, {**fields, "region": around_it}), source)) > 4  # most of them without a file
+
+
+@pytest.mark.parametrize(("tag", "synthetic"), [("yes", True), ("no", False), (None, False)])
+def test_a_file_that_is_tagged_as_synthetic_makes_the_store_synthetic(
+    world: World, tag: str | None, synthetic: bool
+) -> None:
+    tags = {} if tag is None else {"synthetic": tag}
+    grid = {"transform": rasterio.Affine(10, 0, ULX + 5000, 0, -10, ULY)}
+    write_tif(world.root / "dem" / "b.tif", np.ones((1, SIZE, SIZE), "int16"), tags=tags, **grid)
+    assert world.source().synthetic is synthetic

@@ -140,10 +140,11 @@ def test_unknown_names_get_a_guess(text: str, meant: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["", "   ", "x" * 5000, "nul\0", ".", "/"])
+@pytest.mark.parametrize("text", ["", "   ", "x" * 5000, "x" * 5000 + ".gpkg", "nul\0", ".", "/"])
 def test_texts_that_name_nothing_are_refused(text: str) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as refusal:
         resolve_region(text)
+    assert "\n" not in str(refusal.value)
 
 
 def test_gibberish_gets_the_ways_to_name_a_region() -> None:
