@@ -56,8 +56,8 @@ def build(
         their splits; existing rows, shards and tiles are neither changed nor read again from the source. The same build
         and appends always give the same bytes; if interrupted, the same call continues.
     done
-        Called with the finished store. Until it returns, the same call completes an interrupted append; then, it appends
-        again.
+        Called with the finished store. If an append is interrupted before this returns, the same call completes it;
+        afterwards, the same call appends again.
 
     Returns
     -------

@@ -54,7 +54,7 @@ class SourceFields(Fields):
     request_timeout_s: Annotated[
         float,
         About(
-            "Maximum seconds of a request, its whole answer included; Earth Engine itself allows 300.",
+            "Maximum duration of a request in seconds, including its whole answer; Earth Engine itself allows 300.",
             LIMITS,
             "S",
             flag="--request-timeout",

@@ -193,7 +193,7 @@ def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
 @option(
     "--colour WHAT",
     OUTPUT,
-    "With --map: property that colours the points; label is the first one whose classes have colours.",
+    "With --map: property that colours the points; label means the first label whose classes have colours.",
     click.Choice(["split", "biome", "label"]),
     default="label",
 )
@@ -409,7 +409,7 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @option(
     "--colour WHAT",
     OUTPUT,
-    "With --map: property that colours the points; label is the first one whose classes have colours.",
+    "With --map: property that colours the points; label means the first label whose classes have colours.",
     click.Choice(["split", "year", "level", "biome", "label"]),
     default="label",
 )

@@ -126,12 +126,12 @@ def _limits_of_parts(kind: Any) -> Interval:  # noqa: ANN401 - a type
 
 
 def check_limits(declaration: type, values: object) -> None:
-    """Check the numbers of an object that has the fields of a declaration as attributes; pydantic models do so themselves.
+    """Check the numbers of an object whose attributes are the declared fields; pydantic models check themselves.
 
     Raises
     ------
     InputError
-        With the first field that is not finite or not in its range.
+        If a field is not finite or out of range; names the first one.
     """
     for name, field in fields_of(declaration).items():
         value = getattr(values, name)

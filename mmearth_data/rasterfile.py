@@ -272,7 +272,7 @@ def tags_of(dataset: Any, bands: Sequence[int]) -> Factors:  # noqa: ANN401
 
 
 def marks_synthetic(tags: Mapping[str, Any]) -> bool:
-    """Whether tags of a file mark its pixels as synthetic, as those of exports and maps do.
+    """Whether the tags of a file mark its pixels as synthetic, as exports and maps do.
 
     Examples
     --------

@@ -129,7 +129,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def python_literal(text: str) -> str:
-    """Text as a literal of Python, in double quotes if nothing needs an escape.
+    """Text as a Python literal, in double quotes if nothing needs an escape.
 
     Examples
     --------

@@ -20,7 +20,7 @@ HEARTBEAT_S = 10.0
 STALE_S = 90.0
 """Seconds without a touch after which a claim has expired (clocks of a cluster differ by less)."""
 _held: set[Path] = set()
-"""Claims of this process. A restarted container has the host name and process number of its predecessor, but not its claims."""
+"""Claims of this process. A restarted container keeps its host name and process number, but not its claims."""
 
 
 @contextmanager

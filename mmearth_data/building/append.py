@@ -84,7 +84,7 @@ def is_begun(store: Store, append: int) -> bool:
 
 
 def begin_append(path: str | Path | StoreUrl, append: int) -> StoreWriter:
-    """Open a store, held by this process, for ``append`` more rows; if only its seal is missing, it is sealed first.
+    """Open a store that this process holds for ``append`` more rows; if only its seal is missing, seal it first.
 
     The intent remains until `forget_append`.
     """
@@ -95,7 +95,7 @@ def begin_append(path: str | Path | StoreUrl, append: int) -> StoreWriter:
 
 
 def intended(path: str | Path | StoreUrl) -> tuple[int, int] | None:
-    """Rows of a store before the append that has not ended, and rows to append; None if there is no such append."""
+    """Rows of a store before its unfinished append, and rows to append; None if there is no unfinished append."""
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         intent = json.loads(storage_at(path).get(INTENT_KEY))
         return int(intent["rows"]), int(intent["append"])
@@ -103,14 +103,14 @@ def intended(path: str | Path | StoreUrl) -> tuple[int, int] | None:
 
 
 def is_appended(store: Store, append: int) -> bool:
-    """Whether a store was sealed by an append of ``append`` tiles that was interrupted only after that."""
+    """Whether an append of ``append`` tiles sealed the store, and was interrupted only afterwards."""
     return store.finished and intended(store.path) == (store.layout.tiles - append, append)
 
 
 def forget_append(path: str | Path | StoreUrl) -> None:
-    """Remove the intent of an append that is complete, if there is one: from now on, the same command appends again.
+    """Remove the intent of a completed append, if there is one; from now on, the same command appends again.
 
-    A command that holds the store by now found the intent, and removes it itself.
+    If another command holds the store by now, it has found the intent and removes it itself.
     """
     if intended(path) is not None:
         objects = storage_at(path)

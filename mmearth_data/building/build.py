@@ -77,7 +77,7 @@ def build(
 
 
 def _existing(work: Session, out: str | Path, recipe: BuildRecipe, append: int | None) -> Store | None:
-    """Store at a path, held if there is something left to do; None if a new one can be written there."""
+    """Return the store at a path, held if work remains; None if a new one can be written there."""
     existing = find_store(out) if append is None else appended_store(out, recipe, append)
     if existing is None:
         return None
@@ -110,7 +110,7 @@ def _identity(inputs: Inputs) -> dict[str, Any]:
 
 
 def _is_complete(store: Store, append: int | None, note: Callable[[str], None]) -> bool:
-    """Whether nothing is left to do; a note says so of an append that was interrupted after its last step."""
+    """Whether nothing is left to do; if an append was interrupted after its last step, a note reports it."""
     if append is None:
         return store.finished
     if not is_appended(store, append):

@@ -132,12 +132,12 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
 
 
 def _refuse_names(recipe: BuildRecipe, modalities: Iterable[Modality]) -> None:
-    """Refuse modalities that are called like an array or a column of a store, or like a condition of `Store.select`."""
+    """Refuse modalities with the name of an array or a column of a store, or of a condition of `Store.select`."""
     clashes = sorted({m.name for m in modalities if m.stored and m.name in TAKEN_NAMES})
     if clashes:
         raise InputError(
             f"{recipe.source}: expected modalities and labels with other names than the arrays and columns of a store, and "
-            f"than the conditions of Store.select, got {', '.join(clashes)}; rename them."
+            f"the conditions of Store.select, got {', '.join(clashes)}; rename them."
         )
 
 

@@ -155,7 +155,7 @@ class ShardWorker:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def abandon(self) -> None:
-        """Stop, and do not wait for the tiles that are being read from a service."""
+        """Stop without waiting for tiles that are being read from a service."""
         self.stop()
         remote = over_network(self.source)
         if remote is not None:

@@ -125,12 +125,12 @@ def map_figure(tiles: Store | GeoDataFrame, path: str | Path, *, colour: Colour 
         File to write: PNG, PDF or SVG, by its ending.
     colour
         Property that colours the points: ``split``, ``year`` or ``level`` (of the scene), ``biome``, or ``label``: the first
-        label whose classes have colours, labels of the user first; without such a label, all points are alike.
+        label whose classes have colours, the user's labels first; without one, all points have the same colour.
 
     Raises
     ------
     InputError
-        When the picture cannot be written there, or there is no biome to colour by.
+        If the picture cannot be written there, or there is no biome to colour by.
     """
     if not isinstance(tiles, Store):
         return sample_map(tiles, path, colour=colour)
@@ -157,7 +157,7 @@ def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False
     Raises
     ------
     InputError
-        When the picture cannot be written there, or there is no biome to colour by.
+        If the picture cannot be written there, or there is no biome to colour by.
     """
     target = sheet.check_picture(path)
     write_bytes(target, draw_map(_places_of_frame(frame, synthetic, colour), sheet.picture_format(target)))
@@ -264,7 +264,7 @@ def _label_to_show(modalities: Iterable[Modality], colour: Colour) -> Modality |
         return coloured_label(modalities)
     found = coloured_label(m for m in modalities if m.name == colour)
     if found is None:
-        raise InputError("--colour biome: expected tiles with a biome, got some without; choose another colour.")
+        raise InputError("--colour biome: expected tiles with a biome, got some without; choose another --colour.")
     return found
 
 

@@ -320,7 +320,7 @@ def _reasons(store: Store) -> list[str]:
 
     try:
         with storage_at(store.path).open(REJECTED_KEY) as stream:
-            # In this thread: one of Arrow's might release the stream while the process ends, which is then aborted.
+            # In this thread: one of Arrow's threads might release the stream at exit, which aborts the process.
             table = pq.ParquetFile(stream, pre_buffer=False).read(columns=["reason"], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreDamaged(store.path, REJECTED_KEY, f"it cannot be read ({reason_of(error)})") from error

@@ -93,7 +93,7 @@ def _quiet_about_corners() -> Iterator[None]:
 
 
 def _names(store: Store) -> dict[int, str]:
-    """Row of each tile -> name of its files, without the ending."""
+    """Row of each tile -> name of its files, without suffix."""
     columns = store.tile_columns
     ids, times = columns["tile_id"][store.rows], columns["time"][store.rows].astype(np.int64)
     return dict(zip(store.rows.tolist(), unique_names(ids.tolist(), times.tolist(), [None] * len(ids)), strict=True))

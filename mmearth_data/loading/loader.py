@@ -324,8 +324,8 @@ def _layers(
     unread = [name for name in bands if name not in wanted]
     if unread:
         raise InputError(
-            f"bands: expected bands of the modalities to read ({', '.join(wanted)}), got some of {', '.join(unread)}; add it to "
-            "modalities, or leave its bands out."
+            f"bands: expected bands of the modalities to read ({', '.join(wanted)}), got some of {', '.join(unread)}; "
+            "add these to modalities, or remove their bands."
         )
     return tuple(_layer(store, stored[name], bands.get(name), normalise=normalise) for name in wanted)
 

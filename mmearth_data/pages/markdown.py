@@ -29,7 +29,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Se
 
 
 def markdown_text(text: str) -> str:
-    """Text in a line of Markdown: tags of HTML are shown, not interpreted."""
+    """Text for one line of Markdown: HTML tags are shown, not interpreted."""
     return " ".join(text.split()).replace("<", "&lt;")
 
 

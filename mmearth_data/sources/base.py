@@ -203,7 +203,7 @@ class SourceOverNetwork(Source, Protocol):
         ...
 
     def stop(self) -> None:
-        """End all waits for the service, at once and for good: calls in other threads raise an error, and so do new ones."""
+        """End all waits for the service permanently: calls in other threads, and new ones, raise an error at once."""
         ...
 
     def account(self) -> dict[str, Any]:

@@ -205,7 +205,7 @@ class Content:
 
     @contextmanager
     def _unless_grown(self, manifest: Manifest) -> Iterator[None]:
-        """Report an object that differs from the manifest as damage, unless the store has been sealed again since."""
+        """Report an object that differs from the manifest as damage, unless the store has since been sealed again."""
         try:
             yield
         except StoreDamaged as error:

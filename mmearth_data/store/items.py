@@ -140,9 +140,9 @@ def _constants(root: Root) -> dict[str, pa.Scalar]:
 
 
 def with_files(table: pa.Table, files: Mapping[str, Sequence[str]]) -> pa.Table:
-    """Replace the assets of STAC items, which are parts of a store, by files elsewhere.
+    """Replace the assets of STAC items, which are parts of a store, with files outside it.
 
-    Without the store, the items no longer have a collection. A table without items is returned unchanged.
+    The items lose their collection, which belongs to the store. A table without items is returned unchanged.
 
     Parameters
     ----------

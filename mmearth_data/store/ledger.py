@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INTENT_KEY = f"{LEDGER}/append.json"
-"""What an append is about to do; removed when it ends, so that the same command resumes it wherever it was interrupted."""
+"""Intent of an append, removed when it ends: the same command resumes it wherever it was interrupted."""
 
 
 def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> None:

@@ -108,7 +108,7 @@ TABLE_NAMES = ("id", "bbox", "embedding")
 CONDITION_NAMES = ("region", "split", "date", "ids", "modalities", "where")
 """Conditions of `Store.select` that are not labels."""
 TAKEN_NAMES = frozenset({*COORDINATE_NAMES, *RESERVED_NAMES, *TABLE_NAMES, *CONDITION_NAMES})
-"""Names that neither labels nor modalities of a source can have."""
+"""Names that labels and modalities of a source cannot have."""
 GIVEN_COORDINATES = tuple(c for c in COORDINATES if c.name != "valid")
 """Coordinates that a build provides; `valid` is computed from the arrays."""
 

@@ -186,7 +186,7 @@ def parse_tile_ids(ids: Ids) -> NDArray[np.uint64]:
 
 
 def listed(what: str, expected: str, values: object) -> list[Any]:
-    """List of several values; InputError if they cannot be iterated over, or are a mapping, whose values would be lost."""
+    """List of several values; InputError if they are not iterable, or are a mapping, whose values would be lost."""
     if isinstance(values, Mapping):
         raise InputError(f"{what}: expected {expected}, got {shown(values)}.")
     try:
@@ -333,9 +333,9 @@ def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
 
 
 def _day(date: datetime.date | np.datetime64) -> str:
-    """Text of a day; of a month or a year, if that is the unit of a NumPy date.
+    """Text of a day, or of a month or a year if that is the unit of a NumPy date.
 
-    Times of a day other than midnight are refused, since periods are whole days; those with a time zone are in UTC.
+    Times with a time zone are converted to UTC; times of day other than midnight are refused: periods are whole days.
     """
     if str(date) == "NaT" or (isinstance(date, np.datetime64) and np.datetime_data(date.dtype)[0] in "YMD"):
         return str(date)

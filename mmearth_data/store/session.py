@@ -163,7 +163,7 @@ class Session:
         return reported
 
     def take_back(self) -> None:
-        """Remove the store that this session created, unless a shard was committed; its folder only if it made that, too."""
+        """Remove the store that this session created, unless a shard was committed; its folder only if made here."""
         if self._begun is not None and not self._begun.committed():
             remove_quietly(storage_at(self._out), folder=self._made)
 

@@ -550,7 +550,7 @@ def _lay_out(objects: Storage, root: Root) -> None:
 
 
 def remove_quietly(objects: Storage, *, folder: bool) -> None:
-    """Remove a store that cannot be made, and its folder if wanted; what fails must not hide why it cannot be made."""
+    """Remove a store that cannot be made, and its folder if requested; failures must not hide the original error."""
     with suppress(OSError, MMEarthError):
         objects.remove()
     if folder:

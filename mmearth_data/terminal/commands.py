@@ -138,7 +138,7 @@ class CommandGroup(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as click declares it
         """Run the program; characters that its streams cannot encode are replaced, also in errors."""
-        self._is_process = not (args or options)  # the script calls it so, and ends with it
+        self._is_process = not (args or options)  # called so by the script, which then ends
         with printable_streams():
             return super().main(*args, **options)
 
@@ -176,7 +176,7 @@ class CommandGroup(click.Group):
 
 
 def ignore_stop_signals() -> None:
-    """Ignore further stop signals: what the command does cannot be taken back, and running it again would do it again."""
+    """Ignore further stop signals: the command's work cannot be undone, and running it again would repeat it."""
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -187,7 +187,7 @@ def stop_signals(*, is_process: bool = False) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt or `Terminated`; the next one ends the process at once.
 
     Only the main thread can handle signals; a signal that the parent process ignores (``nohup``) stays ignored. Handlers
-    are restored, unless the block is all that the process does (``is_process``) and called `ignore_stop_signals`.
+    are restored, unless the process does nothing after the block (``is_process``) and it called `ignore_stop_signals`.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():

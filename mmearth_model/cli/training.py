@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def only_first_prints() -> Iterator[None]:
-    """Discard what processes started by torchrun print, except for the first one and for errors of their own."""
+    """Under torchrun, discard the output of all processes but the first; errors other than interruptions are raised."""
     from mmearth_model.training.ranks import Ranks
 
     if Ranks.here().first:

@@ -67,9 +67,9 @@ class TileDataset(IterableDataset[dict[str, Any]]):
                 raise InputError("Expected an accelerator for pinned memory, got none; leave pin_memory out.")
             options["allocate"] = pinned_memory
         self.loader = Loader(store, **options)
-        # In shared memory: workers that persist over epochs see the values set here, and mark that they have begun.
+        # In shared memory: workers that persist over epochs see the values set here, and record that they have started.
         self._start = torch.zeros(3, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        # Of a worker: epoch and number of its next batch, and where to begin instead of there.
+        # In a worker: epoch and number of its next batch, and the position to resume from instead.
         self._position: tuple[int, int] | None = None
         self._resumed: tuple[int, int] | None = None
 
@@ -83,12 +83,12 @@ class TileDataset(IterableDataset[dict[str, Any]]):
         self._start[:] = torch.tensor((epoch, batch, 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the loader; see `Loader.state_dict`. Within a worker, the position of its next batch.
+        """Position of the loader; see `Loader.state_dict`. In a worker, the position of its next batch.
 
         Raises
         ------
         InputError
-            If workers of a `DataLoader` have read batches: they read ahead, so that this process does not know how many of
+            If workers of a `DataLoader` have read batches: they read ahead, so this process does not know how many of
             their batches were used.
         """
         worker = get_worker_info()
@@ -105,7 +105,7 @@ class TileDataset(IterableDataset[dict[str, Any]]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the position of another such data set; see `Loader.load_state_dict`.
 
-        Within a worker, the position is that of a worker with the same number.
+        In a worker, the position must be that of a worker with the same number.
         """
         if get_worker_info() is not None:
             self.loader.load_state_dict({**state, "batch": 0})

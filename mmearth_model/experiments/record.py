@@ -25,9 +25,9 @@ ABOUT_TASKS = frozenset({"long_name", "colours", "source", "doi", "licence", "no
 
 
 def identity(setting: Setting) -> dict[str, Any]:
-    """Describe what the results depend on, by content and JSON-ready; paths and the device may differ between calls.
+    """Describe by content what the results depend on, JSON-ready; paths and the device may differ between calls.
 
-    Raises `InputError` when a file or a store cannot be read.
+    Raises `InputError` if a file or a store cannot be read.
     """
     scale = setting.experiment.scale(setting.scale)
     tasks = [task for task in scale.tasks if not task.startswith(PREFIX)]

@@ -283,7 +283,9 @@ def run_unit(setting: Setting, unit: Unit, runs: _Runs | None = None) -> bool:
         folder = setting.folder(unit)
         try:
             checkpoint = _checkpoint(setting, unit, folder / "pretrain", partial(runs.training, unit))
-        except RunTaken:  # of a process that died on another machine, whose claim on the unit expired a little earlier
+        except (
+            RunTaken
+        ):  # by a process that died on another machine, and whose claim on the unit expired slightly earlier
             return False
         result = _probe(setting, unit, checkpoint, partial(runs.probing, unit))
         sums = io.BytesIO()
@@ -349,7 +351,7 @@ def read_result(setting: Setting, unit: Unit) -> Evaluation:
 
 def _read_sums(file: Path, count: int) -> tuple[NDArray[Any], ...]:
     try:
-        with np.load(io.BytesIO(file.read_bytes())) as arrays:  # of a path, NumPy leaves damaged files open
+        with np.load(io.BytesIO(file.read_bytes())) as arrays:  # given a path, NumPy would leave a damaged file open
             return tuple(arrays[f"arr_{index}"] for index in range(count))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise FileInputError(

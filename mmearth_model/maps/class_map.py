@@ -87,7 +87,7 @@ class ClassMap:
 
     @classmethod
     def on(cls, grid: RasterGrid, path: Path, classes: tuple[Output, ...] = ()) -> Self:
-        """Make the header of a map on a grid; FileInputError if it is not north-up."""
+        """Return the header of a map on a grid; FileInputError if the grid is not north-up."""
         from pyproj import CRS
 
         a, b, _, d, e, _ = grid.transform

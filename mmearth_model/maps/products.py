@@ -86,7 +86,7 @@ class Products:
             )
 
     def check_grid(self, grid: RasterGrid, scene: Path) -> None:
-        """Refuse products that cannot be made of a map on this grid, before it is computed; ``scene`` is what is mapped.
+        """Refuse products that cannot be made from a map of ``scene`` on this grid, before the map is computed.
 
         Raises
         ------

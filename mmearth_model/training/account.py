@@ -39,7 +39,7 @@ def training_account(plan: TrainPlan, device: str, run: str | Path) -> dict[str,
     Raises
     ------
     InputError
-        When the device is not available, or the log is damaged.
+        If the device is not available, or the log is damaged.
     """
     where, run = resolve_device(device), Path(run)
     logged = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []

@@ -1,4 +1,4 @@
-"""The log of a run, ``log.csv``: its losses and learning rate, one row per 50 steps or epoch; read without PyTorch."""
+"""The log of a run, ``log.csv``: losses and learning rate, one row per 50 steps and per epoch; read without PyTorch."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Log:
     columns: tuple[str, ...]
 
     def rewind(self, step: int) -> None:
-        """Delete rows after this step, which will be written again, and what a killed process left of a row.
+        """Delete rows after this step, which will be written again, and an incomplete row that a killed process left.
 
-        Raises `FileInputError` when the file is damaged or has other columns.
+        Raises `FileInputError` if the file is damaged or has other columns.
         """
         rows = read_log(self.path, self.columns) if self.path.exists() else []
         kept = [row for row in rows if int(row["step"]) <= step]
@@ -47,8 +47,8 @@ class Log:
 def read_log(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, str]]:
     """Rows of a log with these columns (None: any that include `REQUIRED`).
 
-    The last row is left out if its line does not end: a process was killed while it wrote it. Raises `FileInputError`
-    when the file is damaged otherwise.
+    The last row is omitted if its line is incomplete: the process was killed while writing it. Raises `FileInputError`
+    if the file is otherwise damaged.
     """
     try:
         lines = path.read_bytes().decode().splitlines(keepends=True)

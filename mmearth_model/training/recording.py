@@ -120,7 +120,7 @@ class Means:
             self._counts[name] = self._counts.get(name, torch.zeros_like(loss)).to(loss.device) + (loss != 0)
 
     def gather(self, total: Callable[[Tensor], Tensor], *, first: bool) -> None:
-        """Move the counts of all processes to the first one; each of them must call this at the same step.
+        """Move the sums and counts of all processes to the first one; all processes must call this at the same step.
 
         ``total`` sums a tensor over the processes.
         """

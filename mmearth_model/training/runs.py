@@ -89,9 +89,9 @@ class Run:
         Raises
         ------
         RunTaken
-            When another process trains the run, or has done so since ``latest`` was read.
+            If another process trains the run, or has trained it since ``latest`` was read.
         WriteFailed, InputError
-            When the folder cannot be written, or another process has started another run in it.
+            If the folder cannot be written, or another process has started another run in it.
         """
         check_output(self.folder, folder=True)
         with claim(self.folder / CLAIM) as ours:
@@ -109,7 +109,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Name of the run that no other run has; for runs of earlier versions, that of its folder."""
+        """Unique name of the run; for runs of earlier versions, the name of its folder."""
         return str(_read_record(self.folder / RUN_FILE).get("id", self.folder.name))
 
     def latest(self) -> Path | None:

@@ -55,7 +55,7 @@ ENCODER_PREFIX = "model.encoder."
 OPTIMIZER_FILE = "state/optimizer.safetensors"
 PROGRESS_FILE = "state/progress.json"
 MEANS = ("sums", "counts", "last")
-"""Parts of the means of losses in the progress, each with a number per loss."""
+"""Parts of the means of losses in the progress, each with one number per loss."""
 FORMAT = 1
 ARCHITECTURE = "mp-mae"
 ENCODER_ONLY = "convnext-v2"
@@ -155,7 +155,7 @@ class Checkpoint:
         return int(self.config["recipe"].get("seed", 0))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights, by name; of a network, only those of its encoder.
+        """All weights by name; for a network, only those of its encoder.
 
         Raises `FileInputError` if the file is missing, truncated or damaged, or a weight is not a finite number.
         """
@@ -447,8 +447,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 def read_progress(folder: Path, steps: int, losses: Collection[str]) -> dict[str, Any]:
     """Progress of training of a checkpoint in a run; see `write_checkpoint`.
 
-    ``steps`` are those of the whole run, ``losses`` the names of the losses that it logs. Raises `FileInputError` when
-    the checkpoint has no progress, or not that of its step.
+    ``steps`` is the number of steps of the whole run, ``losses`` are the names of the losses that it logs. Raises
+    `FileInputError` if the checkpoint has no progress, or that of another step.
     """
     file, remedy = folder / PROGRESS_FILE, f"restore it, or remove {folder.name} to continue from an earlier checkpoint"
     found = read_json(file, "the training state of a run", f"; {remedy}")

@@ -155,7 +155,7 @@ def import_weights(file: Path) -> Imported:
 
 
 def check_numbers(file: Path, tensors: Mapping[str, Tensor], *, infinite: bool = False) -> None:
-    """Refuse weights that are not numbers, such as those of a training that diverged; infinite ones unless allowed."""
+    """Refuse weights that are NaN, such as those of a diverged run, or infinite, unless ``infinite`` allows it."""
     for name, tensor in tensors.items():
         bad = tensor.isnan() if infinite else ~tensor.isfinite()
         if bad.any():

@@ -29,7 +29,7 @@ Range = tuple[float, float]
 Row = TypeVar("Row")
 TRUTH, INTEGER = PixelType("int", 0, 1), PixelType("int")
 EXACT = 2**53
-"""Integers below this number are exact as floating-point numbers, and so are their sums and products if below it, too."""
+"""Integers below this number are exact as floating-point numbers; so are sums and products that are below it."""
 LONG_BITS = 64
 """Bits of the longest integer; shifts wrap around at this number, as in Java."""
 MOST_BITS = 4096
@@ -41,8 +41,8 @@ class Unary(NamedTuple):
 
     number: Callable[[Any], Number]
     pixels: Callable[[Array], Array]
-    type: PixelType | None = None  # Type of the resulting band; None is that of the input
-    # Computes the range of the results from that of the operand; without it the range is that of the type
+    type: PixelType | None = None  # Type of the resulting band; None: that of the input
+    # Computes the range of the results from that of the operand; without it, the range is that of the type
     range: Callable[[Range], Range] | None = None
 
     def type_of(self, given: PixelType) -> PixelType:
@@ -164,7 +164,7 @@ def _bit_count(values: Array) -> Array:
 
 
 def _integers(operation: Callable[..., Array]) -> Callable[..., Array]:
-    """Operation on integers of 64 bits; refused where pixels, which are floating-point numbers, cannot hold its results."""
+    """Operation on 64-bit integers; refuses results that pixels, which are floating-point numbers, cannot hold."""
 
     def compute(*operands: Array) -> Array:
         found = operation(*(values.astype(np.int64) for values in operands))
@@ -177,7 +177,7 @@ def _integers(operation: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def too_long() -> EmulatorError:
-    """Refuse integers that pixels cannot hold."""
+    """Return the error for integers that pixels cannot hold."""
     return EmulatorError(
         "Expected integers of at most 53 bits, found larger ones. The emulator computes pixels with floating-point "
         "numbers, Earth Engine computes integers exactly; cast the operands with toDouble() if rounded values are enough."
@@ -185,7 +185,7 @@ def too_long() -> EmulatorError:
 
 
 def exactly(values: Array, valid: Array, kind: PixelType) -> Array:
-    """Return sums or products; refused if they are integers that may have been rounded."""
+    """Return sums or products; refuse integers that may have been rounded."""
     short = kind.low is not None and kind.high is not None and max(-kind.low, kind.high) < EXACT
     if kind.precision == "int" and not short and (np.abs(values[valid]) >= EXACT).any():
         raise too_long()

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     Cells = NDArray[np.int64]
 
 STEPS = 256
-"""The share of a pixel inside a region is known in 8 bits; one that is below the first step does not count."""
+"""Steps of the share of a pixel inside a region (8 bits); a share below the first step does not count."""
 SHORTEST_PX = 1e-6
-"""Shorter pieces of a line do not count: at the corner of four pixels, they are rounding errors."""
+"""Shorter pieces of a line are ignored: at the corner of four pixels, they are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Coverage:
 
     @classmethod
     def of(cls, shape: BaseGeometry, projection: Projection) -> Coverage:
-        """Coverage of a shape in the CRS of the grid; an empty one is refused."""
+        """Coverage of a shape in the CRS of the grid; refuses an empty shape."""
         if shape.is_empty:
             raise EmulatorError(
-                "Expected a region that contains something, found an empty geometry, as a negative buffer may leave; "
+                "Expected a region that is not empty, found an empty geometry, such as that of a negative buffer; "
                 "filter out such regions. Earth Engine does not document its answer, so it is not emulated."
             )
         parts = parts_of(shape)
@@ -66,12 +66,12 @@ class Coverage:
 
     @property
     def count(self) -> int:
-        """Number of pixels; of polygons, all in their window."""
+        """Number of pixels; for polygons, of all pixels in their window."""
         return len(self.cells) if self.area.is_empty else self.grid.width * self.grid.height
 
     @property
     def points(self) -> int:
-        """Number of pixels under points and lines, and, by their area, in polygons, before any is computed."""
+        """Number of pixels under points and lines, plus an estimate of those in polygons from their area."""
         a, b, _, d, e, _ = self.projection.transform
         return len(self.cells) + round(self.area.area / abs(a * e - b * d))
 
@@ -105,7 +105,7 @@ def _touched(part: BaseGeometry, projection: Projection) -> Cells:
 
 
 def _crossed(start: Float, end: Float) -> Cells:
-    """Pixels that a straight line passes through, (column, row) each: those of the middles of its pieces."""
+    """(column, row) of the pixels that a straight line passes through: those that contain the middles of its pieces."""
     along = end - start
     borders = [
         (np.arange(np.ceil(min(a, b)), np.floor(max(a, b)) + 1) - a) / (b - a)
@@ -126,7 +126,7 @@ def _crossed(start: Float, end: Float) -> Cells:
 
 
 def _stepped(share: Float) -> Float:
-    """Share in steps; a square that is cut exactly along its pixels must not lose one to the last bit."""
+    """Round shares down to steps, with a tolerance: rounding errors must not cost a fully covered pixel one step."""
     return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
 
 
@@ -148,7 +148,7 @@ def _shares(shape: BaseGeometry, grid: Grid) -> Float:
 
 
 def _upright(shape: BaseGeometry, projection: Projection) -> bool:
-    """Whether a shape is a rectangle along the pixels: a tile's square on its own grid is."""
+    """Whether a shape is a rectangle aligned with the pixels, such as the square of a tile on its own grid."""
     west, south, east, north = shape.bounds
     whole = (east - west) * (north - south)
     return projection.straight and bool(whole > 0 and abs(whole - shape.area) <= 1e-9 * whole)

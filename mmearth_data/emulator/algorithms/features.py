@@ -105,7 +105,7 @@ def _(value: Feature) -> Value:
 
 
 def ordinary(names: Iterable[str]) -> list[str]:
-    """Names of properties that are not those of the system."""
+    """Names of properties other than system properties."""
     return [name for name in names if not name.startswith("system:")]
 
 

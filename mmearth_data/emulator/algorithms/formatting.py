@@ -55,7 +55,7 @@ class _Specifier(NamedTuple):
 
 
 def formatted(number: float, pattern: str) -> str:
-    """Text of a number by a pattern; an invalid one is refused."""
+    """Text of a number in a pattern; refuses an invalid pattern."""
     found = PATTERN.fullmatch(pattern)
     if found is None:
         raise _invalid(pattern)
@@ -75,7 +75,7 @@ def _invalid(pattern: str) -> EmulatorError:
 
 
 def _fits(asked: _Specifier) -> bool:
-    """Whether Java accepts the flags, width and precision, and the emulator their size."""
+    """Whether Java accepts the flags, width and precision, and the emulator accepts their size."""
     flags = set(asked.flags)
     together = {"+", " "} <= flags or {"-", "0"} <= flags or len(flags) < len(asked.flags)
     aligned = asked.width > 0 or not flags & {"-", "0"}
@@ -125,7 +125,7 @@ def _digits(number: float, asked: _Specifier) -> str:
 
 
 def _decimals(magnitude: Decimal, asked: _Specifier) -> str:
-    """Digits of a finite number; halves are rounded up, in the shortest decimal number that is read as the same."""
+    """Digits of a finite number: its shortest exact decimal representation, rounded with halves up."""
     places = 6 if asked.precision is None else asked.precision
     if asked.kind == "f":
         digits = _fixed(magnitude, places)

@@ -42,7 +42,7 @@ TURN_DEG = 360.0
 PIECES = 16
 """Number of pieces of an edge that is curved in another projection."""
 STRAIGHT_DEG = 1.0
-"""Longest piece of an edge that is straight in longitude and latitude: along 60 N it is 0.1 km from the shortest path."""
+"""Longest piece of an edge that is straight in degrees: along 60 N, it deviates 0.1 km from the shortest path."""
 WORLD = shapely.box(-180, -90, 180, 90)
 
 
@@ -134,7 +134,7 @@ def _valid(geometry: BaseGeometry) -> BaseGeometry:
 
 
 def around(geometry: BaseGeometry, other: BaseGeometry) -> BaseGeometry:
-    """Shape in degrees, wherever it is within the longitudes of another one: a whole turn of the globe apart, or twice."""
+    """All copies of a shape in degrees, whole turns of the globe apart, that are within another shape's longitudes."""
     if geometry.is_empty or other.is_empty:
         return geometry
     west, _, east, _ = geometry.bounds
@@ -146,12 +146,12 @@ def around(geometry: BaseGeometry, other: BaseGeometry) -> BaseGeometry:
 
 
 def _span(a: BaseGeometry, b: BaseGeometry) -> float:
-    """Degrees of longitude from the west end of two shapes to the east end; NaN if one is empty."""
+    """Degrees of longitude that two shapes span together; NaN if one is empty."""
     return float(np.maximum(a.bounds[2], b.bounds[2]) - np.minimum(a.bounds[0], b.bounds[0]))
 
 
 def _aligned(a: BaseGeometry, b: BaseGeometry) -> BaseGeometry | None:
-    """Second shape where both together span at most one turn of the globe; None if that is nowhere."""
+    """Second shape, moved so that both together span at most one turn of the globe; None if that is impossible."""
     if a.is_empty or b.is_empty:
         return b
     return next((near for near in (b, _beside(b, middle_of(a)[0])) if _span(a, near) <= TURN_DEG), None)

@@ -225,7 +225,7 @@ Overlay: TypeAlias = "Callable[[BaseGeometry, BaseGeometry], BaseGeometry]"
 
 
 def _combined(plane: Overlay, globe: Overlay) -> Callable[..., Geometry]:
-    """Combine shapes in their own projected plane, or else in longitude and latitude, where 180 is -180."""
+    """Combine shapes in the projected plane of both, or otherwise in longitude and latitude, where 180 equals -180."""
 
     def of(left: Geometry, right: Geometry) -> Geometry:
         if left.crs != right.crs:

@@ -232,8 +232,8 @@ class Grid:
     def pixel_metres(self) -> tuple[Float, Float]:
         """Width and height of the pixels, metres; (row, 1) each.
 
-        On the ellipsoid for longitude and latitude, in the plane of other CRS: whether Earth Engine uses the plane is not
-        documented, so that planes are refused where their areas are not close to those of the ellipsoid.
+        On the ellipsoid for longitude and latitude, in the projected plane for other CRSs. Earth Engine does not say
+        whether it uses the plane, so planes whose areas differ from those on the ellipsoid are refused.
         """
         a, _, _, _, e, f = self.projection.transform
         if not self.projection.straight:
@@ -254,7 +254,7 @@ class Grid:
         return np.radians(abs(a)) * parallel, np.radians(abs(e)) * meridian
 
     def pixel_areas(self) -> Float:
-        """Square metres of the pixels on the ellipsoid, (row, column); not finite where the projection is undefined."""
+        """Pixel areas on the ellipsoid (row, column), square metres; not finite outside the projection's domain."""
         if not parsed_crs(self.projection.crs).is_geographic:
             falling, rising = self._diagonals()
             return np.asarray(np.linalg.norm(np.cross(falling, rising), axis=-1) / 2)
@@ -263,10 +263,10 @@ class Grid:
         return np.asarray(np.radians(np.radians(abs(a * e - b * d))) * parallel * meridian)
 
     def _diagonals(self) -> tuple[Float, Float]:
-        """Diagonals of the pixels in space (row, column, 3), metres; unlike degrees, they have neither seam nor poles."""
+        """Diagonals of the pixels in space (row, column, 3), metres; unlike degrees, these have no seam or poles."""
         corners = np.meshgrid(self.column + np.arange(self.width + 1.0), self.row + np.arange(self.height + 1.0))
         lon, lat = map(np.radians, transformer(self.projection.crs, WGS84).transform(*self.projection.to_crs(*corners)))
-        with np.errstate(invalid="ignore"):  # positions that the projection does not have are infinite
+        with np.errstate(invalid="ignore"):  # positions where the projection is undefined are infinite
             normal = EARTH.a / np.sqrt(1 - EARTH.es * np.sin(lat) ** 2)
             parallel = normal * np.cos(lat)
             at = np.stack([parallel * np.cos(lon), parallel * np.sin(lon), normal * (1 - EARTH.es) * np.sin(lat)], -1)
@@ -274,7 +274,7 @@ class Grid:
 
 
 def _metres_per_radian(lat: Float) -> tuple[Float, Float]:
-    """Metres of a radian of longitude and of latitude, at latitudes in degrees."""
+    """Metres per radian of longitude and of latitude, at latitudes in degrees."""
     radians = np.radians(np.clip(lat, -90.0, 90.0))
     bend = 1 - EARTH.es * np.sin(radians) ** 2
     return EARTH.a / np.sqrt(bend) * np.cos(radians), EARTH.a * (1 - EARTH.es) / bend**1.5
@@ -522,7 +522,7 @@ def _unique(bands: Sequence[Band]) -> tuple[Band, ...]:
 
 
 def constant(value: float, name: str = "constant") -> Band:
-    """Band with one number everywhere; refused if it is an integer that pixels cannot hold."""
+    """Band with one number everywhere; refuses an integer that pixels cannot hold."""
     if isinstance(value, int) and not (abs(value) < 2**63 and float(value) == value):
         raise EmulatorError(
             f"Image.constant: Expected an integer that is exact as a floating-point number, found {value}. The emulator "
@@ -584,9 +584,9 @@ def lonlat_outline(grid: Grid) -> BaseGeometry:
 
 
 def covered(geometry: BaseGeometry, crs: str, grid: Grid) -> Bool:
-    """Pixels whose centres are in a geometry of a CRS: tested there, because its edges are straight there.
+    """Pixels whose centres are in a geometry, tested in the geometry's CRS, where its edges are straight.
 
-    Points and lines, which contain no centres, are refused: which pixels Earth Engine chooses is not documented.
+    Points and lines, which contain no centres, are refused: Earth Engine does not document which pixels it chooses.
     """
     if thin := next((part.geom_type for part in parts_of(geometry) if part.geom_type != "Polygon"), None):
         raise EmulatorError(
@@ -651,7 +651,7 @@ def transformed(shape: BaseGeometry, positions: Callable[[Float, Float], tuple[F
 
 
 def parts_of(shape: BaseGeometry) -> list[BaseGeometry]:
-    """Points, lines and polygons of a shape, each by itself, those of nested collections included; none is empty."""
+    """Individual points, lines and polygons of a shape, including those of nested collections; none is empty."""
     if shape.geom_type == "GeometryCollection" or shape.geom_type.startswith("Multi"):
         return [part for member in shapely.get_parts(shape) for part in parts_of(member)]
     return [] if shape.is_empty else [shape]

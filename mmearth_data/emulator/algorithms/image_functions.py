@@ -136,7 +136,7 @@ def _cast_collection(
 
 
 def _computed(kinds: Sequence[str], home: Projection, of: Callable[[Grid], Sequence[Array]]) -> Image:
-    """Image whose bands of these names are computed from the grid; masked where a map projection is undefined."""
+    """Image with bands of these names, computed from the grid; masked where a map projection is undefined."""
 
     def evaluate(k: int) -> Callable[[Grid], Pixels]:
         def pixels(grid: Grid) -> Pixels:

@@ -22,9 +22,9 @@ _ECCENTRICITY = math.sqrt(EARTH.es)
 GLOBE_M2 = 2 * math.pi * EARTH.a**2 * (1 + (1 - EARTH.es) / _ECCENTRICITY * math.atanh(_ECCENTRICITY))
 """Surface of the ellipsoid."""
 PIECE_DEG = 0.25
-"""Edges are measured in pieces: in planes around a position far away, longer ones are curved."""
+"""Maximum length of the pieces in which edges are measured: in planes around distant positions, longer ones curve."""
 PIECE_M = 2 * math.radians(PIECE_DEG) * EARTH.a
-"""Upper bound on the length of a piece, except near the far end of a plane, where it is stretched."""
+"""Upper bound on the length of a piece in a plane, except near the far end of the plane, where pieces are stretched."""
 NEAREST = 4
 """Number of vertices whose distances are measured exactly: those with the shortest straight lines through the Earth."""
 MOST_PAIRS = 1_000_000
@@ -32,7 +32,7 @@ MOST_PAIRS = 1_000_000
 
 
 def area_m2(geometry: Geometry) -> float:
-    """Square metres on the ellipsoid; the areas of the parts are added."""
+    """Area on the ellipsoid in square metres, summed over the parts."""
     polygons = _polygons_of(cut_straight(geometry.lonlat, geometry))
     return sum(_ring_m2(part.exterior) - sum(map(_ring_m2, part.interiors)) for part in polygons)
 
@@ -42,9 +42,9 @@ def _polygons_of(shape: BaseGeometry) -> list[shapely.Polygon]:
 
 
 def _ring_m2(ring: BaseGeometry) -> float:
-    """Square metres inside a ring.
+    """Area inside a ring in square metres.
 
-    The formula of the ellipsoid is exact, but only up to whole globes, whose number the sum of sin(lat) dlon decides.
+    The formula for the ellipsoid is exact up to multiples of the globe; the sum of sin(lat) dlon gives the multiple.
     """
     lon, lat = shapely.get_coordinates(ring).T
     exact = EARTH.polygon_area_perimeter(lon, lat)[0]
@@ -59,17 +59,17 @@ def lines_of(shape: BaseGeometry) -> list[BaseGeometry]:
 
 
 def rings_of(shape: BaseGeometry) -> list[BaseGeometry]:
-    """Rings of the polygonal parts of a shape, those of holes included."""
+    """Rings of the polygonal parts of a shape, including those of holes."""
     return [ring for part in _polygons_of(shape) for ring in (part.exterior, *part.interiors)]
 
 
 def length_m(geometry: Geometry) -> float:
-    """Metres of the linear parts."""
+    """Total length of the linear parts in metres."""
     return _summed_m(lines_of(cut_straight(geometry.lonlat, geometry)))
 
 
 def perimeter_m(geometry: Geometry) -> float:
-    """Metres of the rings of the polygonal parts."""
+    """Total length of the rings of the polygonal parts in metres."""
     return _summed_m(rings_of(cut_straight(geometry.lonlat, geometry)))
 
 
@@ -81,7 +81,7 @@ def _summed_m(lines: list[BaseGeometry]) -> float:
 
 
 def distance_m(left: Geometry, right: Geometry) -> float:
-    """Least distance in metres: two edges that do not cross are nearest at an end of one of them."""
+    """Smallest distance in metres; two edges that do not cross are closest at an end of one of them."""
     if relate("intersects", left, right):
         return 0.0
     a, b = _pieces(left), _pieces(right)
@@ -100,7 +100,7 @@ def _pieces(geometry: Geometry) -> Float:
 
 
 def _shares(length_deg: Float) -> tuple[NDArray[np.int64], Float]:
-    """Edge of each piece, and the shares of the edge at which it begins and ends, (piece, 2)."""
+    """Edge of each piece, and the fractions of the edge at which the piece begins and ends, (piece, 2)."""
     counts = np.maximum(np.ceil(length_deg / PIECE_DEG), 1).astype(np.int64)
     edge = np.repeat(np.arange(len(counts)), counts)
     k = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -121,7 +121,7 @@ def _geodesic_pieces(start: Float, end: Float) -> Float:
 
 
 def _solid(lonlat: Float) -> Float:
-    """Return (x, y, z) in metres from the centre of the ellipsoid of positions (..., lon and lat)."""
+    """Convert positions (..., lon and lat) to (x, y, z) in metres from the centre of the ellipsoid."""
     lon, lat = np.radians(np.moveaxis(lonlat, -1, 0))
     radius = EARTH.a / np.sqrt(1 - EARTH.es * np.sin(lat) ** 2)
     flat = radius * np.cos(lat)
@@ -129,14 +129,14 @@ def _solid(lonlat: Float) -> Float:
 
 
 def _least_m(a: Float, b: Float) -> float:
-    """Least distance of the ends of some edges from other edges."""
+    """Smallest distance in metres from the ends of some edges to other edges."""
     ends = np.unique(a.reshape(-1, 2), axis=0)
     nearest = ends[np.argsort(_chords(ends, b))[:NEAREST]]
     return min(float(EARTH.inv(lon, lat, *_closest(b, lon, lat))[2]) for lon, lat in nearest.tolist())
 
 
 def _chords(at: Float, edges: Float) -> Float:
-    """Square of the shortest straight line from each position to edges, through the ellipsoid."""
+    """Squared length of the shortest straight line through the ellipsoid from each position to the edges."""
     start, along = _solid(edges[:, 0]), _solid(edges[:, 1]) - _solid(edges[:, 0])
     square, found = (along**2).sum(axis=1), []
     for some in np.array_split(_solid(at), -(-len(at) * len(edges) // MOST_PAIRS)):
@@ -154,7 +154,7 @@ def _closest(edges: Float, lon: float, lat: float) -> tuple[float, float]:
     start, end = (np.stack(forth(edges[:, k, 0], edges[:, k, 1]), axis=1) for k in (0, 1))
     square = ((end - start) ** 2).sum(axis=1)
     share = np.clip(-(start * (end - start)).sum(axis=1) / np.where(square > 0, square, 1), 0, 1)
-    torn = square > PIECE_M**2  # on both sides of the position opposite: only its ends count
+    torn = square > PIECE_M**2  # the piece spans the antipode of the position: only its ends count
     share = np.where(torn, np.hypot(*end.T) < np.hypot(*start.T), share)
     positions = start + share[:, None] * (end - start)
     x, y = positions[np.argmin(np.hypot(*positions.T))]

@@ -266,8 +266,9 @@ def _terrain(image: Image, name: str, of_gradient: Callable[[Float, Float], Floa
     band = _elevation(image, f"Terrain.{name}")
     if band.composite:
         raise EmulatorError(
-            f"Terrain.{name}: expected an elevation with pixels of its own, found a composite, which has the default projection, "
-            "with pixels of 1 degree; set one first, such as that of an image of the collection, by setDefaultProjection()."
+            f"Terrain.{name}: expected an elevation with pixels of its own, found a composite in the default "
+            "projection (pixels of 1 degree); set another with setDefaultProjection(), such as that of an image of "
+            "the collection."
         )
 
     def native(grid: Grid) -> Pixels:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 SHARE = PixelType("float", 0, 1)
 NORMALIZED = BINARY["divide"]._replace(pixels=relative_difference, type=PixelType("float", -1, 1), range=None)
 GROWING = frozenset({"add", "subtract", "multiply"})
-"""Operations on integers whose results may need more bits than the operands."""
+"""Operations whose integer results may need more bits than the operands."""
 BEHAVIOURS = ("extrapolate", "clamp", "mask", "input")
 
 
@@ -80,7 +80,7 @@ def _unary(row: Unary) -> Callable[..., Image]:
 def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
     """Pair the bands of two images: by name if both have the same names, otherwise in order.
 
-    The only band of an image is paired with each of the other's.
+    If one image has a single band, it is paired with each band of the other.
     """
     if set(left.names) == set(right.names):
         return [(band, right.find(band.name, f"Image.{name}")) for band in left.bands]
@@ -99,7 +99,7 @@ def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
 
 
 def aligned(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
-    """Pair the bands of two images where Earth Engine does not document whether names or the order decide."""
+    """Pair the bands of two images where Earth Engine does not document whether it pairs by name or in order."""
     if left.names != right.names and set(left.names) == set(right.names):
         raise EmulatorError(
             f"Image.{name}: Expected bands in the order {left.names}, found {right.names}. Earth Engine does not document "

@@ -171,7 +171,7 @@ def _mask_of_output(output: Output, mask: Array, valid: Array, weight: Array, fi
 
 
 def plain(value: float, kind: PixelType | None) -> float | int:
-    """Convert a whole number of an integer type to an integer, as it is in an answer; at most the largest of 64 bits."""
+    """Convert a whole number of an integer type to an integer, as in an answer; at most the largest of 64 bits."""
     whole = kind is None or kind.precision == "int"
     return min(int(value), 2**63 - 1) if whole and value == int(value) else value
 
@@ -363,7 +363,7 @@ functions(
 
 @function("Reducer.unweighted")
 def _unweighted(reducer: Reducer) -> Reducer:
-    """Every pixel whose centre is inside counts as a whole one."""
+    """Count every pixel whose centre is inside the region fully."""
     outputs, whole = tuple(replace(output, weighted=False) for output in reducer.outputs), reducer.summary
     if whole is None:
         return replace(reducer, outputs=outputs)

@@ -48,7 +48,7 @@ CHEAP_REGIONS: Remembered[Hashable, dict[str, Value]] = Remembered()
 MOST_RECTANGLE_PIXELS = 262_144
 """`sampleRectangle` refuses more; Earth Engine's reference."""
 MOST_REGION_VALUES = 1_048_576
-"""`getRegion` refuses more; Earth Engine's reference."""
+"""`getRegion` refuses more values (Earth Engine's reference)."""
 
 
 @function("Image.reduceRegion")
@@ -204,7 +204,7 @@ class _PixelTable:
         }
 
     def classes(self, band: str) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Values of a band of integers, and the numbers of the pixels that have them; masked ones have none."""
+        """Each value of an integer band, and the numbers of its unmasked pixels with that value."""
         layer = self.layers[self.image.names.index(band)]
         values, known = layer.values[self.rows, self.columns], shown(layer.valid)[self.rows, self.columns]
         for value in np.unique(values[known]).tolist():
@@ -271,7 +271,7 @@ def _stratified_sample(
     if band.type.precision != "int":
         raise EmulatorError(
             f"Image.stratifiedSample: Expected integers in the class band, found {band.type.shown} in '{band.name}'; "
-            "cast it, for instance by toInt()."
+            "cast it, for instance with toInt()."
         )
     if len(classValues or ()) != len(classPoints or ()):
         raise EmulatorError("Image.stratifiedSample: classValues and classPoints must have the same length.")

@@ -28,7 +28,7 @@ NAME = "Image.reduceResolution"
 
 @function("Image.reduceResolution")
 def _reduce_resolution(image: Image, reducer: Reducer, bestEffort: bool, maxPixels: int) -> Image:
-    """Bands are named by the outputs of a reducer with several inputs, and as before if there is one output."""
+    """With several inputs, bands are named after the outputs; with one input and one output, bands keep their names."""
 
     def made(bands: Sequence[Band], output: Output, name: str) -> Band:
         only = replace(reducer, outputs=(output,))
@@ -55,7 +55,7 @@ def _reduce_resolution(image: Image, reducer: Reducer, bestEffort: bool, maxPixe
 
 def _reduced(bands: Sequence[Band], reducer: Reducer, grid: Grid, most: int, best_effort: bool) -> Pixels:
     home = bands[0].projection
-    if bands[0].composite:  # its own pixels, of one degree, are never read: each requested pixel is one input
+    if bands[0].composite:  # its own pixels of one degree are never read: each requested pixel is one input
         home = grid.projection
     columns, rows = _overlaps(grid, home)
     while best_effort and _count(columns) * _count(rows) > most:
@@ -68,19 +68,19 @@ def _reduced(bands: Sequence[Band], reducer: Reducer, grid: Grid, most: int, bes
         )
     if not reducer.weighted and not all(np.isin(share, (0, 1)).all() for _, share in (columns, rows)):
         raise EmulatorError(
-            f"{NAME}: an output without weights, such as a count, of pixels that are only partly covered is not emulated; "
+            f"{NAME}: an unweighted output, such as a count, of pixels that are only partly covered is not emulated; "
             "request pixels that consist of whole pixels of the image."
         )
     return _of_blocks(bands, reducer, home, columns, rows)
 
 
 def _count(axis: Axis) -> int:
-    """Most input pixels under one output pixel, along one axis."""
+    """Maximum number of input pixels under one output pixel, along one axis."""
     return int((axis[1] > 0).sum(axis=1).max())
 
 
 def _overlaps(grid: Grid, home: Projection) -> tuple[Axis, Axis]:
-    """Input pixels under each column and each row of a grid, and the share of each that is covered."""
+    """Input pixels under each column and each row of a grid, and the covered share of each."""
     asked = grid.projection
     if asked.crs != home.crs or not (asked.straight and home.straight):
         raise EmulatorError(
@@ -104,7 +104,7 @@ def _covered(edges: Float) -> Axis:
 
 
 def _of_blocks(bands: Sequence[Band], reducer: Reducer, home: Projection, columns: Axis, rows: Axis) -> Pixels:
-    """Reduce the input pixels of each output pixel, weighted by the share of it that they cover, and by their masks."""
+    """Reduce the input pixels of each output pixel, weighted by their masks and the share of it that they cover."""
     (across, width), (down, height) = columns, rows
     left, top = int(across.min()), int(down.min())
     window = Grid(home, left, top, int(across.max()) - left + 1, int(down.max()) - top + 1)
@@ -122,6 +122,6 @@ def _of_blocks(bands: Sequence[Band], reducer: Reducer, home: Projection, column
 
 
 def _stacked(blocks: NDArray[Any]) -> NDArray[Any]:
-    """Turn (row, input row, column, input column) into (input, row, column)."""
+    """Rearrange (row, input row, column, input column) to (input, row, column)."""
     height, down, width, across = blocks.shape
     return blocks.transpose(1, 3, 0, 2).reshape(down * across, height, width)

@@ -327,7 +327,7 @@ _PREPARE: dict[str, Callable[[Expression, Any], Compute]] = {
 
 
 def is_true(value: Value) -> bool:
-    """Truth of a condition: null, false, 0, NaN and empty texts, lists and dictionaries are false, all else is true."""
+    """Truth of a condition: null, false, 0, NaN and empty strings, lists and dictionaries are false, all else true."""
     if isinstance(value, float) and math.isnan(value):
         return False
     return bool(value) if isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))) else True

@@ -186,7 +186,7 @@ def stored(band: Band, grid: Grid) -> Array:
 
 
 def _typed(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Values in a type whose range they are in; the largest integer of 64 bits is 2**63 as a floating-point number."""
+    """Convert values to a type whose range contains them; as a float, the largest 64-bit integer is 2**63."""
     if dtype != np.int64:
         return values
     below = values < 2.0**63

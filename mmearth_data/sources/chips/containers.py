@@ -132,7 +132,7 @@ class _Files(_Opened, ABC):
         return digest_of(data)
 
     def is_synthetic(self, name: str) -> bool:
-        """Whether the tags of a file mark it; known once it is digested, so that it is read only once for both."""
+        """Whether the tags of a file mark it as synthetic; known once it is digested, so that it is read only once."""
         return name in self._synthetic
 
     def read(self, name: str, planes: int, axes: Axes | None) -> Raster:
@@ -354,7 +354,7 @@ class ArrayImages:
         return digest_of(f"{row.dtype.str}{row.shape}".encode(), row.tobytes())
 
     def is_synthetic(self, name: str) -> bool:
-        """Whether the file of the array is marked."""
+        """Whether the file of the array is marked as synthetic."""
         return self._array.synthetic
 
     def read(self, name: str, planes: int, axes: Axes | None) -> Raster:

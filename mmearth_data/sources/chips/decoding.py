@@ -27,7 +27,7 @@ SUFFIXES = (*PICTURES, *TIFFS, ".npy")
 MOST_PIXELS = 2**26
 """Larger images are refused before they are decoded, since a file of a few kilobytes can declare a billion pixels."""
 TAG_ITEM = re.compile(rb'<Item name="synthetic">([^<]*)</Item>')
-"""The tag as GDAL writes it, as plain text, into the tag 42112 of a TIFF (GDAL's GTiff driver, "Metadata")."""
+"""The mark as GDAL writes it, in plain text, to tag 42112 of a TIFF (GDAL's GTiff driver, "Metadata")."""
 DEEP_PNG = 24
 """Position of the bit depth in a PNG file (PNG specification, 11.2.2 IHDR)."""
 PLANES: Mapping[str, str] = {"1": "L", "L": "L", "P": "P", "I;16": "I;16", "I": "I", "F": "F"} | {

@@ -109,7 +109,7 @@ class ChipSource:
 
     @property
     def synthetic(self) -> bool:
-        """Whether tags or attributes mark an image as synthetic, as in exports of synthetic stores."""
+        """Whether tags or attributes mark any image as synthetic, as in exports of synthetic stores."""
         return any(
             self.images[at].is_synthetic(name) for chip in self.matched.chips for at, name in chip.images.items()
         )

@@ -111,7 +111,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _require_text(arguments: Mapping[str, Any]) -> None:
-    """Refuse tokens and names that are not text, on which the client would fail later."""
+    """Refuse tokens and names that are not text, with which the client would fail later."""
     for name, value in arguments.items():
         for text in value if name == "scopes" and isinstance(value, list) else (value,):
             if not isinstance(text, str | None):
@@ -140,7 +140,7 @@ def _application_default() -> Any | None:  # noqa: ANN401
 
 
 def _application_default_file() -> Path:
-    """Path of the file of application default credentials, which need not exist."""
+    """Path of the application default credentials; the file need not exist."""
     named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     return Path(named or _cloud_sdk.get_application_default_credentials_path())
 

@@ -49,7 +49,7 @@ def _server(url: str) -> tuple[SplitResult, str]:
         more = parts.username or parts.query or parts.fragment or parts.port == 0
         if parts.scheme in {"http", "https"} and parts.hostname and not more:
             return parts, parts.hostname
-    except ValueError:  # a port, an address or a name that cannot be one
+    except ValueError:  # an impossible port, address or name
         pass
     raise InputError(f"--ee-url: expected a URL such as https://HOST or http://127.0.0.1:PORT, got {url!r}.")
 

@@ -39,7 +39,7 @@ FIXES = {
 }
 """Message of a refusal (403) -> remedy."""
 LONGEST_ASKED_S = 600.0
-"""Longest wait that a Retry-After header can ask for; after a longer one, the request is sent again earlier.
+"""Longest wait that a Retry-After header can request; longer waits are shortened to it.
 
 Other clients limit it too: urllib3 2.8 to 6 hours, botocore 1.44 to a few seconds; google-api-core 2.44 ignores the header.
 """

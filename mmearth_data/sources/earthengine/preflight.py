@@ -83,7 +83,7 @@ def require_assets(
 
 
 def described(answer: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    """Check the description of an asset; raises an exception if it has no type, or its bands have no ids."""
+    """Check the description of an asset. Raises an exception if it has no type, or its bands have no ids."""
     found: dict[str, Any] = {**answer, "bands": [{"id": band["id"]} for band in answer.get("bands", ())]}
     if not isinstance(found["type"], str):
         raise ValueError(f"expected the type of an asset, got {found['type']!r}")  # noqa: TRY004 - as any other answer

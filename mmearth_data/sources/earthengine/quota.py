@@ -23,7 +23,7 @@ STORM_WINDOW, STORM_LEAST, STORM_SHARE = 40, 20, 0.5
 """A storm: at least this many recent outcomes, and at least this share of them refused as too many (429)."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0
 LOOK_S = 0.5
-"""Seconds between two looks of a waiting thread at the switch."""
+"""Interval in seconds at which a waiting thread checks the switch."""
 
 
 class Limiter(Protocol):
@@ -32,7 +32,7 @@ class Limiter(Protocol):
     Attributes
     ----------
     switch
-        Ends all waits of this process for the service, once it is set; no further request starts.
+        Once set, ends all waits of this process for the service; no further request starts.
     """
 
     switch: StopSwitch

@@ -64,7 +64,7 @@ def with_retries(
 
 
 class LongWaits:
-    """Reports long waits in the log, once for all threads that wait at the same time; see `with_retries`."""
+    """Logs long waits, once for all threads that wait at the same time; see `with_retries`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

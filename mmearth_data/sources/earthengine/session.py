@@ -91,9 +91,9 @@ class Session:
     ) -> Any:  # noqa: ANN401 - what ``decode`` returns
         """Value of an encoded expression, decoded from JSON.
 
-        Any exception that ``decode`` raises marks the answer as undecodable, and the request is retried. ``divisible`` is
-        True if the caller can ask for less, so that a request with too many aggregations is not retried unchanged. Raises
-        what `mmearth_data.sources.earthengine.failures.classify` returns, and `Stopped`.
+        If ``decode`` raises an exception, the answer counts as undecodable, and the request is retried.
+        ``divisible`` is True if the caller can request less, so that a request with too many aggregations is not
+        retried unchanged. Raises what `mmearth_data.sources.earthengine.failures.classify` returns, and `Stopped`.
         """
         compute, body = partial(self._values.compute, prettyPrint=False), request_body(expression, {})
         ask = lambda: decode(_object(self._execute(compute, body))["result"])  # noqa: E731
@@ -190,7 +190,7 @@ def request_body(expression: str, fields: Mapping[str, Any]) -> bytes:
 
 
 def _object(answer: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    """Check that an answer is an object; the client returns other text unchanged."""
+    """Check that an answer is a JSON object; the client returns any other text unchanged."""
     if not isinstance(answer, dict):
         raise ValueError(f"expected a JSON object, got {str(answer)[:80]!r}")  # noqa: TRY004 - as for any other answer
     return answer

@@ -132,7 +132,7 @@ class EarthEngineSource(OfCatalog):
         return self.ledger.to_dict()
 
     def stop(self) -> None:
-        """End all waits for the service, at once and for good; see `mmearth_data.sources.earthengine.stopping`."""
+        """End all waits for the service permanently; see `mmearth_data.sources.earthengine.stopping`."""
         self.limiter.switch.set()
 
     @contextmanager
@@ -238,7 +238,7 @@ class EarthEngineSource(OfCatalog):
         with ThreadPoolExecutor(max(1, min(len(batches), self.in_flight))) as pool:
             try:
                 found = list(pool.map(partial(self._survey_batch, again=again), batches))
-            except KeyboardInterrupt:  # it does not reach the threads of the pool, which end before the block
+            except KeyboardInterrupt:  # it does not reach the threads of the pool, which end before the block does
                 self.stop()
                 raise
         return dict(zip(questions, chain.from_iterable(found), strict=True))

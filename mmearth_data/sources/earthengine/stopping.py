@@ -1,7 +1,7 @@
 """End the waits of all threads of a source at once.
 
-A signal interrupts the main thread only. Other threads wait for the service meanwhile: for their turn, an answer or the
-next attempt, each of which may take minutes.
+A signal interrupts only the main thread. Other threads may wait for minutes: for their turn, for an answer, or
+for the next attempt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 
 
 class Stopped(MMEarthError):  # noqa: N818 - named by what happened
-    """The source was stopped, because its build ended by an error or an interruption."""
+    """The source was stopped, because its build ended with an error or was interrupted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Stopped(MMEarthError):  # noqa: N818 - named by what happened
 
 
 class StopSwitch:
-    """Waits of several threads, which raise `Stopped` as soon as it is set, and from then on."""
+    """A switch for the waits of several threads; once it is set, current and later waits raise `Stopped`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,15 +39,15 @@ class StopSwitch:
         self._awaited: set[Future[Any]] = set()
 
     def set(self) -> None:
-        """End all waits, for good."""
+        """End all waits permanently."""
         with self._lock:
             self._event.set()
             for future in self._awaited:
-                with suppress(InvalidStateError):  # it was done in the meantime
+                with suppress(InvalidStateError):  # it finished in the meantime
                     future.set_exception(Stopped())
 
     def sleep(self, seconds: float) -> None:
-        """Wait for a time."""
+        """Wait for some seconds."""
         if self._event.wait(seconds):
             raise Stopped
 
@@ -65,7 +65,7 @@ class StopSwitch:
 
 
 def in_background(work: Callable[[], Answer]) -> Future[Answer]:
-    """Run a function in a thread that can be abandoned: nothing waits for its end, not even the end of the process."""
+    """Run a function in a thread that can be abandoned: nothing waits for it, not even the process at exit."""
     future: Future[Answer] = Future()
 
     def run() -> None:

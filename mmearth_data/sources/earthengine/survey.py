@@ -243,7 +243,7 @@ class SurveyPlan:
         return out
 
     def _require_readable(self, question: Question, scene: Mapping[str, Any] | None, *, again: bool) -> None:
-        """Read a scene as it will be read later, to find out while the service can still be asked again."""
+        """Read a scene as it will be read later, to detect problems while the request can still be repeated."""
         if scene is not None:
             self.read(question.place, scene)
             if not again:

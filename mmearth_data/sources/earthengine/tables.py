@@ -66,8 +66,8 @@ def fetch_ecoregions(session: Session, asset: str, limiter: Limiter, ledger: Led
     ids = session.compute_value(Template(table.aggregate_array(ID)).fill({}), limiter, ledger, decode=_ids)
     if not ids:
         raise InputError(
-            f"Earth Engine: expected polygons with the property {ID} in the table {asset!r}, got none; name another table "
-            "with --asset eco_region=ID, or give --ecoregions FILE."
+            f"Earth Engine: expected polygons with the property {ID} in the table {asset!r}, got none; choose another "
+            "table with --asset eco_region=ID, or pass --ecoregions FILE."
         )
     page = table.filter(ee.Filter.inList(ID, hole("ids"))).select([ID, NAME])
     template = Template(page.map(lambda feature: feature.simplify(SIMPLIFY_M)))
@@ -91,7 +91,7 @@ def _ids(result: Any) -> list[Any]:  # noqa: ANN401 - JSON
 def _polygons(
     ids: list[Any], ask: Callable[[list[Any], str, Callable[[Any], _Page]], _Page]
 ) -> list[tuple[str, BaseGeometry]]:
-    """Names and outlines of the polygons with these ids, from as many requests as their size requires."""
+    """Names and outlines of the polygons with these ids, in as many requests as their size requires."""
     pages: list[_Page] = []
     try:
         while not pages or pages[-1].token:
@@ -107,7 +107,7 @@ def _polygons(
 
 
 def _page(answer: Any, token: str, missing: frozenset[Any]) -> _Page:  # noqa: ANN401 - JSON
-    """Read the page with a token. Ids that are ``missing`` before the last page must be on it."""
+    """Read the page with a token. If it is the last page, it must contain all ids that are still ``missing``."""
     from shapely.geometry import shape
 
     features, following = answer.get("features", []), answer.get("nextPageToken", "")

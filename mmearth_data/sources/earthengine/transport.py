@@ -1,7 +1,7 @@
 """HTTP for the service's client: a connection pool, a deadline, and access to headers that the client hides.
 
 A request runs in a thread of its own, because it cannot be interrupted while it looks up a host, connects or reads: the
-thread that waits for it leaves it to itself at the deadline, or when its source is stopped.
+waiting thread abandons it at the deadline, or when its source is stopped.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Exchange:
 class Transport:
     """The interface of ``httplib2.Http``, which the client requires, over a pooled session.
 
-    The client's own has 10 ``connections``, and no ``timeout_s``: seconds that a request may take, from the connection to
-    the last byte of its answer.
+    ``timeout_s`` limits the seconds of a request, from the connection to the last byte of its answer. The client's own
+    transport has 10 ``connections`` and no such limit.
     """
 
     def __init__(self, connections: int, timeout_s: float) -> None:
@@ -91,7 +91,7 @@ class Transport:
         """
         exchange = self._seen.exchange = Exchange(sent_bytes=len(body or ""))
         switch: StopSwitch = getattr(self._seen, "switch", None) or StopSwitch()
-        # The timeout of the connection ends the thread of a request that is abandoned.
+        # The timeout of the connection ends the thread of an abandoned request.
         ask = partial(self._session.request, method, uri, data=body, headers=headers, timeout=self.timeout_s)
         try:
             answer = switch.result(in_background(ask), self.timeout_s)

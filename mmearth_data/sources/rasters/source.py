@@ -122,7 +122,7 @@ class RasterSource(OfCatalog):
 
     @property
     def synthetic(self) -> bool:
-        """Whether tags mark a file as synthetic, as in exports of synthetic stores."""
+        """Whether tags mark any file as synthetic, as in exports of synthetic stores."""
         return any(file.synthetic for site in self.sites for file in site.files)
 
     def identity(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def storage_at(path: str | Path | StoreUrl) -> Storage:
 
 
 def _is_possible(path: str | PathLike[str]) -> bool:
-    """Whether the system could have such a path: it is not too long, and has no NUL."""
+    """Whether the system allows such a path: it is not too long, and contains no NUL."""
     try:
         os.lstat(path)
     except ValueError:

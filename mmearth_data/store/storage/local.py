@@ -202,12 +202,12 @@ class LocalStorage:
         return f"{self.root}: expected an MMEarth store, got a folder without zarr.json; check the path."
 
     def remove(self) -> None:
-        """Remove all objects and the folders in the root, which itself may be a link or a mount point and remains."""
+        """Remove all objects and folders in the root, but not the root itself, which may be a link or a mount point."""
         for entry in sorted(self.root.iterdir(), key=lambda entry: entry.name == LEDGER):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def unmake(self) -> None:
-        """Remove the folder if it is empty and neither a link nor a mount point."""
+        """Remove the folder if it is empty, and not a link or a mount point."""
         with suppress(OSError):
             self.root.rmdir()
 

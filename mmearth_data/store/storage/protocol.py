@@ -131,11 +131,11 @@ class Storage(Protocol):
         ...
 
     def remove(self) -> None:
-        """Remove all objects, those of `LEDGER` last, so that no other command starts before."""
+        """Remove all objects, those of `LEDGER` last, so that no other command starts earlier."""
         ...
 
     def unmake(self) -> None:
-        """Remove the folder, where there are folders, if it is empty and neither a link nor a mount point."""
+        """Remove the folder, if the storage has folders and this one is empty, and not a link or a mount point."""
         ...
 
     def discard_staged(self) -> None:

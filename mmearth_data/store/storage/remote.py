@@ -55,7 +55,7 @@ REFUSALS = ("status code: 401", "status code: 403")
 """Texts of a refused listing, which obstore does not distinguish from other failures."""
 STORES: dict[str, type[S3Store | GCSStore | AzureStore]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]*")
-"""Names of buckets and of Azure's containers, with some to spare; other characters would change the request's URL."""
+"""Superset of the names of buckets and Azure containers; other characters would change the request's URL."""
 UNSENT = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
 """What obstore cannot send as part of a key: empty parts, dots alone, and control characters."""
 
@@ -66,13 +66,13 @@ class RemoteStorage:
     Parameters
     ----------
     url
-        ``s3://bucket/path``, ``gs://...`` or ``az://...``. The path is the beginning of the keys, character by character,
-        as for ``aws s3 cp``: ``#``, ``?`` and ``%`` have no meaning of their own.
+        ``s3://bucket/path``, ``gs://...`` or ``az://...``. The path is the literal prefix of the keys, as for
+        ``aws s3 cp``: ``#``, ``?`` and ``%`` have no special meaning.
 
     Raises
     ------
     InputError
-        For the name of a bucket, or a path, that cannot be sent unchanged.
+        If the name of the bucket, or the path, cannot be sent unchanged.
     """
 
     far = True
@@ -84,7 +84,7 @@ class RemoteStorage:
         if not BUCKET.fullmatch(self._name) or (self._prefix and UNSENT.search(self._prefix)):
             raise InputError(
                 f"{shown(url)}: expected s3://BUCKET/PATH (or gs://, az://) with the name of a bucket and a path without "
-                "empty parts, '.', '..' and control characters; correct it."
+                "empty parts, '.', '..' or control characters; correct it."
             )
 
     def __reduce__(self) -> tuple[Any, ...]:

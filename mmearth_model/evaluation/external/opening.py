@@ -186,7 +186,7 @@ def _made(text: str, factory: Callable[..., Any], description: EncoderDescriptio
 def _load_weights(module: nn.Module, file: Path, text: str) -> None:
     """Load weights into a module, by name. Raises `FileInputError` if names, shapes or values do not fit."""
     tensors, _ = read_foreign(file)
-    check_numbers(file, tensors, infinite=True)  # masks of attention are
+    check_numbers(file, tensors, infinite=True)  # attention masks are infinite
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
