@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import pytest
 import requests
 from append_making import write_ecoregions
 from click.testing import CliRunner
+from store_making import digests
 
 from mmearth_data import open_store
 from mmearth_data.catalog.entries import load_catalog
@@ -477,3 +479,29 @@ def test_a_build_that_delivers_no_tile_fails_and_says_why(between: Between, ecor
     assert "no tile was delivered" in done.stderr
     assert "sentinel2_missing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_store_is_repaired_over_the_connection_that_the_options_name(
+    between: Between, ecoregions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store does not record how the service is reached; every option that the message names is one of the command."""
+    for name in ("EARTHENGINE_PROJECT", "GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = tmp_path / "s.zarr"
+    assert command(between, ecoregions, out, "--modalities", "sentinel2,era5").exit_code == 0
+    before = digests(out)
+    shard = next(path for path in sorted((out / "sentinel2" / "c").rglob("*")) if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:-3])
+    words = ["verify", str(out), "--repair", "--ecoregions", str(ecoregions)]
+    close_session()
+    refused = CliRunner().invoke(cli, words)
+    assert refused.exit_code == 2
+    remedies = refused.stderr.partition("A new store")[0]
+    options = {name for parameter in cli.commands["verify"].params for name in parameter.opts}
+    assert set(re.findall(r"--[a-z-]+", remedies)) - {"--quiet"} <= options
+    assert "--service-account" in remedies
+    assert digests(out) != before
+    repaired = CliRunner().invoke(cli, [*words, "--ee-url", between.url])
+    assert repaired.exit_code == 0, repaired.stderr
+    assert digests(out) == before

@@ -25,16 +25,16 @@ SCOPES = [f"https://www.googleapis.com/auth/{scope}" for scope in ("earthengine"
 GOOGLE_MACHINE = ("K_SERVICE", "GCE_METADATA_HOST", "GCE_METADATA_IP", "KUBERNETES_SERVICE_HOST")
 """Environment variables of Google's machines, which may provide an account; elsewhere, the search takes 9 seconds."""
 HOW_TO_SIGN_IN = (
-    "Expected credentials for Earth Engine, found none. Without an account, build from the synthetic planet: "
-    "--source synthetic, or --recipe demo. With one: "
+    "Expected credentials for Earth Engine, found none: "
     "(1) run `earthengine authenticate`; "
     "(2) run `gcloud auth application-default login`, or point GOOGLE_APPLICATION_CREDENTIALS to a key file; "
-    "(3) --service-account KEY.json."
+    "(3) --service-account KEY.json. "
+    "A new store needs no account with --source synthetic, or --recipe demo."
 )
 HOW_TO_NAME_A_PROJECT = (
     "Expected a Cloud project that is registered for Earth Engine, found none: "
     "--ee-project ID, or set EARTHENGINE_PROJECT or GOOGLE_CLOUD_PROJECT. "
-    "Without an account, build from the synthetic planet: --source synthetic, or --recipe demo."
+    "A new store needs no account with --source synthetic, or --recipe demo."
 )
 
 
