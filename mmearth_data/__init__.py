@@ -27,7 +27,7 @@ from mmearth_data.resources import cache_folder, resource_path
 if TYPE_CHECKING:
     from mmearth_data.api import build, export, import_hdf5, merge, subset
     from mmearth_data.browse.server import Browser
-    from mmearth_data.build_fields import BuildFields
+    from mmearth_data.build_fields import BuildFields, SourceFields
     from mmearth_data.building.cluster import connect
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.prepare import PreparedBuild, draw_sample, prepare
@@ -167,7 +167,7 @@ __version__ = version("mmearth")
 _MODULES = {
     "api": "build export import_hdf5 merge subset",
     "browse.server": "Browser",
-    "build_fields": "BuildFields",
+    "build_fields": "BuildFields SourceFields",
     "building.cluster": "connect",
     "building.executor": "Progress",
     "building.prepare": "PreparedBuild draw_sample prepare",
@@ -306,6 +306,7 @@ __all__ = [
     "Siblings",
     "Sidebar",
     "Slot",
+    "SourceFields",
     "Status",
     "Store",
     "StoreDamaged",

@@ -24,6 +24,7 @@ from mmearth_data import (
     Number,
     Pair,
     PathOrUrl,
+    SourceFields,
     StoreDamaged,
     __version__,
     check_output,
@@ -529,23 +530,23 @@ def browse(store: Path | None, port: int, embeddings: Path | None, open_page: bo
     FILE,
     name="catalog_dir",
 )
+@field_options(SourceFields, without=("source", "latency_s", "eecu_per_tile"))
 @JSON
-def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bool, **files: Any) -> None:
+def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bool, **inputs: Any) -> None:
     """Check every file of a store.
 
-    Files are checked against the store's own records. The exit code is 1 if damage was found and not repaired.
+    Files are checked against the store's own records. The exit code is 1 if damage was found and not repaired. The
+    options of Earth Engine are for --repair, too: they say how it is reached, and the recipe says what is read.
     """
     from mmearth_data import repair as repair_store
     from mmearth_data import verify as verify_store
 
     if not mend:
-        refuse_unused(
-            "without --repair", "source", "ecoregions", "tiles_file", "polygons", "labels_file", "catalog_dir"
-        )
+        refuse_unused("without --repair", "catalog_dir", *inputs)
     path = store or _only_store()
     if mend:
         with _progress(f"Repairing {path}") as progress:
-            report = repair_store(path, report=progress, catalog=_catalog(catalog_dir), **files)
+            report = repair_store(path, report=progress, catalog=_catalog(catalog_dir), **inputs)
     else:
         from mmearth_data import meter
 

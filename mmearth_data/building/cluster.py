@@ -14,8 +14,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import dask
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, Security, as_completed
 from distributed.comm.core import CommClosedError
+from distributed.comm.core import connect as open_connection
+from distributed.utils import LoopRunner
 
 from mmearth_data.building.quota import Quota, QuotaPlugin, SharedLimiter
 from mmearth_data.building.worker import SHARDS_AT_ONCE, ShardReport, ShardWorker
@@ -156,6 +158,7 @@ def connect(address: str) -> Iterator[Client]:
     """
     _quiet()
     try:
+        LoopRunner(asynchronous=False).run_sync(_greet, address)
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
@@ -164,6 +167,12 @@ def connect(address: str) -> Iterator[Client]:
         ) from error
     with closing(client):
         yield client
+
+
+async def _greet(address: str) -> None:
+    """Connect, and leave again: a client that cannot connect ends in a traceback and a minute of waiting at exit."""
+    there = await open_connection(address, timeout=CONNECT_S, **Security().get_connection_args("client"))
+    await there.close()
 
 
 @contextmanager

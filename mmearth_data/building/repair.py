@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.build_fields import BuildFields
 from mmearth_data.building.build import inputs_of_store, rebuild
 from mmearth_data.errors import InputError, StoreDamaged
-from mmearth_data.recipes import FILES, SOURCE_FORMS, file_digest, make_recipe
+from mmearth_data.fields import fields_of
+from mmearth_data.recipes import FILES, SERVICE, SOURCE_FORMS, file_digest, make_recipe
 from mmearth_data.sources.opening import with_size
 from mmearth_data.store.commits import commit_key
 from mmearth_data.store.root import Root, read_root
@@ -30,7 +32,7 @@ WITH_FILE = frozenset(form.partition(":")[0] for form in SOURCE_FORMS if ":" in 
 """Sources that need a file to describe them."""
 
 
-def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None, **files: Any) -> VerifyReport:
+def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None, **inputs: Any) -> VerifyReport:
     """Rebuild the damaged parts of a store from its recipe.
 
     Damaged shards are read from the source again. Metadata, 1-D arrays, statistics and tables are rewritten from the
@@ -43,10 +45,11 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
         The store.
     report
         Called with the progress.
-    **files
+    **inputs
         Files that the store was built with, by recipe field (``source="rasters:FILE"``, ``ecoregions``,
         ``tiles_file``, ``polygons``, ``labels_file``), because a store contains only their digests. Also ``catalog``,
-        if the store was built with one.
+        if the store was built with one, and how Earth Engine is reached (``ee_project``, ``ee_url``, ``service_account``
+        and so on), which a store does not contain.
 
     Returns
     -------
@@ -70,10 +73,11 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
             return found
         root = _root_of(objects, found)
         _refuse_made_otherwise(path, root, found)
-        recipe = with_size(_recipe_of(path, root, files), files.get("catalog"))
-        inputs = inputs_of_store(path, root.attributes, recipe, files.get("catalog"))
+        catalog = inputs.get("catalog")
+        recipe = with_size(_recipe_of(path, root, inputs), catalog)
+        opened = inputs_of_store(path, root.attributes, recipe, catalog)
         reopen(path, found)
-        rebuild(work, recipe, inputs, report or ignore)
+        rebuild(work, recipe, opened, report or ignore)
     return verify(path)
 
 
@@ -120,10 +124,12 @@ def _refuse_made_otherwise(path: str | Path, root: Root, report: VerifyReport) -
         )
 
 
-def _recipe_of(path: str | Path, root: Root, files: Mapping[str, Any]) -> BuildRecipe:
-    """Recipe of a store, completed with the given files."""
+def _recipe_of(path: str | Path, root: Root, inputs: Mapping[str, Any]) -> BuildRecipe:
+    """Recipe of a store, completed with what it does not contain."""
     stored, source = root.attributes["recipe"], root.attributes["source"]["name"]
-    given = {name: value for name, value in files.items() if name != "catalog" and value is not None}
+    given = {name: value for name, value in inputs.items() if name != "catalog" and value is not None}
+    if source != "earthengine":
+        _refuse_connection(path, source, given)
     _refuse_bad(path, stored, given)
     if source in WITH_FILE and "source" not in given:
         raise _missing(path, "source", f"--source {source}:FILE.yaml")
@@ -133,9 +139,18 @@ def _recipe_of(path: str | Path, root: Root, files: Mapping[str, Any]) -> BuildR
     return make_recipe(None, {"source": source, **kept, **given}).with_given(given)
 
 
+def _refuse_connection(path: str | Path, source: str, given: Mapping[str, Any]) -> None:
+    """Refuse options of a service that the source of the store does not use."""
+    for name in sorted(given.keys() & SERVICE):
+        raise InputError(
+            f"{path}: expected no {_flag(name)}, since the store was built from the source {source}, which sends no "
+            "requests; leave it out."
+        )
+
+
 def _refuse_bad(path: str | Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse files that cannot be read, files that the store was built without, and a source that does not exist."""
-    for name in sorted(given.keys() - {"source"}):
+    for name in sorted(given.keys() - {"source"} - SERVICE):
         if stored.get("labels" if name == "labels_file" else name) is None:
             raise InputError(
                 f"{path}: expected only files that the store was built with, got {_flag(name)}; leave it out."
@@ -147,7 +162,7 @@ def _refuse_bad(path: str | Path, stored: Mapping[str, Any], given: Mapping[str,
 
 def _flag(name: str) -> str:
     """Command-line option of a recipe field."""
-    return f"--{name.replace('_', '-')}"
+    return fields_of(BuildFields)[name].flag
 
 
 def _missing(path: str | Path, what: str, option: str) -> InputError:

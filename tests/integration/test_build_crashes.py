@@ -245,6 +245,27 @@ def build_with_a_dropped_scheduler(store: Path, address: str, processes: list[su
     return log
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8787", "tcp://127.0.0.1:port"])
+def test_an_address_that_no_scheduler_has_is_refused_in_one_line_at_once(address: str, tmp_path: Path) -> None:
+    """The page of a scheduler has such an address. A client that cannot connect would wait for a minute at exit."""
+    words = ["build", "--recipe", "demo", "--tiles", "4", "--tile-size", "16", "--out", str(tmp_path / "s.zarr")]
+    program = [
+        sys.executable,
+        "-c",
+        "from mmearth_data.cli import cli\ncli()",
+        *words,
+        "--scheduler",
+        address,
+        "--quiet",
+    ]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=45, env=ENVIRONMENT)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: --scheduler: expected the address of a running Dask scheduler")
+    assert address in line
+    assert not (tmp_path / "s.zarr").exists()
+
+
 @pytest.mark.parametrize("share", [0.65, 0.97])
 def test_a_full_disk(share: float, tmp_path: Path, whole: Path, reference: dict[str, str]) -> None:
     used = sum(-(-file.stat().st_size // 4096) * 4 for file in whole.rglob("*") if file.is_file())

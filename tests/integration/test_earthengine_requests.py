@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -28,6 +29,7 @@ import pytest
 import requests
 from append_making import write_ecoregions
 from click.testing import CliRunner
+from store_making import digests
 
 from mmearth_data import open_store, verify
 from mmearth_data.catalog.entries import load_catalog
@@ -769,3 +771,29 @@ def test_a_build_that_waits_for_the_service_ends_soon_after_a_signal_and_resumes
     assert committed.items() <= files_of(out / "_commits").items(), "what is committed is kept"
     assert verify(out).problems == ()
     assert files_of(out) == files_of(undisturbed)
+
+
+def test_a_store_is_repaired_over_the_connection_that_the_options_name(
+    between: Between, ecoregions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store does not record how the service is reached; every option that the message names is one of the command."""
+    for name in ("EARTHENGINE_PROJECT", "GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = tmp_path / "s.zarr"
+    assert command(between, ecoregions, out, "--modalities", "sentinel2,era5").exit_code == 0
+    before = digests(out)
+    shard = next(path for path in sorted((out / "sentinel2" / "c").rglob("*")) if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:-3])
+    words = ["verify", str(out), "--repair", "--ecoregions", str(ecoregions)]
+    close_session()
+    refused = CliRunner().invoke(cli, words)
+    assert refused.exit_code == 2
+    remedies = refused.stderr.partition("A new store")[0]
+    options = {name for parameter in cli.commands["verify"].params for name in parameter.opts}
+    assert set(re.findall(r"--[a-z-]+", remedies)) - {"--quiet"} <= options
+    assert "--service-account" in remedies
+    assert digests(out) != before
+    repaired = CliRunner().invoke(cli, [*words, "--ee-url", between.url])
+    assert repaired.exit_code == 0, repaired.stderr
+    assert digests(out) == before

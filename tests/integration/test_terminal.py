@@ -290,5 +290,5 @@ def test_a_build_without_an_account_says_how_to_do_without(tmp_path: Path, monke
     result = CliRunner().invoke(data_cli, ["build", "--quiet"])
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
-    assert "Without an account, build from the synthetic planet: --source synthetic" in line
+    assert "A new store needs no account with --source synthetic" in line
     assert list(tmp_path.iterdir()) == []

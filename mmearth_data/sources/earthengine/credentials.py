@@ -31,16 +31,16 @@ GOOGLE_MACHINE = ("K_SERVICE", "GCE_METADATA_HOST", "GCE_METADATA_IP", "KUBERNET
 UNUSABLE = (ValueError, TypeError, AttributeError, KeyError, google.auth.exceptions.GoogleAuthError)
 """What google-auth raises for files that are not credentials."""
 WAYS = (
-    "Without an account, build from the synthetic planet: --source synthetic, or --recipe demo. With one: "
     "(1) run `earthengine authenticate`; "
     "(2) run `gcloud auth application-default login`, or point GOOGLE_APPLICATION_CREDENTIALS to a key file; "
-    "(3) --service-account KEY.json."
+    "(3) --service-account KEY.json. "
+    "A new store needs no account with --source synthetic, or --recipe demo."
 )
-HOW_TO_SIGN_IN = f"Expected credentials for Earth Engine, found none. {WAYS}"
+HOW_TO_SIGN_IN = f"Expected credentials for Earth Engine, found none: {WAYS}"
 HOW_TO_NAME_A_PROJECT = (
     "Expected a Cloud project that is registered for Earth Engine, found none: "
     "--ee-project ID, or set EARTHENGINE_PROJECT or GOOGLE_CLOUD_PROJECT. "
-    "Without an account, build from the synthetic planet: --source synthetic, or --recipe demo."
+    "A new store needs no account with --source synthetic, or --recipe demo."
 )
 
 

@@ -92,7 +92,7 @@ def access_refused(what: str, fix: str) -> AccessRefused:
     """Error that stops a build, with its remedy."""
     return AccessRefused(
         f"Earth Engine: {what.rstrip('.')}. To continue, {fix}; then run the same command again. "
-        "Without an account: --source synthetic."
+        "A new store needs no account with --source synthetic."
     )
 
 

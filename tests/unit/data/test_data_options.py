@@ -189,19 +189,38 @@ def sampling(file_base: tuple[str, ...], look: Any) -> dict[str, list[Witness]]:
     }
 
 
+SERVICE_VALUES = {
+    "--ee-project": "mine",
+    "--service-account": "points.csv",
+    "--ee-endpoint": "standard",
+    "--ee-url": "http://127.0.0.1:9",
+    "--in-flight": "3",
+    "--per-second": "7",
+    "--restricted-in-flight": "2",
+    "--request-timeout": "5",
+}
+
+
 def service(command: tuple[str, ...]) -> dict[str, list[Witness]]:
     """Witnesses of the options that say how Earth Engine is reached."""
-    values = {
-        "--ee-project": "mine",
-        "--service-account": "points.csv",
-        "--ee-endpoint": "standard",
-        "--ee-url": "http://127.0.0.1:9",
-        "--in-flight": "3",
-        "--per-second": "7",
-        "--restricted-in-flight": "2",
-        "--request-timeout": "5",
+    return {option: [Chosen(command, (option, value), session)] for option, value in SERVICE_VALUES.items()}
+
+
+def service_of_repair() -> dict[str, list[Witness]]:
+    """Witnesses of the same options of a repair, of which a store of another source makes no use."""
+    base = (*REPAIR, "--ecoregions", "eco.gpkg")
+    return {
+        option: [
+            Refused(("verify", "a.zarr", option, value)),
+            Refused((*base, option, value)),
+            Elsewhere(
+                "integration/test_earthengine_requests.py",
+                "test_a_store_is_repaired_over_the_connection_that_the_options_name",
+                "--ee-url",
+            ),
+        ]
+        for option, value in SERVICE_VALUES.items()
     }
-    return {option: [Chosen(command, (option, value), session)] for option, value in values.items()}
 
 
 WITNESSES: dict[str, dict[str, list[Witness]]] = {
@@ -398,6 +417,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--json": [Followed(("inspect", "a.zarr"), ("--json",), is_json)],
     },
     "verify": {
+        **service_of_repair(),
         "--repair": [Followed(("verify", "damaged.zarr"), ("--repair", "--ecoregions", "eco.gpkg"), printed)],
         "--source": [
             Refused(("verify", "a.zarr", "--source", "rasters:x.yaml")),
