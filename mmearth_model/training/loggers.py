@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import uuid
 from typing import TYPE_CHECKING
 
-from mmearth_data import InputError
+from mmearth_data import InputError, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from lightning.pytorch.loggers import Logger
 
-    from mmearth_model.training.runs import Run
+WANDB_ID = "wandb-id.txt"
 
 
 def check_loggers(names: Sequence[str]) -> None:
@@ -22,21 +24,29 @@ def check_loggers(names: Sequence[str]) -> None:
             raise InputError(f"--logger {name}: expected the library {name}, got none installed; pip install {name}.")
 
 
-def open_loggers(names: Sequence[str], run: Run, first_step: int) -> list[Logger]:
-    """Open loggers of a run that continues after a step; W&B follows its own environment (``WANDB_MODE=offline``).
+def open_loggers(names: Sequence[str], run: Path, first_step: int) -> list[Logger]:
+    """Open loggers that write into the folder of a run that continues after a step.
 
-    W&B ignores steps that it already has; a resumed run computes the same values for them.
+    W&B follows its own environment (``WANDB_MODE=offline``). It ignores steps that it already has; a resumed run
+    computes the same values for them.
     """
     from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
     opened: list[Logger] = []
     for name in dict.fromkeys(names):
-        folder = str(run.folder)
         if name == "tensorboard":
-            opened.append(TensorBoardLogger(folder, name, version="", purge_step=first_step + 1))
+            opened.append(TensorBoardLogger(str(run), name, version="", purge_step=first_step + 1))
         else:
-            opened.append(WandbLogger(run.folder.name, folder, project="mmearth", id=run.id, resume="allow"))
+            opened.append(WandbLogger(run.name, str(run), project="mmearth", id=wandb_id(run), resume="allow"))
     return opened
+
+
+def wandb_id(run: Path) -> str:
+    """Id by which W&B knows a run, which no other run has; for runs of earlier versions, the name of its folder."""
+    file = run / WANDB_ID
+    if not file.is_file():
+        write_text(file, run.name if (run / "wandb").is_dir() else uuid.uuid4().hex)
+    return file.read_text(encoding="utf-8")
 
 
 def close_loggers(loggers: Sequence[Logger]) -> None:

@@ -207,7 +207,7 @@ class Recorder(Callback):
         self.stop.listen()
         if self.ranks.first:
             self.table.rewind(self.first_step)
-            self.loggers = open_loggers(self.plan.recipe.loggers, self.run, self.first_step)
+            self.loggers = open_loggers(self.plan.recipe.loggers, self.run.folder, self.first_step)
         self.begin = time.perf_counter()
 
     def on_train_batch_end(

@@ -2,7 +2,7 @@
 
 ::
 
-    RUN/run.json                 recipe and store, which must not change when the run is continued, and an id
+    RUN/run.json                 recipe and store, which must not change when the run is continued
     RUN/.claim                   the process that trains it, until it ends
     RUN/log.csv                  losses and learning rate, one row per 50 steps or epoch
     RUN/step-00001200/           the checkpoint (see `mmearth_model.weights.checkpoints`); state/ in it continues the run
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -102,15 +101,9 @@ class Run:
                     "again, or choose another --out."
                 )
             if not (self.folder / RUN_FILE).exists():
-                record = {"format": FORMAT, "id": uuid.uuid4().hex, **identity}
-                write_text(self.folder / RUN_FILE, json.dumps(record, indent=2) + "\n")
+                write_text(self.folder / RUN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2) + "\n")
             remove_partial(self.folder)
             yield
-
-    @property
-    def id(self) -> str:
-        """Unique name of the run; for runs of earlier versions, the name of its folder."""
-        return str(_read_record(self.folder / RUN_FILE).get("id", self.folder.name))
 
     def latest(self) -> Path | None:
         """Find the last complete checkpoint, if there is one."""

@@ -13,6 +13,7 @@ import pytest
 
 from mmearth_data import FileInputError, InputError
 from mmearth_model.training.log import read_log
+from mmearth_model.training.loggers import wandb_id
 from mmearth_model.training.recipe import TRAIN_RECIPES, make_recipe
 from mmearth_model.training.runs import Run, RunTaken
 from mmearth_model.weights.checkpoints import checkpoints_of
@@ -109,19 +110,16 @@ def test_a_run_is_continued_by_the_same_recipe_only(tmp_path: Path) -> None:
         Run.check(tmp_path / "run", other)
 
 
-def test_runs_in_folders_of_one_name_have_different_ids(tmp_path: Path) -> None:
-    """W&B knows runs by them: all runs of an experiment are in folders called pretrain."""
-    runs = [Run(tmp_path / part / "pretrain") for part in "ab"]
-    for run in (*runs, *runs):
-        with run.hold(IDENTITY, None):
-            pass
-    assert len({run.id for run in runs}) == 2
-    record = json.loads((runs[0].folder / "run.json").read_text())
-    (runs[1].folder / "run.json").write_text(json.dumps(record))
-    assert runs[1].id == runs[0].id == record.pop("id"), "a run keeps its id when it is moved"
-    (runs[0].folder / "run.json").write_text(json.dumps(record))
-    assert runs[0].id == "pretrain", "as in earlier versions"
-    Run.check(runs[0].folder, IDENTITY)
+def test_wandb_knows_runs_in_folders_of_one_name_apart(tmp_path: Path) -> None:
+    """All runs of an experiment are in folders called pretrain."""
+    one, two, old = (tmp_path / part / "pretrain" for part in ("one", "two", "old"))
+    (old / "wandb").mkdir(parents=True)  # of an earlier version, which used the name
+    ids = [wandb_id(run) for run in (one, two, old)]
+    assert len(set(ids)) == 3
+    assert ids[2] == "pretrain"
+    (one / "wandb").mkdir()
+    moved = one.rename(tmp_path / "moved")
+    assert [wandb_id(run) for run in (moved, two, old)] == ids, "a run keeps its id"
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
