@@ -160,7 +160,16 @@ if TYPE_CHECKING:
     from mmearth_data.terminal.progress import Meter, meter
     from mmearth_data.terminal.tables import FittedTable, NamedValues, Paragraphs, TableColumn, wrapped_path
     from mmearth_data.terminal.volume import is_quiet
-    from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of, short_path
+    from mmearth_data.words import (
+        closest,
+        describe_os_error,
+        did_you_mean,
+        is_there,
+        os_problem,
+        reason_of,
+        shell_path,
+        short_path,
+    )
 
 __version__ = version("mmearth")
 
@@ -229,7 +238,7 @@ _MODULES = {
     "terminal.progress": "Meter meter",
     "terminal.tables": "FittedTable NamedValues Paragraphs TableColumn wrapped_path",
     "terminal.volume": "is_quiet",
-    "words": "closest describe_os_error did_you_mean is_there os_problem reason_of short_path",
+    "words": "closest describe_os_error did_you_mean is_there os_problem reason_of shell_path short_path",
 }
 """Module -> the public names that it defines."""
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -406,6 +415,7 @@ __all__ = [
     "resource_path",
     "sample_map",
     "scale_of",
+    "shell_path",
     "short_path",
     "staged_array",
     "staged_file",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shlex
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -35,6 +34,7 @@ from mmearth_data import (
     is_quiet,
     option,
     refuse_unused,
+    shell_path,
     short_path,
 )
 
@@ -616,9 +616,7 @@ def _tell_store(store: Store, *, as_json: bool) -> None:
     synthetic = "synthetic " if store.synthetic else ""
     path = short_path(store.path)
     cells = f" of {store.layout.tiles} cells" if store.overlap_px is not None else ""
-    click.echo(
-        f"{path}: {len(store)} {synthetic}tiles{cells}. Inspect it: mmearth-data inspect {shlex.quote(str(path))}"
-    )
+    click.echo(f"{path}: {len(store)} {synthetic}tiles{cells}. Inspect it: mmearth-data inspect {shell_path(path)}")
     if cells and len(store) < store.layout.tiles:
         click.echo(f"{store.layout.tiles - len(store)} cells are empty; rejected.parquet lists the reasons.")
 

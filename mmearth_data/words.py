@@ -6,6 +6,7 @@ import difflib
 import errno
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,6 +157,18 @@ def short_path(path: str | Path) -> str:
     """
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path) != here and Path(path).is_relative_to(here) else str(path)
+
+
+def shell_path(path: str | Path) -> str:
+    """Path as an argument of a command that users can copy: quoted, and never like an option.
+
+    Examples
+    --------
+    >>> shell_path("my store.zarr"), shell_path("-lead.zarr")
+    ("'my store.zarr'", './-lead.zarr')
+    """
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def format_bytes(count: int) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmearth_data import MMEarthError, check_output, field_options, option, refuse_unused, short_path
+from mmearth_data import MMEarthError, check_output, field_options, option, refuse_unused, shell_path, short_path
 from mmearth_model.cli.opening import store_at
 from mmearth_model.cli.options import DEVICE, FILE, FOLDER, JSON, OUTPUT, THREADS, WHAT, command
 from mmearth_model.cli.output import print_rich, say
@@ -98,7 +97,7 @@ def pretrain(
         click.echo(json.dumps({"run": str(target), "checkpoint": short_path(checkpoint)}))
         return
     click.echo(f"{short_path(checkpoint)}: trained. Losses: {target}/log.csv.")
-    click.echo(f"Probe it: mmearth-train evaluate {shlex.quote(str(target))} --task store:MODALITY")
+    click.echo(f"Probe it: mmearth-train evaluate {shell_path(target)} --task store:MODALITY")
 
 
 def recipe_of(base: str, options: dict[str, Any]) -> TrainRecipe:

@@ -8,7 +8,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data import InputError, is_there, short_path
+from mmearth_data import InputError, is_there, shell_path, short_path
 from mmearth_model.published import compare
 from mmearth_model.report.results import (
     EXPERIMENT_FILE,
@@ -162,7 +162,7 @@ def _refusal(path: Path) -> str:
     if path.name.startswith(STEP_PREFIX) and is_run(path.parent):
         return f"{expected} a checkpoint; give {path.parent}."
     if (path / STORE_FILE).is_file():
-        return f"{expected} a Zarr folder; for a store: mmearth-data inspect {path} --html FILE."
+        return f"{expected} a Zarr folder; for a store: mmearth-data inspect {shell_path(path)} --html FILE."
     if path.is_dir():
         return f"{expected} a folder without these; give the folder of --out."
     return f"{expected} {'a file' if is_there(path) else 'nothing there'}; give the folder of --out."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,15 @@ def test_verify_finds_a_flipped_byte(terramesh: Path, tmp_path: Path) -> None:
 def test_inspect_finds_the_one_store_of_the_folder(terramesh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(terramesh.parent)
     assert json.loads(call("inspect", "--json").stdout)["tiles"]
+
+
+@pytest.mark.parametrize("name", ["-lead.zarr", "my store#1.zarr"])
+def test_the_command_that_a_build_prints_can_be_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    built = call("build", "--recipe", "demo", "--tiles", 4, "--tile-size", 16, f"--out={name}")
+    program, *words = shlex.split(built.stdout.partition("Inspect it: ")[2])
+    assert program == "mmearth-data"
+    assert json.loads(call(*words, "--json").stdout)["tiles"]
 
 
 # ---------------------------------------------------------------- bad input
