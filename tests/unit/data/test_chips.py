@@ -582,11 +582,11 @@ def test_a_picture_that_claims_too_many_pixels_is_not_decoded(tmp_path: Path) ->
 def test_images_that_are_marked_as_synthetic_make_the_store_synthetic(
     kind: str, tag: str | None, synthetic: bool, tmp_path: Path
 ) -> None:
-    """One of them suffices, even the second layer's; HDF5 exports are marked by an attribute of the file."""
+    """One of them suffices; HDF5 exports are marked by an attribute of the file."""
     folder, tags = tmp_path / "images", {} if tag is None else {"synthetic": tag}
     for at in range(2):
         values = np.moveaxis(picture(at), -1, 0)
-        write_tif(folder / f"{at}.tif", values, crs=None, transform=None, tags=tags if at else {})
+        write_tif(folder / f"{at}.tif", values, tags=tags if at else {})
     if kind == "zip":
         write_zip(tmp_path / "images.zip", {path.name: path.read_bytes() for path in folder.iterdir()})
     with h5py.File(tmp_path / "images.h5", "w") as file:
