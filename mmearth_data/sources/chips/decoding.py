@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import threading
+from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +16,7 @@ from mmearth_data.rasterfile import Raster, marks_synthetic, open_raster, read_r
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -28,6 +30,8 @@ MOST_PIXELS = 2**26
 """Larger images are refused before they are decoded, since a file of a few kilobytes can declare a billion pixels."""
 TAG_ITEM = re.compile(rb'<Item name="synthetic">([^<]*)</Item>')
 """The mark as GDAL writes it, in plain text, to tag 42112 of a TIFF (GDAL's GTiff driver, "Metadata")."""
+FILTERS = threading.Lock()
+"""Held while Python's filters of warnings, which belong to the whole process, are changed."""
 DEEP_PNG = 24
 """Position of the bit depth in a PNG file (PNG specification, 11.2.2 IHDR)."""
 PLANES: Mapping[str, str] = {"1": "L", "L": "L", "P": "P", "I;16": "I;16", "I": "I", "F": "F"} | {
@@ -138,20 +142,27 @@ def is_marked_synthetic(data: bytes, name: str) -> bool:
     return item is not None and marks_synthetic({"synthetic": item[1].decode("ascii", "replace")})
 
 
-def _with_gdal(data: bytes, name: str) -> Raster:
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence rasterio's warning about files without a grid, for one thread at a time: all share Python's filters."""
     import warnings
 
     from rasterio.errors import NotGeoreferencedWarning
+
+    with FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def _with_gdal(data: bytes, name: str) -> Raster:
     from rasterio.io import MemoryFile
 
     try:
-        with warnings.catch_warnings(), MemoryFile(data) as memory:
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with open_raster(memory.name, name) as dataset:
-                if dataset.width * dataset.height > MOST_PIXELS:
-                    raise unreadable(
-                        name, f"expected at most {MOST_PIXELS} pixels, got {dataset.width} x {dataset.height}"
-                    )
-                return read_raster_window(dataset)
+        with MemoryFile(data) as memory, ExitStack() as stack:
+            with _without_warnings():
+                dataset = stack.enter_context(open_raster(memory.name, name))
+            if dataset.width * dataset.height > MOST_PIXELS:
+                raise unreadable(name, f"expected at most {MOST_PIXELS} pixels, got {dataset.width} x {dataset.height}")
+            return read_raster_window(dataset)
     except FileInputError as error:
         raise unreadable(name, error.problem.rstrip(".")) from None

@@ -6,6 +6,7 @@ import json
 import pickle
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mmearth_data.inspection.maps import places_of_store
 from mmearth_data.inspection.summary import summarise
 from mmearth_data.sources.base import Survey
 from mmearth_data.sources.chips import ChipSource
+from mmearth_data.sources.chips.decoding import decode
 from mmearth_data.store.schema import MANIFEST_KEY
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -128,6 +130,20 @@ def test_numbers_are_those_of_other_readers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["deep.tif"], deep)
     np.testing.assert_array_equal(found["deep.png"], deep.astype(int) + 1, err_msg="16 bits, not the upper 8")
     np.testing.assert_array_equal(found["plain.npy"], deep.astype(int) + 2)
+
+
+def test_no_thread_warns_of_images_without_a_grid(tmp_path: Path) -> None:
+    """Python's filters of warnings belong to all threads; a warning is an error in these tests."""
+    write_tif(tmp_path / "bare.tif", np.ones((3, 8, 8), np.uint8), crs=None, transform=None)
+    data = (tmp_path / "bare.tif").read_bytes()
+    with ThreadPoolExecutor(4) as pool:
+        # Each round begins with the filters as they were: the first thread to end restores these while others read.
+        found = [
+            total
+            for _ in range(150)
+            for total in pool.map(lambda _: decode(data, "bare.tif", 3).values.sum(), range(4))
+        ]
+    assert found == [3 * 64] * 600
 
 
 def test_a_photograph_is_decoded_as_pillow_decodes_it(tmp_path: Path) -> None:
