@@ -513,7 +513,7 @@ def browse(store: Path | None, port: int, embeddings: Path | None, open_page: bo
     browser.serve()
 
 
-@cli.command(resumes=lambda given: given["mend"])
+@cli.command(resumes=lambda given: given["mend"], first=("mend", "source"))
 @click.argument("store", type=STORE, required=False)
 @option("--repair", WHAT, "Rebuild damaged shards from the recipe in the store.", name="mend", is_flag=True)
 @option(
@@ -535,8 +535,8 @@ def browse(store: Path | None, port: int, embeddings: Path | None, open_page: bo
 def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bool, **inputs: Any) -> None:
     """Check every file of a store.
 
-    Files are checked against the store's own records. The exit code is 1 if damage was found and not repaired. The
-    options of Earth Engine are for --repair, too: they say how it is reached, and the recipe says what is read.
+    Files are checked against the store's own records. The exit code is 1 if damage was found and not repaired. With
+    --repair, the options of Earth Engine specify the connection; the recipe in the store specifies what is read.
     """
     from mmearth_data import repair as repair_store
     from mmearth_data import verify as verify_store

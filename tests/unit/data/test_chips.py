@@ -507,7 +507,7 @@ ARRAY = {"modality": "rgb", "bands": ["red"], "define": {}}
         (
             None,
             {"images": "images", "modalities": [RGB], "labels": {"lon": {"filename": "(.)", "content": "class"}}},
-            "with other names than the arrays and columns of a store, got lon; rename them",
+            "with other names than the arrays and columns of a store, and the conditions of Store.select, got lon; rename them",
         ),
         (
             None,
