@@ -248,12 +248,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("number", "after", "code"),
     [
         (signal.SIGTERM, "_run_stages", 143),
-        (signal.SIGINT, "_run_stages", 130),
+        pytest.param(signal.SIGINT, "_run_stages", 130, marks=pytest.mark.slow),
         (signal.SIGKILL, "_run_stages", -9),
-        (signal.SIGTERM, "forget_append", 0),
-        (signal.SIGINT, "forget_append", 0),
+        pytest.param(signal.SIGTERM, "forget_append", 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "forget_append", 0, marks=pytest.mark.slow),
         (signal.SIGTERM, "exit", 0),
-        (signal.SIGINT, "exit", 0),
+        pytest.param(signal.SIGINT, "exit", 0, marks=pytest.mark.slow),
     ],
 )
 def test_an_append_that_is_stopped_after_its_seal_is_not_repeated(
