@@ -70,6 +70,7 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
         work.hold()
         found = verify(path)
         if not found.problems:
+            _checked(path, read_root(objects), inputs)  # nothing is used, but what is wrong is reported
             return found
         root = _root_of(objects, found)
         _refuse_made_otherwise(path, root, found)
@@ -127,16 +128,23 @@ def _refuse_made_otherwise(path: str | Path, root: Root, report: VerifyReport) -
 def _recipe_of(path: str | Path, root: Root, inputs: Mapping[str, Any]) -> BuildRecipe:
     """Recipe of a store, completed with what it does not contain."""
     stored, source = root.attributes["recipe"], root.attributes["source"]["name"]
-    given = {name: value for name, value in inputs.items() if name != "catalog" and value is not None}
-    if source != "earthengine":
-        _refuse_connection(path, source, given)
-    _refuse_bad(path, stored, given)
+    given = _checked(path, root, inputs)
     if source in WITH_FILE and "source" not in given:
         raise _missing(path, "source", f"--source {source}:FILE.yaml")
     for name in (name for name in FILES if stored.get(name) is not None and name not in given):
         raise _missing(path, name.replace("_", " "), f"{_flag(name)} FILE")
     kept = {name: value for name, value in stored.items() if name not in FILES}
     return make_recipe(None, {"source": source, **kept, **given}).with_given(given)
+
+
+def _checked(path: str | Path, root: Root, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs that were given; InputError for one that cannot be read or does not belong to the store."""
+    given = {name: value for name, value in inputs.items() if name != "catalog" and value is not None}
+    source = root.attributes["source"]["name"]
+    if source != "earthengine":
+        _refuse_connection(path, source, given)
+    _refuse_bad(path, root.attributes["recipe"], given)
+    return given
 
 
 def _refuse_connection(path: str | Path, source: str, given: Mapping[str, Any]) -> None:

@@ -283,9 +283,8 @@ def run_unit(setting: Setting, unit: Unit, runs: _Runs | None = None) -> bool:
         folder = setting.folder(unit)
         try:
             checkpoint = _checkpoint(setting, unit, folder / "pretrain", partial(runs.training, unit))
-        except (
-            RunTaken
-        ):  # by a process that died on another machine, and whose claim on the unit expired slightly earlier
+        except RunTaken:
+            # A process that died on another machine trained it, and its claim on the unit expired slightly earlier.
             return False
         result = _probe(setting, unit, checkpoint, partial(runs.probing, unit))
         sums = io.BytesIO()

@@ -165,6 +165,20 @@ class TestRepair:
             repair(tmp_path / "s.zarr")
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"ee_project": "mine"}, "--ee-project, since the store was built from the source synthetic"),
+            ({"ecoregions": "none.gpkg"}, "expected only files that the store was built with, got --ecoregions"),
+            ({"source": "chip:x.yaml"}, "source"),
+        ],
+    )
+    def test_what_does_not_belong_to_a_sound_store_is_refused_too(
+        self, planet: Path, given: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            repair(planet, **given)
+
     def test_a_lost_recipe_is_said(self, planet: Path, tmp_path: Path) -> None:
         path = Path(shutil.copytree(planet, tmp_path / "s.zarr"))
         (path / "zarr.json").write_bytes((path / "zarr.json").read_bytes()[:-20])

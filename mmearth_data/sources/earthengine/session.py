@@ -95,9 +95,10 @@ class Session:
         ``divisible`` is True if the caller can request less, so that a request with too many aggregations is not
         retried unchanged. Raises what `mmearth_data.sources.earthengine.failures.classify` returns, and `Stopped`.
         """
-        compute, body = partial(self._values.compute, prettyPrint=False), request_body(expression, {})
-        ask = lambda: decode(_object(self._execute(compute, body))["result"])  # noqa: E731
-        return self._send("value:compute", ask, limiter, ledger, divisible=divisible)
+        ask = self._asked(partial(self._values.compute, prettyPrint=False), expression, {})
+        return self._send(
+            "value:compute", lambda: decode(_object(ask())["result"]), limiter, ledger, divisible=divisible
+        )
 
     def compute_pixels(
         self,
@@ -110,9 +111,8 @@ class Session:
         divisible: bool = False,
     ) -> Answer:
         """Pixels of an encoded image, with ``grid`` and ``fileFormat`` as further fields of the request; as `compute_value`."""
-        compute, body = self._images.computePixels, request_body(expression, fields)
-        ask = lambda: decode(self._execute(compute, body))  # noqa: E731
-        return self._send("image:computePixels", ask, limiter, ledger, divisible=divisible)
+        ask = self._asked(self._images.computePixels, expression, fields)
+        return self._send("image:computePixels", lambda: decode(ask()), limiter, ledger, divisible=divisible)
 
     def compute_features(
         self,
@@ -123,18 +123,22 @@ class Session:
         ledger: Ledger,
     ) -> Answer:
         """One page of an encoded feature collection, decoded from GeoJSON; as `compute_value`."""
-        compute, body = self._tables.computeFeatures, request_body(expression, fields)
-        ask = lambda: decode(_object(self._execute(compute, body)))  # noqa: E731
-        return self._send("table:computeFeatures", ask, limiter, ledger)
+        ask = self._asked(self._tables.computeFeatures, expression, fields)
+        return self._send("table:computeFeatures", lambda: decode(_object(ask())), limiter, ledger)
 
     def asset(
         self, asset_id: str, decode: Callable[[Any], dict[str, Any]], limiter: Limiter, ledger: Ledger
     ) -> dict[str, Any]:
         """Request the description of an asset (type, bands and properties), once per session; as `compute_value`."""
         if asset_id not in self._assets:
-            ask = lambda: decode(_object(ee.data.getAsset(asset_id)))  # noqa: E731
-            self._assets[asset_id] = self._send("assets", ask, limiter, ledger)
+            self._assets[asset_id] = self._send(
+                "assets", lambda: decode(_object(ee.data.getAsset(asset_id))), limiter, ledger
+            )
         return self._assets[asset_id]
+
+    def _asked(self, method: Callable[..., Any], expression: str, fields: Mapping[str, Any]) -> Callable[[], Any]:
+        """Return a function that sends an encoded expression to a method of the client."""
+        return partial(self._execute, method, request_body(expression, fields))
 
     def _execute(self, method: Callable[..., Any], body: bytes) -> Any:  # noqa: ANN401 - what the client makes of it
         """Send an already encoded body: the client would encode it again for each request."""
