@@ -536,7 +536,7 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
     """Check every file of a store.
 
     Files are checked against the store's own records. The exit code is 1 if damage was found and not repaired. With
-    --repair, the options of Earth Engine specify the connection; the recipe in the store specifies what is read.
+    --repair, the Earth Engine options specify the connection; the recipe in the store specifies what is read.
     """
     from mmearth_data import repair as repair_store
     from mmearth_data import verify as verify_store

@@ -160,7 +160,7 @@ def short_path(path: str | Path) -> str:
 
 
 def shell_path(path: str | Path) -> str:
-    """Path as an argument of a command that users can copy: quoted, and never like an option.
+    """Path as an argument in a command that users can copy: quoted, and never mistaken for an option.
 
     Examples
     --------

@@ -170,7 +170,7 @@ def connect(address: str) -> Iterator[Client]:
 
 
 async def _greet(address: str) -> None:
-    """Connect, and leave again: a client that cannot connect ends in a traceback and a minute of waiting at exit."""
+    """Connect and disconnect: a client that cannot connect prints a traceback and waits for a minute at exit."""
     there = await open_connection(address, timeout=CONNECT_S, **Security().get_connection_args("client"))
     await there.close()
 

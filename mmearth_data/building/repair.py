@@ -48,8 +48,8 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     **inputs
         Files that the store was built with, by recipe field (``source="rasters:FILE"``, ``ecoregions``,
         ``tiles_file``, ``polygons``, ``labels_file``), because a store contains only their digests. Also ``catalog``,
-        if the store was built with one, and how Earth Engine is reached (``ee_project``, ``ee_url``, ``service_account``
-        and so on), which a store does not contain.
+        if the store was built with one, and the Earth Engine connection (``ee_project``, ``ee_url``, ``service_account``
+        and so on), which is not kept in the store.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
         work.hold()
         found = verify(path)
         if not found.problems:
-            _checked(path, read_root(objects), inputs)  # nothing is used, but what is wrong is reported
+            _checked(path, read_root(objects), inputs)  # the inputs are not needed, but wrong ones are reported
             return found
         root = _root_of(objects, found)
         _refuse_made_otherwise(path, root, found)
@@ -126,7 +126,7 @@ def _refuse_made_otherwise(path: str | Path, root: Root, report: VerifyReport) -
 
 
 def _recipe_of(path: str | Path, root: Root, inputs: Mapping[str, Any]) -> BuildRecipe:
-    """Recipe of a store, completed with what it does not contain."""
+    """Recipe of a store, completed with the inputs that the store does not contain."""
     stored, source = root.attributes["recipe"], root.attributes["source"]["name"]
     given = _checked(path, root, inputs)
     if source in WITH_FILE and "source" not in given:
@@ -148,11 +148,11 @@ def _checked(path: str | Path, root: Root, inputs: Mapping[str, Any]) -> dict[st
 
 
 def _refuse_connection(path: str | Path, source: str, given: Mapping[str, Any]) -> None:
-    """Refuse options of a service that the source of the store does not use."""
+    """Refuse connection options if the source of the store does not use the service."""
     for name in sorted(given.keys() & SERVICE):
         raise InputError(
-            f"{path}: expected no {_flag(name)}, since the store was built from the source {source}, which sends no "
-            "requests; leave it out."
+            f"{path}: expected no {_flag(name)}, since the store was built from the source {source}, which does "
+            "not use Earth Engine; leave it out."
         )
 
 

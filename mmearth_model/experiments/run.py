@@ -284,7 +284,7 @@ def run_unit(setting: Setting, unit: Unit, runs: _Runs | None = None) -> bool:
         try:
             checkpoint = _checkpoint(setting, unit, folder / "pretrain", partial(runs.training, unit))
         except RunTaken:
-            # A process that died on another machine trained it, and its claim on the unit expired slightly earlier.
+            # A process that died on another machine was training it; its claim on the unit expired slightly earlier.
             return False
         result = _probe(setting, unit, checkpoint, partial(runs.probing, unit))
         sums = io.BytesIO()

@@ -42,7 +42,7 @@ def open_loggers(names: Sequence[str], run: Path, first_step: int) -> list[Logge
 
 
 def wandb_id(run: Path) -> str:
-    """Id by which W&B knows a run, which no other run has; for runs of earlier versions, the name of its folder."""
+    """Return the unique W&B id of a run; for runs started with earlier versions, the name of the run's folder."""
     file = run / WANDB_ID
     if not file.is_file():
         write_text(file, run.name if (run / "wandb").is_dir() else uuid.uuid4().hex)

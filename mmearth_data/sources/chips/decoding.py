@@ -31,7 +31,7 @@ MOST_PIXELS = 2**26
 TAG_ITEM = re.compile(rb'<Item name="synthetic">([^<]*)</Item>')
 """The mark as GDAL writes it, in plain text, to tag 42112 of a TIFF (GDAL's GTiff driver, "Metadata")."""
 FILTERS = threading.Lock()
-"""Held while Python's filters of warnings, which belong to the whole process, are changed."""
+"""Held while Python's warning filters, which the whole process shares, are changed."""
 DEEP_PNG = 24
 """Position of the bit depth in a PNG file (PNG specification, 11.2.2 IHDR)."""
 PLANES: Mapping[str, str] = {"1": "L", "L": "L", "P": "P", "I;16": "I;16", "I": "I", "F": "F"} | {
@@ -144,7 +144,7 @@ def is_marked_synthetic(data: bytes, name: str) -> bool:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence rasterio's warning about files without a grid, for one thread at a time: all share Python's filters."""
+    """Silence rasterio's warning about files without georeferencing, one thread at a time: they share the filters."""
     import warnings
 
     from rasterio.errors import NotGeoreferencedWarning
